@@ -1,0 +1,92 @@
+"""The fixed buckets: a float's bits are its bucket number, so no range has to be agreed on.
+
+Sign, exponent and the top four mantissa bits of a float32 number its bucket: sixteen buckets per
+factor of two, without a logarithm or a search. The buckets depend on no data, so counts of
+different shards, ranks and steps simply add up.
+"""
+
+import numpy as np
+
+# bfloat16 has the same leading bits as float32, so both give the same 13-bit key.
+MANTISSA_BITS = 4
+KEY_BITS = 1 + 8 + MANTISSA_BITS
+KEY_COUNT = 2**KEY_BITS
+POSITIVE_ZERO_KEY = 0
+NEGATIVE_ZERO_KEY = KEY_COUNT // 2
+
+# Magnitudes from 2**-40 up to 2**24 have buckets of their own; one bucket takes what is smaller,
+# one what is larger, one the zeros.
+MIN_EXPONENT = -40
+MAX_EXPONENT = 24
+_EXPONENT_BIAS = 127
+# Of the least and greatest magnitude with buckets of their own, and of infinities and NaN.
+_BIASED_EXPONENTS = (MIN_EXPONENT + _EXPONENT_BIAS, MAX_EXPONENT + _EXPONENT_BIAS, 0xFF)
+_PER_OCTAVE = 2**MANTISSA_BITS
+_PER_SIGN = (MAX_EXPONENT - MIN_EXPONENT) * _PER_OCTAVE + 2
+
+BUCKET_COUNT = 2 * _PER_SIGN + 1
+ZERO_BUCKET = _PER_SIGN
+NONFINITE = -1
+# Where the keys of infinities and NaN are, positive and negative.
+NONFINITE_KEYS = tuple(
+    slice(zero + 0xFF * _PER_OCTAVE, zero + 0x100 * _PER_OCTAVE)
+    for zero in (POSITIVE_ZERO_KEY, NEGATIVE_ZERO_KEY)
+)
+
+# The second pass over small tensors: equal buckets between a tensor's minimum and maximum.
+LINEAR_BUCKET_COUNT = 512
+LINEAR_MAX_ELEMENTS = 65_536
+
+
+def _magnitude_edges() -> np.ndarray:
+    """Lower edges of the buckets of one sign, from underflow to overflow, and the upper end."""
+    octaves = 2.0 ** np.arange(MIN_EXPONENT, MAX_EXPONENT)
+    fractions = 1.0 + np.arange(_PER_OCTAVE) / _PER_OCTAVE
+    inner = (octaves[:, None] * fractions[None, :]).ravel()
+    return np.concatenate([[0.0], inner, [2.0**MAX_EXPONENT, np.inf]])
+
+
+def _bucket_edges() -> np.ndarray:
+    edges = _magnitude_edges()
+    # The zero bucket has no width: both of its edges are 0.
+    return np.concatenate([-edges[::-1], edges])
+
+
+def _bucket_of_key() -> np.ndarray:
+    """The bucket of every key, `NONFINITE` for the keys of infinities and NaN.
+
+    The zero keys hold zeros and the smallest magnitudes together; here they are the latter.
+    """
+    keys = np.arange(KEY_COUNT)
+    exponent = (keys >> MANTISSA_BITS) & 0xFF
+    mantissa = keys & (_PER_OCTAVE - 1)
+    inner = (exponent - _EXPONENT_BIAS - MIN_EXPONENT) * _PER_OCTAVE + mantissa + 1
+    within = np.clip(inner, 0, _PER_SIGN - 1)
+    bucket = np.where(keys < NEGATIVE_ZERO_KEY, ZERO_BUCKET + 1 + within, ZERO_BUCKET - 1 - within)
+    return np.where(exponent == 0xFF, NONFINITE, bucket)
+
+
+# float64, shape (BUCKET_COUNT + 1,), ascending. Bucket i holds what lies between edges i and i + 1;
+# its edge nearer to zero belongs to it.
+BUCKET_EDGES = _bucket_edges()
+
+# int64, shape (KEY_COUNT,).
+BUCKET_OF_KEY = _bucket_of_key()
+
+
+def buckets_of_keys(keys: np.ndarray) -> np.ndarray:
+    """Adds the counts of keys up to the counts of buckets, without infinities, NaN and zeros.
+
+    Args:
+        keys: Elements per key, the zeros taken out. int64, shape (KEY_COUNT,).
+
+    Returns:
+        Elements per bucket. int64, shape (BUCKET_COUNT,).
+    """
+    positive, negative = (_one_sign(keys[zero:]) for zero in (POSITIVE_ZERO_KEY, NEGATIVE_ZERO_KEY))
+    return np.concatenate([negative[::-1], [0], positive])
+
+
+def _one_sign(keys: np.ndarray) -> np.ndarray:
+    begin, end, nonfinite = (exponent * _PER_OCTAVE for exponent in _BIASED_EXPONENTS)
+    return np.concatenate([[keys[:begin].sum()], keys[begin:end], [keys[end:nonfinite].sum()]])

@@ -1,0 +1,181 @@
+"""Counters become TensorBoard histograms of a few buckets that bend the distribution least."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbtrainer.statistics.buckets import BUCKET_EDGES, LINEAR_BUCKET_COUNT
+from tbtrainer.statistics.measure import TensorStatistics
+
+Floats = NDArray[np.float64]
+
+# Rows merged at a time: what bounds the memory.
+_ROWS = 128
+# How much of an edge's bend is taken for sampling noise, in standard deviations. A quarter of one
+# still leaves single elements of a small tensor apart.
+_NOISE = 0.25
+# TensorBoard draws a histogram in 30 bins. A bucket alone between empty ones may be an atom, and
+# must not look wider.
+_DRAWN_BINS = 30
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """What one histogram event holds.
+
+    Attributes:
+        minimum: Least finite element, the left edge of the first bucket.
+        maximum: Greatest finite element, the right edge of the last bucket.
+        count: Finite elements.
+        sum: Their sum.
+        sum_of_squares: The sum of their squares.
+        bucket_limits: Right edge of each bucket, not descending. float64, shape (buckets,).
+        bucket_counts: Elements per bucket. float64, shape (buckets,).
+    """
+
+    minimum: float
+    maximum: float
+    count: int
+    sum: float
+    sum_of_squares: float
+    bucket_limits: Floats
+    bucket_counts: Floats
+
+
+def histograms(
+    statistics: TensorStatistics,
+    linear: NDArray[np.int64],
+    linear_rows: Sequence[int],
+    max_buckets: int,
+) -> list[Histogram | None]:
+    """Turns the statistics of whole tensors into histograms.
+
+    Args:
+        statistics: Reduced over all ranks, in host memory.
+        linear: Counts of the linear pass, int64, shape (small tensors, LINEAR_BUCKET_COUNT).
+        linear_rows: The row of `statistics` that each row of `linear` belongs to.
+        max_buckets: The most buckets of a histogram.
+
+    Returns:
+        One per row, `None` for a row without a finite element.
+    """
+    result: list[Histogram | None] = [None] * len(statistics.count)
+    linear_row_of = {row: index for index, row in enumerate(linear_rows)}
+    counts = statistics.buckets.numpy()
+    low, high = statistics.minimum.numpy(), statistics.maximum.numpy()
+    zeros = statistics.zeros.numpy()
+    filled = np.flatnonzero(counts.any(axis=1)).tolist()
+    fixed_rows = []
+    for row in filled:
+        index = linear_row_of.get(row)
+        if index is not None and _spread(linear[index]) > _spread(counts[row]):
+            edges, pieces = _linear_buckets(linear[index], low[row], high[row], zeros[row])
+            merged = _merged(edges[None], pieces[None], max_buckets)
+            result[row] = _histogram(statistics, row, *next(merged))
+        else:
+            fixed_rows.append(row)
+    for begin in range(0, len(fixed_rows), _ROWS):
+        rows = fixed_rows[begin : begin + _ROWS]
+        # Only the columns that some row fills: usually a third of all.
+        columns = np.flatnonzero(counts[rows].any(axis=0))
+        first, last = columns[0], columns[-1] + 1
+        edges = np.clip(BUCKET_EDGES[None, first : last + 1], low[rows, None], high[rows, None])
+        merged = _merged(edges, counts[rows, first:last].astype(np.float64), max_buckets)
+        for row, (limits, pieces) in zip(rows, merged, strict=True):
+            result[row] = _histogram(statistics, row, limits, pieces)
+    return result
+
+
+def _histogram(statistics: TensorStatistics, row: int, limits: Floats, counts: Floats) -> Histogram:
+    return Histogram(
+        minimum=statistics.minimum[row].item(),
+        maximum=statistics.maximum[row].item(),
+        count=int(statistics.count[row] - statistics.nonfinite[row]),
+        sum=statistics.sum[row].item(),
+        sum_of_squares=statistics.sum_of_squares[row].item(),
+        bucket_limits=limits,
+        bucket_counts=counts,
+    )
+
+
+def _spread(counts: NDArray[np.int64]) -> float:
+    """The effective number of buckets filled: 1 when all is in one, n when n are filled evenly."""
+    total = counts.sum()
+    return float(total) ** 2 / float(np.square(counts.astype(np.float64)).sum()) if total else 0.0
+
+
+def _linear_buckets(
+    counts: NDArray[np.int64], low: float, high: float, zeros: int
+) -> tuple[Floats, Floats]:
+    """Edges and counts of the linear pass, with the zeros in a bucket of their own."""
+    edges = np.linspace(low, high, LINEAR_BUCKET_COUNT + 1)
+    pieces = counts.astype(np.float64)
+    if zeros and low < 0 < high:
+        at = min(int((0 - low) / ((high - low) / LINEAR_BUCKET_COUNT)), LINEAR_BUCKET_COUNT - 1)
+        others = max(pieces[at] - zeros, 0.0)
+        share = np.clip((0 - edges[at]) / (edges[at + 1] - edges[at]), 0.0, 1.0)
+        below = round(others * share)
+        pieces = np.insert(pieces, at + 1, [zeros, others - below])
+        pieces[at] = below
+        edges = np.insert(edges, at + 1, [0.0, 0.0])
+    return edges, pieces
+
+
+def _merged(edges: Floats, counts: Floats, max_buckets: int) -> Iterator[tuple[Floats, Floats]]:
+    """Merges adjacent buckets, row by row, so that the cumulative distribution bends least.
+
+    Leaving out the edge between two buckets draws a straight line over the distribution;
+    `bend` is how far off that is. A straight line over a longer stretch is off by the square of its
+    length, so edges kept at equal distances in the square root of the bend share the error evenly
+    (the equidistribution principle of adaptive grids: C. de Boor, Good approximation by splines
+    with variable knots II, 1974). An atom bends by its whole mass on both sides and keeps its edges.
+
+    Args:
+        edges: Ascending. float64, shape (rows, buckets + 1).
+        counts: float64, shape (rows, buckets).
+        max_buckets: The most buckets to keep.
+
+    Yields:
+        Right edges and counts of the buckets kept, for each row.
+    """
+    edges = _with_narrow_atoms(edges, counts)
+    total = counts.sum(axis=1, keepdims=True)
+    mass, width = counts / total, np.diff(edges, axis=1)
+    left, right, left_width, right_width = mass[:, :-1], mass[:, 1:], width[:, :-1], width[:, 1:]
+    both = left_width + right_width
+    bend = np.abs(left * right_width - right * left_width) / np.where(both > 0, both, 1.0)
+    noise = _NOISE * np.sqrt((left + right) / total)
+    weight = np.sqrt(np.maximum(bend - noise, 0.0))
+    bends = bend > 0
+    few = bends.sum(axis=1, keepdims=True) < max_buckets
+    reached = np.cumsum(weight, axis=1)
+    step = reached[:, -1:] / (max_buckets - 1) if reached.shape[1] else reached
+    level = np.floor(reached / np.where(step > 0, step, 1.0) - 1e-9)
+    crossed = np.diff(level, axis=1, prepend=0.0) > 0
+    kept = np.where(few, bends, crossed)
+    cumulative = np.cumsum(counts, axis=1)
+    for row in range(len(counts)):
+        at = np.append(np.flatnonzero(kept[row]), counts.shape[1] - 1)
+        yield edges[row, at + 1], np.diff(cumulative[row, at], prepend=0.0)
+
+
+def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
+    """Edges of which none lets a bucket that stands alone look wider than a drawn bin.
+
+    What stands alone between empty buckets may be an atom, and a number with few digits lies at the
+    edge nearer to zero, so that end is kept.
+    """
+    alone = counts > 0
+    filled = alone.copy()
+    alone[:, 1:] &= ~filled[:, :-1]
+    alone[:, :-1] &= ~filled[:, 1:]
+    widest = (edges[:, -1:] - edges[:, :1]) / _DRAWN_BINS
+    alone &= np.diff(edges, axis=1) > widest
+    alone[:, [0, -1]] = False
+    positive = edges[:, :-1] >= 0
+    narrow = edges.copy()
+    narrow[:, 1:][alone & positive] = (edges[:, :-1] + widest)[alone & positive]
+    narrow[:, :-1][alone & ~positive] = (edges[:, 1:] - widest)[alone & ~positive]
+    return narrow

@@ -1,0 +1,153 @@
+"""Statistics of a list of tensors in one pass over their memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from tbtrainer.statistics import accelerator, cpu
+from tbtrainer.statistics.buckets import BUCKET_COUNT, LINEAR_BUCKET_COUNT
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What one pass over some tensors found, one row per tensor, reduced over all ranks or not yet.
+
+    Attributes:
+        count: Elements, finite or not. int64, shape (tensors,).
+        zeros: Elements equal to zero. int64, shape (tensors,).
+        nonfinite: NaN and infinities. int64, shape (tensors,).
+        sum: Of the finite elements. float64, shape (tensors,).
+        sum_of_squares: Of the finite elements. float64, shape (tensors,).
+        minimum: Of the finite elements, +inf without any. float64, shape (tensors,).
+        maximum: Of the finite elements, -inf without any. float64, shape (tensors,).
+        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, shape (tensors, buckets).
+    """
+
+    count: Tensor
+    zeros: Tensor
+    nonfinite: Tensor
+    sum: Tensor
+    sum_of_squares: Tensor
+    minimum: Tensor
+    maximum: Tensor
+    buckets: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, device: torch.device) -> "TensorStatistics":
+        """Statistics of `rows` tensors without an element."""
+
+        def zeros(dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype, device=device)
+
+        return cls(
+            count=zeros(torch.int64),
+            zeros=zeros(torch.int64),
+            nonfinite=zeros(torch.int64),
+            sum=zeros(torch.float64),
+            sum_of_squares=zeros(torch.float64),
+            minimum=zeros(torch.float64) + torch.inf,
+            maximum=zeros(torch.float64) - torch.inf,
+            buckets=zeros(torch.int64, BUCKET_COUNT),
+        )
+
+    def to(self, device: torch.device) -> "TensorStatistics":
+        """The same on another device, without waiting."""
+        return TensorStatistics(
+            **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        )
+
+    def with_extremes(self, minimum: Tensor, maximum: Tensor) -> "TensorStatistics":
+        """The same with other minima and maxima."""
+        return replace(self, minimum=minimum, maximum=maximum)
+
+
+def why_not_measurable(tensor: Tensor) -> str | None:
+    """Returns why a tensor has no elements to be read, or `None` if it can be measured."""
+    if tensor.device.type == "meta":
+        return "it is on the meta device, without data"
+    if tensor.layout != torch.strided:
+        return f"it is sparse ({tensor.layout})"
+    if tensor.is_quantized:
+        return f"it is quantised ({tensor.dtype})"
+    if tensor.is_complex():
+        return f"its elements are complex numbers ({tensor.dtype})"
+    return None
+
+
+@torch.no_grad()
+def measure(
+    tensors: Sequence[Tensor | None], device: torch.device, divisor: Tensor | None = None
+) -> TensorStatistics:
+    """Measures tensors in one pass, without waiting for an accelerator.
+
+    Args:
+        tensors: Strided tensors of any dtype but complex and quantised ones, any shape and any
+            strides, on any devices. `None` and empty ones give a row of nothing.
+        device: Where the result is put.
+        divisor: What every element is divided by first, a scalar tensor: the loss scale.
+
+    Returns:
+        One row per tensor, on `device`.
+    """
+    result = TensorStatistics.empty(len(tensors), device)
+    for source, rows in _rows_by_device(tensors).items():
+        chosen = [tensors[row] for row in rows]
+        found = TensorStatistics.empty(len(rows), source)
+        backend = cpu if source.type == "cpu" else accelerator
+        backend.measure_into(found, chosen, divisor)
+        if len(rows) == len(tensors):
+            return found.to(device)
+        index = torch.tensor(rows).to(device, non_blocking=True)
+        for f in fields(found):
+            getattr(result, f.name)[index] = getattr(found, f.name).to(device, non_blocking=True)
+    return result
+
+
+@torch.no_grad()
+def measure_linear(
+    tensors: Sequence[Tensor | None],
+    minimum: Tensor,
+    maximum: Tensor,
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """Counts the elements in equal buckets between given ends, without a word of the host.
+
+    Values close together far from zero, such as LayerNorm weights, fall into a handful of the
+    fixed buckets; here they spread.
+
+    Args:
+        tensors: As for `measure`.
+        minimum: Least finite element of each whole tensor. float64, shape (tensors,).
+        maximum: Greatest finite element of each whole tensor. float64, shape (tensors,).
+        divisor: As for `measure`.
+
+    Returns:
+        Finite elements per bucket. int64, shape (tensors, LINEAR_BUCKET_COUNT), on the device of
+        `minimum`.
+    """
+    device = minimum.device
+    counts = torch.zeros(len(tensors), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=device)
+    for row, tensor in enumerate(tensors):
+        if tensor is None or tensor.numel() == 0:
+            continue
+        low, high = (end[row].to(tensor.device, non_blocking=True) for end in (minimum, maximum))
+        values = tensor.detach().reshape(-1).to(torch.float64)
+        if divisor is not None:
+            values = values / divisor.to(tensor.device)
+        finite = torch.isfinite(values)
+        width = torch.where(high > low, (high - low) / LINEAR_BUCKET_COUNT, torch.ones_like(low))
+        index = ((values.where(finite, low) - low) / width).clamp_(0, LINEAR_BUCKET_COUNT - 1)
+        found = torch.zeros(LINEAR_BUCKET_COUNT, dtype=torch.int64, device=tensor.device)
+        found.scatter_add_(0, index.to(torch.int64), finite.to(torch.int64))
+        counts[row] += found.to(device, non_blocking=True)
+    return counts
+
+
+def _rows_by_device(tensors: Sequence[Tensor | None]) -> dict[torch.device, list[int]]:
+    rows: dict[torch.device, list[int]] = {}
+    for row, tensor in enumerate(tensors):
+        if tensor is not None and tensor.numel() > 0:
+            rows.setdefault(tensor.device, []).append(row)
+    return rows
