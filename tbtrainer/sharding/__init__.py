@@ -1,0 +1,20 @@
+"""Which part of a tensor is this rank's, and how the parts of all ranks become the whole."""
+
+from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+from tbtrainer.sharding.deepspeed import engine_loss_scale, observed_engine_step
+from tbtrainer.sharding.reduction import reduce_counts, reduce_extremes, reduce_sum
+from tbtrainer.sharding.table import ParameterTable, Row, breaches, parameter_table
+
+__all__ = [
+    "NotServed",
+    "ParameterTable",
+    "Row",
+    "ShardAdapter",
+    "breaches",
+    "engine_loss_scale",
+    "observed_engine_step",
+    "parameter_table",
+    "reduce_counts",
+    "reduce_extremes",
+    "reduce_sum",
+]

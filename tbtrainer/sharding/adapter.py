@@ -1,0 +1,53 @@
+"""What every way of sharding answers: which elements of a tensor are counted by this rank."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class NotServed(Exception):
+    """A part that cannot be told, for a reason that is the same on every rank."""
+
+
+class ShardAdapter(Protocol):
+    """Knows one way of sharding.
+
+    Every element of a tensor is counted by exactly one rank. All answers but the parts themselves
+    are the same on every rank.
+    """
+
+    mode: str
+
+    def serves(self, parameter: Tensor) -> bool:
+        """Whether the parameter is sharded in this way."""
+        ...
+
+    def why_not_served(self, parameter: Tensor) -> str | None:
+        """Why this parameter cannot be shown although it is sharded in this way, or `None`."""
+        ...
+
+    def whole(self, parameter: Tensor) -> Tensor | None:
+        """The whole tensor if every rank holds it, `None` if it is sharded."""
+        ...
+
+    def global_count(self, parameter: Tensor) -> int:
+        """Elements of the whole tensor."""
+        ...
+
+    def parameter_part(self, parameter: Tensor) -> Tensor | None:
+        """The elements of the parameter this rank counts, detached and not copied, or `None`.
+
+        Raises:
+            NotServed: They cannot be told.
+        """
+        ...
+
+    def gradient_part(self, parameter: Tensor) -> Tensor | None:
+        """The same of its gradient; `None` also where there is no gradient.
+
+        A gradient is given as it is stored, multiplied by the loss scale where there is one.
+
+        Raises:
+            NotServed: They cannot be told.
+        """
+        ...

@@ -1,0 +1,126 @@
+"""`FullyShardedDataParallel` (FSDP1): slices of the original parameters, or flat parameters."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+
+
+def fsdp1_adapters(model: nn.Module) -> list[ShardAdapter]:
+    """Returns the adapter of the parameters that FSDP1 holds, or nothing where it holds none."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    shards: dict[int, _Shard] = {}
+    for module in FullyShardedDataParallel.fsdp_modules(model):
+        shards.update(_shards_of(module))
+    return [Fsdp1Adapter(shards)] if shards else []
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What a rank holds of one parameter.
+
+    Attributes:
+        global_count: Elements of the whole tensor, without padding.
+        local_count: Elements on this rank, without padding.
+        stored_count: Elements on this rank, with padding at the end.
+        is_counted: Whether no other rank counts the same elements.
+        problem: Why the parameter cannot be served, or `None`.
+    """
+
+    global_count: int = 0
+    local_count: int = 0
+    stored_count: int = 0
+    is_counted: bool = False
+    problem: str | None = None
+
+
+class Fsdp1Adapter:
+    """A rank counts its slice; under hybrid sharding only in the group of world rank zero.
+
+    With `use_orig_params=False` the flat parameters are shown, one row each.
+
+    Args:
+        shards: What this rank holds, by the identity of the parameter.
+    """
+
+    mode = "fsdp1"
+
+    def __init__(self, shards: dict[int, _Shard]) -> None:
+        self._shards = shards
+
+    def serves(self, parameter: Tensor) -> bool:
+        """Whether an FSDP1 module holds the parameter."""
+        return id(parameter) in self._shards
+
+    def why_not_served(self, parameter: Tensor) -> str | None:
+        """Says what this version of torch, or this arrangement of ranks, does not tell."""
+        return self._shards[id(parameter)].problem
+
+    def whole(self, parameter: Tensor) -> Tensor | None:
+        """Nothing: the ranks hold different slices."""
+        return None
+
+    def global_count(self, parameter: Tensor) -> int:
+        """Elements of the whole tensor."""
+        return self._shards[id(parameter)].global_count
+
+    def parameter_part(self, parameter: Tensor) -> Tensor | None:
+        """The slice, of any size down to nothing."""
+        return self._part(parameter, parameter)
+
+    def gradient_part(self, parameter: Tensor) -> Tensor | None:
+        """The same of the gradient, which is `None` also where the slice is empty."""
+        return None if parameter.grad is None else self._part(parameter, parameter.grad)
+
+    def _part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
+        shard = self._shards[id(parameter)]
+        if tensor.numel() != shard.stored_count:
+            raise NotServed("FSDP1 has it gathered at this moment")
+        if not shard.is_counted:
+            return None
+        part = tensor.detach()
+        return part if shard.local_count == shard.stored_count else part[: shard.local_count]
+
+
+def _shards_of(module: nn.Module) -> dict[int, _Shard]:
+    """The shards of the parameters that one FSDP1 module flattened together."""
+    try:
+        return _read_handle(module)
+    except (AttributeError, TypeError, ValueError) as error:
+        problem = f"this version of torch keeps FSDP1's shards in another way ({error})"
+        return {id(parameter): _Shard(problem=problem) for parameter in module.parameters()}
+
+
+def _read_handle(module: Any) -> dict[int, _Shard]:
+    """The one place that reads FSDP1's private attributes. Seen in torch 2.4 to 2.13."""
+    handle = module._handle
+    if handle is None:  # The module holds no parameters of its own.
+        return {}
+    flat = handle.flat_param
+    is_sharded = handle.uses_sharded_strategy
+    is_counted = dist.get_rank() == 0
+    problem = None
+    if is_sharded:
+        ranks = dist.get_process_group_ranks(handle.process_group)
+        replicas = getattr(module, "_inter_node_pg", None)
+        copies = 1 if replicas is None else dist.get_world_size(replicas)
+        is_counted = 0 in ranks
+        if len(ranks) * copies != dist.get_world_size():
+            problem = "FSDP1 shards over a part of the ranks, and what the others hold is not known"
+    if flat._params is None:
+        padding = flat._shard_numel_padded if is_sharded else 0
+        stored = flat._sharded_size.numel()
+        whole = sum(flat._numels)
+        return {id(flat): _Shard(whole, stored - padding, stored, is_counted, problem)}
+    shards = {}
+    infos = zip(flat._params, flat._numels, flat._shard_param_infos, strict=True)
+    for parameter, whole, info in infos:
+        local = (info.numel_in_shard if info.in_shard else 0) if is_sharded else whole
+        shards[id(parameter)] = _Shard(whole, local, local, is_counted, problem)
+    return shards

@@ -1,0 +1,78 @@
+"""Rows of all ranks into rows of the whole: the collectives of a snapshot.
+
+Their sizes depend on the number of rows alone, so every rank sends as much as every other,
+whatever part of the tensors it holds.
+"""
+
+from dataclasses import fields, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tbtrainer.statistics import TensorStatistics
+
+
+def reduce_extremes(
+    minimum: Tensor, maximum: Tensor, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """Finds the extremes over all ranks, in one MAX collective.
+
+    Args:
+        minimum: Least element of this rank's parts, +inf without any. float64, shape (rows,).
+        maximum: Greatest element, -inf without any. float64, shape (rows,).
+        group: The ranks; `None` for all.
+
+    Returns:
+        Minimum and maximum of the whole tensors, on every rank.
+    """
+    packed = torch.cat([-minimum, maximum])
+    dist.all_reduce(packed, dist.ReduceOp.MAX, group)
+    negative_minimum, greatest = packed.split(minimum.numel())
+    return -negative_minimum, greatest
+
+
+def reduce_counts(
+    statistics: TensorStatistics, linear: Tensor, group: dist.ProcessGroup | None
+) -> tuple[TensorStatistics, Tensor]:
+    """Adds counts and sums over all ranks, in one SUM collective.
+
+    All travel as float64, which is exact for counts below 2**53.
+
+    Args:
+        statistics: Of this rank's parts. Minimum and maximum are kept as they are.
+        linear: Counts of the linear pass, int64, shape (small tensors, linear buckets).
+        group: The ranks; `None` for all.
+
+    Returns:
+        Statistics and linear counts of the whole tensors on world rank zero; on other ranks
+        numbers without a meaning.
+    """
+    names = [f.name for f in fields(statistics) if f.name not in ("minimum", "maximum")]
+    parts = [getattr(statistics, name) for name in names] + [linear]
+    packed = torch.empty(
+        sum(part.numel() for part in parts), dtype=torch.float64, device=linear.device
+    )
+    places = packed.split([part.numel() for part in parts])
+    for place, part in zip(places, parts, strict=True):
+        place.copy_(part.reshape(-1))
+    dist.reduce(packed, 0, dist.ReduceOp.SUM, group)
+    *sums, linear_sum = (
+        place.view(part.shape).to(part.dtype) for place, part in zip(places, parts, strict=True)
+    )
+    return replace(statistics, **dict(zip(names, sums, strict=True))), linear_sum
+
+
+def reduce_sum(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Adds a tensor of one size over all ranks, in one SUM collective.
+
+    Args:
+        values: Any shape, the same on every rank. It is not changed.
+        group: The ranks; `None` for all.
+
+    Returns:
+        The sum, on every rank.
+    """
+    total = values.clone()
+    dist.all_reduce(total, dist.ReduceOp.SUM, group)
+    return total
