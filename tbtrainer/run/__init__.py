@@ -1,0 +1,29 @@
+"""Tags and values in, event files out: the run directory, its writer, and its past."""
+
+from tbtrainer.run.directory import (
+    check_run_directory,
+    claim_run_directory,
+    default_run_directory,
+)
+from tbtrainer.run.event_file import Counters
+from tbtrainer.run.redaction import redacted, redacted_json
+from tbtrainer.run.rewind import rewind
+from tbtrainer.run.saved_run import SavedRun
+from tbtrainer.run.session import RunSession
+from tbtrainer.run.termination import flushed_on_sigterm
+from tbtrainer.run.writer import RunWriter, SilentWriter
+
+__all__ = [
+    "Counters",
+    "RunSession",
+    "RunWriter",
+    "SavedRun",
+    "SilentWriter",
+    "check_run_directory",
+    "claim_run_directory",
+    "default_run_directory",
+    "flushed_on_sigterm",
+    "redacted",
+    "redacted_json",
+    "rewind",
+]
