@@ -1,0 +1,19 @@
+"""Hugging Face's Trainer, with a window into the training."""
+
+from tbtrainer.arguments import (
+    TBSeq2SeqTrainingArguments,
+    TBTrainingArguments,
+    TensorBoardArguments,
+)
+from tbtrainer.trainer import TBSeq2SeqTrainer, TBTrainer, TBTrainerMixin
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TBSeq2SeqTrainer",
+    "TBSeq2SeqTrainingArguments",
+    "TBTrainer",
+    "TBTrainerMixin",
+    "TBTrainingArguments",
+    "TensorBoardArguments",
+]

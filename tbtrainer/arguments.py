@@ -1,0 +1,231 @@
+"""The telemetry's arguments: an extension of `TrainingArguments`, checked before anything runs."""
+
+import os
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+HISTOGRAM_TARGETS = ("parameters", "gradients")
+NORM_DETAILS = ("total", "block", "parameter")
+RUN_RESUMES = ("auto", "new")
+TELEMETRY_ERRORS = ("warn", "raise")
+MIN_HISTOGRAM_BUCKETS = 8
+MAX_HISTOGRAM_BUCKETS = 1024
+
+
+@dataclass
+class TensorBoardArguments:
+    """What TensorBoard is shown, and how often: a dataclass to mix into any `TrainingArguments`.
+
+    Put it to the left, so that its checks run first:
+
+    ```python
+    @dataclass
+    class MyArguments(TensorBoardArguments, SFTConfig): ...
+    ```
+
+    `TBTrainingArguments` and `TBSeq2SeqTrainingArguments` are ready-made. Every field is a
+    command-line flag through `HfArgumentParser`.
+
+    Args:
+        logging_dir: Run directory. `None` means the environment variable
+            `TENSORBOARD_LOGGING_DIR`, and without it `{output_dir}/runs/{time}_{host}`.
+        histogram_strategy: When a snapshot of the tensors is taken: `"no"`, `"steps"` (every
+            `histogram_steps`) or `"epoch"` (at the end of each). With `"steps"` and `"epoch"` the
+            last step of the training is always among them.
+        histogram_steps: Optimizer steps between two snapshots, as a whole number, or, below 1, as
+            a ratio of all steps of the training. The default, 0.02, gives 50 snapshots a run,
+            which is what TensorBoard shows per histogram.
+        histogram_targets: What a snapshot holds: `"parameters"`, `"gradients"` or both.
+        histogram_include: Regular expressions; only parameters in whose name one of them is found
+            are in the histograms. `None` means all.
+        histogram_exclude: Regular expressions; parameters in whose name one of them is found are
+            left out of the histograms. It wins over `histogram_include`.
+        histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
+        norm_detail: For what gradient norms are written at each logging step: `"total"`,
+            `"block"` (one per layer, and the total) or `"parameter"` (one per parameter, and the
+            total).
+        run_resume: What a training resumed from a checkpoint writes to: `"auto"` continues the
+            run directory stored in the checkpoint, `"new"` starts another.
+        telemetry_errors: What an error inside the telemetry does: `"warn"` says it once and lets
+            the training go on, `"raise"` ends the training, for tests.
+
+    Raises:
+        ValueError: A field has a value that is not allowed. The message names the field, the
+            value and what is allowed. Raised on every rank, when the arguments are built.
+    """
+
+    logging_dir: str | None = field(
+        default=None,
+        metadata={"help": "Run directory; else $TENSORBOARD_LOGGING_DIR or output_dir/runs/..."},
+    )
+    histogram_strategy: IntervalStrategy | str = field(
+        default="steps",
+        metadata={"help": "When a snapshot of the tensors is taken: no, steps or epoch."},
+    )
+    histogram_steps: float = field(
+        default=0.02,
+        metadata={
+            "help": "Optimizer steps between two snapshots if histogram_strategy='steps'. A whole "
+            "number, or a ratio below 1 of the total training steps."
+        },
+    )
+    histogram_targets: list[str] = field(
+        default_factory=lambda: list(HISTOGRAM_TARGETS),
+        metadata={"help": "What a snapshot holds: parameters, gradients, or both."},
+    )
+    histogram_include: list[str] | None = field(
+        default=None,
+        metadata={"help": "Regular expressions: only parameters whose name has a match are shown."},
+    )
+    histogram_exclude: list[str] | None = field(
+        default=None,
+        metadata={"help": "Regular expressions: parameters whose name has a match are left out."},
+    )
+    histogram_buckets: int = field(
+        default=64, metadata={"help": "The most buckets written for one histogram (8 to 1024)."}
+    )
+    norm_detail: str = field(
+        default="block",
+        metadata={"help": "Gradient norms at each logging step per: total, block or parameter."},
+    )
+    run_resume: str = field(
+        default="auto",
+        metadata={"help": "A resumed training continues its run (auto) or begins another (new)."},
+    )
+    telemetry_errors: str = field(
+        default="warn",
+        metadata={
+            "help": "An error inside the telemetry is said once (warn) or ends training (raise)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        self.histogram_strategy = _strategy("histogram_strategy", self.histogram_strategy)
+        self.histogram_steps = _steps_or_ratio("histogram_steps", self.histogram_steps)
+        self.histogram_targets = _targets("histogram_targets", self.histogram_targets)
+        self.histogram_include = _patterns("histogram_include", self.histogram_include)
+        self.histogram_exclude = _patterns("histogram_exclude", self.histogram_exclude)
+        self.histogram_buckets = _whole_number(
+            "histogram_buckets",
+            self.histogram_buckets,
+            MIN_HISTOGRAM_BUCKETS,
+            MAX_HISTOGRAM_BUCKETS,
+        )
+        self.norm_detail = _choice("norm_detail", self.norm_detail, NORM_DETAILS)
+        self.run_resume = _choice("run_resume", self.run_resume, RUN_RESUMES)
+        self.telemetry_errors = _choice("telemetry_errors", self.telemetry_errors, TELEMETRY_ERRORS)
+        self.logging_dir = _directory("logging_dir", self.logging_dir)
+        chosen_by_user = self.logging_dir
+        parent = getattr(super(), "__post_init__", None)
+        if parent is not None:
+            parent()
+        # transformers 4.57 fills `logging_dir` in; remember whether the user did.
+        self._logging_dir_is_default = chosen_by_user is None
+
+
+@dataclass
+class TBTrainingArguments(TensorBoardArguments, TrainingArguments):
+    """`TrainingArguments` with the fields of `TensorBoardArguments`.
+
+    ```python
+    from tbtrainer import TBTrainingArguments as TrainingArguments
+
+    args = TrainingArguments(output_dir="out", histogram_steps=100)
+    ```
+    """
+
+
+@dataclass
+class TBSeq2SeqTrainingArguments(TensorBoardArguments, Seq2SeqTrainingArguments):
+    """`Seq2SeqTrainingArguments` with the fields of `TensorBoardArguments`."""
+
+
+def telemetry_arguments(args: TrainingArguments) -> TensorBoardArguments:
+    """Returns the telemetry's part of `args`: its own fields, or the defaults for a plain class.
+
+    Args:
+        args: Any `TrainingArguments`.
+
+    Returns:
+        A `TensorBoardArguments` whose `logging_dir` is `None` unless the user named one.
+    """
+    if not isinstance(args, TensorBoardArguments):
+        # transformers 4.57's own `logging_dir`; 5.x has none.
+        return TensorBoardArguments(logging_dir=getattr(args, "logging_dir", None))
+    values = {f.name: getattr(args, f.name) for f in fields(TensorBoardArguments)}
+    if getattr(args, "_logging_dir_is_default", False):
+        values["logging_dir"] = None
+    return TensorBoardArguments(**values)
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(allowed)}.")
+    return str(value)
+
+
+def _strategy(name: str, value: Any) -> IntervalStrategy:
+    allowed = tuple(strategy.value for strategy in IntervalStrategy)
+    return IntervalStrategy(_choice(name, getattr(value, "value", value), allowed))
+
+
+def _steps_or_ratio(name: str, value: Any) -> float:
+    problem = f"{name}={value!r} is neither a whole number of steps nor a ratio below 1"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(
+            f"{problem}; it has to be above 0. histogram_strategy='no' switches histograms off."
+        )
+    if value < 1:
+        return value
+    if value != int(value) or value == float("inf"):
+        raise ValueError(f"{problem}; for every second step use 2.")
+    return int(value)
+
+
+def _whole_number(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(
+            f"{name}={value!r} is not allowed; use a whole number from {low} to {high}."
+        )
+    return value
+
+
+def _targets(name: str, value: Any) -> list[str]:
+    targets = [value] if isinstance(value, str) else list(value)
+    for target in targets:
+        _choice(name, target, HISTOGRAM_TARGETS)
+    if not targets:
+        raise ValueError(
+            f"{name}={value!r} is empty; name {' or '.join(HISTOGRAM_TARGETS)}, "
+            "or switch histograms off with histogram_strategy='no'."
+        )
+    return sorted(set(targets), key=HISTOGRAM_TARGETS.index)
+
+
+def _patterns(name: str, value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    patterns = [value] if isinstance(value, str) else list(value)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"{name}={pattern!r} is not a regular expression ({error}); "
+                "a dot or bracket that is meant literally needs a backslash."
+            ) from error
+    return patterns
+
+
+def _directory(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
+        raise ValueError(
+            f"{name}={value!r} is not a path; give the run directory as text, or None."
+        )
+    return os.path.expanduser(os.fspath(value))

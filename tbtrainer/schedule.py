@@ -1,0 +1,59 @@
+"""When a snapshot is due: a function of the arguments and the step, so every rank answers alike."""
+
+import math
+from dataclasses import dataclass
+
+from transformers.trainer_utils import IntervalStrategy
+
+
+@dataclass(frozen=True)
+class SnapshotSchedule:
+    """The optimizer steps at which a snapshot of the tensors is taken.
+
+    Attributes:
+        every: Optimizer steps between two snapshots; 0 means that none is ever due.
+        last: The last step of the training, always due unless `every` is 0.
+    """
+
+    every: int
+    last: int
+
+    @classmethod
+    def from_arguments(
+        cls, strategy: IntervalStrategy, steps: float, max_steps: int, steps_per_epoch: int
+    ) -> "SnapshotSchedule":
+        """Turns strategy and ratio into whole steps, as `TrainerState.compute_steps` does.
+
+        Args:
+            strategy: `no`, `steps` or `epoch`.
+            steps: Whole number of steps, or, below 1, the ratio of `max_steps`.
+            max_steps: Optimizer steps of the whole training.
+            steps_per_epoch: Optimizer steps of one epoch.
+
+        Returns:
+            The schedule, the same on every rank.
+        """
+        if strategy == IntervalStrategy.NO:
+            return cls(every=0, last=max_steps)
+        if strategy == IntervalStrategy.EPOCH:
+            return cls(every=max(steps_per_epoch, 1), last=max_steps)
+        every = math.ceil(max_steps * steps) if steps < 1 else int(steps)
+        return cls(every=max(every, 1), last=max_steps)
+
+    def is_due(self, step: int) -> bool:
+        """Says whether a snapshot is taken at optimizer step `step`, counted from 1."""
+        return self.every > 0 and step > 0 and (step % self.every == 0 or step == self.last)
+
+
+def steps_per_epoch(batches: int | None, accumulation: int, max_steps: int) -> int:
+    """Returns the optimizer steps of one epoch.
+
+    Args:
+        batches: Micro-batches of one rank in an epoch; `None` for a dataset of unknown length,
+            whose training is one epoch of `max_steps`.
+        accumulation: Micro-batches per optimizer step.
+        max_steps: Optimizer steps of the whole training.
+    """
+    if batches is None:
+        return max_steps
+    return max(math.ceil(batches / accumulation), 1)

@@ -1,0 +1,63 @@
+"""Event files read back, record by record."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+
+def event_files(directory: Path) -> list[Path]:
+    """All event files below a directory, by name."""
+    return sorted(Path(directory).rglob("*tfevents*"))
+
+
+def events(file: Path) -> Iterator[Event]:
+    """The events of a file, as written."""
+    for record in RawEventFileLoader(str(file)).Load():
+        yield Event.FromString(record)
+
+
+def values(file: Path) -> Iterator[tuple[int, Summary.Value]]:
+    for event in events(file):
+        for value in event.summary.value:
+            yield event.step, value
+
+
+def scalars(file: Path) -> list[tuple[str, int, float]]:
+    """Tag, step and value of every scalar."""
+    return [
+        (value.tag, step, value.simple_value)
+        for step, value in values(file)
+        if value.WhichOneof("value") == "simple_value"
+    ]
+
+
+def texts(file: Path) -> list[tuple[str, int]]:
+    """Tag and step of every text."""
+    return [
+        (value.tag, step)
+        for step, value in values(file)
+        if value.metadata.plugin_data.plugin_name == "text"
+    ]
+
+
+def histograms(file: Path) -> dict[tuple[str, int], "Histogram"]:
+    """Every histogram by tag and step."""
+    return {
+        (value.tag, step): Histogram(value.histo)
+        for step, value in values(file)
+        if value.WhichOneof("value") == "histo"
+    }
+
+
+class Histogram:
+    """A histogram event as numbers."""
+
+    def __init__(self, proto) -> None:
+        self.minimum, self.maximum = proto.min, proto.max
+        self.count, self.sum, self.sum_of_squares = proto.num, proto.sum, proto.sum_squares
+        self.limits = np.array(proto.bucket_limit)
+        self.counts = np.array(proto.bucket)

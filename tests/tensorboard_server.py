@@ -1,0 +1,74 @@
+"""A real TensorBoard server, asked over HTTP as the browser asks it."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 60
+
+
+class TensorBoardServer:
+    """Answers of a running TensorBoard.
+
+    Args:
+        address: Where it listens, as `http://localhost:6006/`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def ask(self, path: str, **query: str) -> Any:
+        """Returns what `/data/{path}` answers, parsed."""
+        url = f"{self.address}data/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)
+
+    def tags(self, plugin: str) -> list[str]:
+        """Tags that a plugin shows, of all runs below the directory."""
+        runs = self.ask(f"plugin/{plugin}/tags")
+        return sorted({tag for tags in runs.values() for tag in tags})
+
+    def wait_for(self, plugin: str, tag: str) -> None:
+        """Waits until the server has read as far as a tag."""
+        deadline = time.monotonic() + START_SECONDS
+        while tag not in self.tags(plugin):
+            assert time.monotonic() < deadline, f"TensorBoard never showed {tag!r}"
+            time.sleep(0.2)
+
+
+@contextmanager
+def tensorboard(directory: Path, load_fast: bool) -> Iterator[TensorBoardServer]:
+    """Runs TensorBoard on a directory, on a free port.
+
+    Args:
+        directory: The `--logdir`.
+        load_fast: Whether the data server in Rust reads the event files, or the one in Python.
+    """
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory)]
+    command += ["--port", "0", "--reload_interval", "1", "--host", "localhost"]
+    command += ["--load_fast", "true" if load_fast else "false"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield TensorBoardServer(_address(process))
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def _address(process: subprocess.Popen) -> str:
+    said = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        said.append(line)
+        found = re.search(r"at (http://\S+/)", line)
+        if found:
+            return found.group(1)
+    raise AssertionError(f"TensorBoard did not start: {''.join(said)}")
