@@ -1,0 +1,224 @@
+"""From what `Trainer` predicts to what metrics expect: classes, values or token losses."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import evaluate
+import numpy as np
+from numpy.typing import NDArray
+from transformers import EvalPrediction
+
+from tbtrainer.metrics.bundled import BundledMetric, Perplexity
+from tbtrainer.metrics.pairs import (
+    Pairs,
+    as_array,
+    class_pairs,
+    first_output,
+    joined,
+    labels_array,
+    loss_pairs,
+    value_pairs,
+)
+from tbtrainer.metrics.sources import load_metric
+
+Kind = Literal["classes", "values", "token losses"]
+AVERAGES = ("auto", "binary", "micro", "macro", "weighted")
+
+
+def make_compute_metrics(
+    *metrics: str | evaluate.EvaluationModule,
+    average: str = "auto",
+    ignore_index: int = -100,
+    next_token: bool | None = None,
+    network_seconds: float = 3.0,
+) -> "ComputeMetrics":
+    """Builds the `compute_metrics` of a `Trainer` from metrics of the `evaluate` library.
+
+    What a metric declares decides what it is given. One over integers (accuracy, F1, …) gets
+    classes: the largest logit along the last dimension, or integer predictions as they are. One
+    over floats (MSE, MAE, …) gets values, a last dimension of 1 squeezed away. Perplexity gets
+    losses per token, best made by `next_token_losses`. Where the predictions are a tuple, as of
+    models that also return hidden states, the first entry counts.
+
+    Args:
+        *metrics: Names, paths of metric scripts, `evaluate` objects, or `evaluate.combine([...])`.
+            Names are looked for in the `evaluate` cache and on the hub when that can be reached;
+            accuracy, precision, recall, f1, mse, mae and perplexity also work without either.
+        average: For metrics that average over classes (precision, recall, f1): `"binary"`,
+            `"micro"`, `"macro"`, `"weighted"`, or `"auto"`, which is `"binary"` for two classes and
+            `"macro"` for more. The number of classes is that of the logits, if there are any.
+        ignore_index: Integer labels of this value are left out. Float labels all count.
+        next_token: Compare the prediction at a position with the label at the next one, as for a
+            causal language model. `None`: for perplexity yes, for other metrics no.
+        network_seconds: How long to wait for the hub, once per process.
+
+    Returns:
+        A function of an `EvalPrediction` that returns a dictionary of floats. It also serves
+        `batch_eval_metrics=True`. On every rank it computes the same numbers from the gathered
+        predictions.
+
+    Raises:
+        ValueError: A name is not found (the message says where it was looked for), a metric needs
+            something else than predictions and references, or an argument is not allowed.
+
+    Example:
+        >>> compute_metrics = make_compute_metrics("mae")
+        >>> compute_metrics(EvalPrediction(np.array([[1.0], [2.0]]), np.array([1.0, 4.0])))
+        {'mae': 1.0}
+    """
+    if not metrics:
+        raise ValueError("make_compute_metrics needs at least one metric, such as 'accuracy'.")
+    if average not in AVERAGES:
+        raise ValueError(f"average={average!r} is not known; choose one of {', '.join(AVERAGES)}.")
+    modules: list[Any] = []
+    for metric in metrics:
+        loaded = load_metric(metric, network_seconds) if isinstance(metric, str) else metric
+        modules.extend(_single_metrics(loaded))
+    return ComputeMetrics(modules, average, ignore_index, next_token)
+
+
+def _single_metrics(metric: Any) -> Iterator[Any]:
+    """Takes combined metrics apart: each may need its own kind of predictions."""
+    if isinstance(metric, evaluate.CombinedEvaluations):
+        for part in metric.evaluation_modules:
+            yield from _single_metrics(part)
+    elif isinstance(metric, evaluate.EvaluationModule):
+        yield metric
+    else:
+        raise ValueError(
+            f"{metric!r} is not a metric; pass a name such as 'accuracy', a path, or an object "
+            "from evaluate.load or evaluate.combine."
+        )
+
+
+class ComputeMetrics:
+    """Computes metrics of predictions; made by `make_compute_metrics`."""
+
+    def __init__(
+        self, metrics: list[Any], average: str, ignore_index: int, next_token: bool | None
+    ) -> None:
+        self._metrics = [(metric, _kind(metric)) for metric in metrics]
+        self._average = average
+        self._ignore_index = ignore_index
+        self._next_token = next_token
+        # With `batch_eval_metrics`: what the batches so far hold, per kind.
+        self._batches: dict[Kind, list[Pairs]] = {}
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        """Adds these predictions to those before, and computes the metrics of all if asked to.
+
+        Args:
+            prediction: What `Trainer` hands over; arrays, or tensors with `batch_eval_metrics`.
+            compute_result: `False` for every batch but the last with `batch_eval_metrics`.
+
+        Returns:
+            The metrics by name; nothing while `compute_result` is `False`.
+
+        Raises:
+            ValueError: Predictions and labels do not fit each other or a metric.
+        """
+        try:
+            self._collect(prediction)
+            if not compute_result:
+                return {}
+            return self._results()
+        finally:
+            if compute_result:
+                self._batches = {}
+
+    def _collect(self, prediction: EvalPrediction) -> None:
+        scores = as_array(first_output(prediction.predictions))
+        labels = labels_array(prediction.label_ids)
+        for kind in {kind for _, kind in self._metrics}:
+            self._batches.setdefault(kind, []).append(self._pairs(kind, scores, labels))
+
+    def _results(self) -> dict[str, float]:
+        collected = {kind: joined(batches) for kind, batches in self._batches.items()}
+        results: dict[str, float] = {}
+        for metric, kind in self._metrics:
+            for key, value in self._scored(metric, kind, collected[kind]).items():
+                name = key if key not in results else f"{metric.name}_{key}"
+                results[name] = float(value) if np.ndim(value) == 0 else value
+        return results
+
+    def _pairs(self, kind: Kind, scores: NDArray, labels: NDArray) -> Pairs:
+        if kind == "values":
+            return value_pairs(scores, labels)
+        if kind == "classes":
+            pairs = class_pairs(scores, labels, shift=bool(self._next_token))
+        else:
+            pairs = loss_pairs(scores, labels, self._next_token is not False, self._ignore_index)
+        kept = pairs.references != self._ignore_index
+        return Pairs(pairs.predictions[kept], pairs.references[kept], pairs.class_count)
+
+    def _scored(self, metric: Any, kind: Kind, pairs: Pairs) -> dict[str, Any]:
+        if pairs.references.size == 0:
+            raise ValueError(
+                f"There is nothing to compute {metric.name} of: no label, or all are "
+                f"{self._ignore_index}."
+            )
+        arguments = {}
+        computes = metric.score if isinstance(metric, BundledMetric) else metric._compute
+        if kind == "classes" and "average" in inspect.signature(computes).parameters:
+            arguments["average"] = self._average_over(pairs)
+        if isinstance(metric, BundledMetric):
+            return dict(metric.score(pairs.predictions, pairs.references, **arguments))
+        _check_fits(metric, pairs)
+        result: dict[str, Any] = metric.compute(
+            predictions=pairs.predictions, references=pairs.references, **arguments
+        )
+        return result
+
+    def _average_over(self, pairs: Pairs) -> str:
+        if self._average != "auto":
+            return self._average
+        count = pairs.class_count
+        if count is None:
+            largest = max(pairs.predictions.max(), pairs.references.max())
+            smallest = min(pairs.predictions.min(), pairs.references.min())
+            count = 2 if smallest >= 0 and largest <= 1 else 3
+        return "binary" if count == 2 else "macro"
+
+
+# ---- What a metric expects ----
+
+
+def _formats(metric: Any) -> list[Any]:
+    return metric.features if isinstance(metric.features, list) else [metric.features]
+
+
+def _kind(metric: Any) -> Kind:
+    """Reads from the features that a metric declares what it has to be given."""
+    if isinstance(metric, Perplexity):
+        return "token losses"
+    for features in _formats(metric):
+        if set(features) != {"predictions", "references"}:
+            continue
+        dtype = getattr(features["predictions"], "dtype", "")
+        if dtype.startswith(("int", "uint", "bool")):
+            return "classes"
+        if dtype.startswith("float"):
+            return "values"
+    raise ValueError(
+        f"The metric {metric.name!r} takes {metric.features}, which cannot be made of logits and "
+        "labels alone; write a compute_metrics function that prepares its inputs."
+    )
+
+
+def _check_fits(metric: Any, pairs: Pairs) -> None:
+    """Refuses what `evaluate` would change in silence when it casts to the declared integers."""
+    for features in _formats(metric):
+        for column, values in (
+            ("predictions", pairs.predictions),
+            ("references", pairs.references),
+        ):
+            declared = getattr(features.get(column), "dtype", "")
+            if not declared.startswith(("int", "uint")):
+                continue
+            limits = np.iinfo(declared)
+            if values.min() < limits.min or values.max() > limits.max:
+                raise ValueError(
+                    f"{metric.name} declares its {column} as {declared}, and they reach from "
+                    f"{values.min()} to {values.max()}."
+                )

@@ -1,0 +1,149 @@
+"""Pairs of a prediction and a label, made from the arrays that `Trainer` hands over."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What one metric is given: predictions and references of one shape, (elements,).
+
+    Attributes:
+        predictions: int64 classes, float values or float64 losses.
+        references: int64 classes, or values of any real dtype.
+        class_count: classes the model tells apart; `None` where its outputs do not say.
+    """
+
+    predictions: NDArray
+    references: NDArray
+    class_count: int | None = None
+
+
+def first_output(predictions: Any) -> Any:
+    """Returns the logits of a model that returns more than logits."""
+    return predictions[0] if isinstance(predictions, tuple | list) else predictions
+
+
+def labels_array(label_ids: Any) -> NDArray:
+    """Returns the labels as an array; more than one array of them is refused."""
+    if isinstance(label_ids, tuple | list):
+        if len(label_ids) != 1:
+            raise ValueError(
+                f"There are {len(label_ids)} arrays of labels, and it is not clear which of them "
+                "the predictions are for; set label_names in the training arguments to one."
+            )
+        label_ids = label_ids[0]
+    if label_ids is None:
+        raise ValueError("There are no labels to compare the predictions with.")
+    return as_array(label_ids)
+
+
+def as_array(values: Any) -> NDArray:
+    """Returns a tensor on any device, an array or a list as an array."""
+    if isinstance(values, torch.Tensor):
+        # numpy has no bfloat16.
+        values = values.float() if values.dtype == torch.bfloat16 else values
+        values = values.detach().cpu()
+    return np.asarray(values)
+
+
+def joined(batches: list[Pairs]) -> Pairs:
+    """Puts the pairs of several batches behind one another."""
+    return Pairs(
+        np.concatenate([batch.predictions for batch in batches]),
+        np.concatenate([batch.references for batch in batches]),
+        batches[0].class_count,
+    )
+
+
+def _is_integer(values: NDArray) -> bool:
+    return np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_
+
+
+def class_pairs(scores: NDArray, labels: NDArray, shift: bool) -> Pairs:
+    """Turns logits of shape (…, classes) or classes of shape (…), and labels (…), into pairs."""
+    if not _is_integer(labels):
+        raise ValueError(
+            f"The labels are {labels.dtype}, and this metric compares classes. For regression use "
+            "'mse' or 'mae'; several labels per example need a compute_metrics of their own."
+        )
+    if labels.ndim == scores.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    class_count = None
+    if scores.ndim == labels.ndim + 1 and scores.shape[-1] > 1:
+        class_count = scores.shape[-1]
+        scores = scores.argmax(axis=-1)
+    elif not _is_integer(scores):
+        raise ValueError(
+            f"The predictions are {scores.dtype} of shape {scores.shape} and the labels have shape "
+            f"{labels.shape}; this metric needs logits with one more dimension than the labels and "
+            "at least two entries in it, or integer classes."
+        )
+    if shift:
+        scores, labels = scores[..., :-1], labels[..., 1:]
+    _check_same_shape(scores, labels)
+    return Pairs(
+        scores.reshape(-1).astype(np.int64), labels.reshape(-1).astype(np.int64), class_count
+    )
+
+
+def value_pairs(scores: NDArray, labels: NDArray) -> Pairs:
+    """Turns predicted values, shape (…) or (…, 1), and labels, shape (…), into pairs."""
+    if scores.ndim == labels.ndim + 1 and scores.shape[-1] == 1:
+        scores = scores[..., 0]
+    elif labels.ndim == scores.ndim + 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    if scores.shape != labels.shape:
+        raise ValueError(
+            f"The predictions have shape {scores.shape} and the labels {labels.shape}; this metric "
+            "compares one value with one label. For logits over classes use 'accuracy' or 'f1'."
+        )
+    return Pairs(scores.reshape(-1), labels.reshape(-1))
+
+
+def loss_pairs(scores: NDArray, labels: NDArray, shift: bool, ignore_index: int) -> Pairs:
+    """Turns logits or losses per token, and labels of shape (examples, tokens), into pairs.
+
+    Losses may be of one token fewer than the labels, as `next_token_losses` returns them.
+    """
+    if scores.ndim == labels.ndim + 1:
+        if shift:
+            scores, labels = scores[:, :-1], labels[:, 1:]
+        # One example at a time: float64 log-probabilities of all would not fit in memory.
+        losses = [
+            _negative_log_likelihood(
+                one_scores, np.where(one_labels == ignore_index, 0, one_labels)
+            )
+            for one_scores, one_labels in zip(scores, labels, strict=True)
+        ]
+        scores = np.stack(losses) if losses else np.zeros(labels.shape)
+    elif scores.ndim == labels.ndim == 2 and scores.shape[1] == labels.shape[1] - 1:
+        labels = labels[:, 1:]
+    if _is_integer(scores):
+        raise ValueError(
+            "Perplexity needs losses or logits, and the predictions are integers; use "
+            "preprocess_logits_for_metrics=next_token_losses."
+        )
+    _check_same_shape(scores, labels)
+    return Pairs(scores.reshape(-1).astype(np.float64), labels.reshape(-1).astype(np.int64))
+
+
+def _negative_log_likelihood(logits: NDArray, classes: NDArray) -> NDArray:
+    """Returns -log softmax(logits)[class], logits of shape (tokens, classes), in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, classes[:, None], axis=-1)[:, 0]
+    losses: NDArray = np.log(np.exp(shifted).sum(axis=-1)) - chosen
+    return losses
+
+
+def _check_same_shape(scores: NDArray, labels: NDArray) -> None:
+    if scores.shape != labels.shape:
+        raise ValueError(
+            f"The predictions have shape {scores.shape} and the labels {labels.shape}; there has "
+            "to be one prediction for each label."
+        )
