@@ -1,0 +1,175 @@
+"""A resumed training goes on in its run, and every loader shows each step once."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from tbtrainer import TBTrainer, TBTrainingArguments
+from tests.events import event_files, histograms, scalars
+from tests.tensorboard_server import tensorboard
+from tests.tiny import arguments, trainer
+
+SAVING = {"save_strategy": "steps", "save_steps": 4, "histogram_steps": 3}
+
+
+class Crash(Exception):
+    pass
+
+
+class CrashAt(TrainerCallback):
+    """Ends a training after a step, with a tag that no later session logs again."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.trainer: TBTrainer | None = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.trainer.writer.add_scalar("orphan", 1.0, self.step)
+            raise Crash
+
+
+def crashed(directory: Path, step: int, resume=None, **changes) -> None:
+    crash = CrashAt(step)
+    args = arguments(TBTrainingArguments, directory, **SAVING, **changes)
+    crash.trainer = trainer(TBTrainer, args, callbacks=[crash])
+    with pytest.raises(Crash):
+        crash.trainer.train(resume_from_checkpoint=resume)
+
+
+def resumed(directory: Path, checkpoint=True, **changes) -> TBTrainer:
+    args = arguments(TBTrainingArguments, directory, **{**SAVING, **changes})
+    made = trainer(TBTrainer, args)
+    made.train(resume_from_checkpoint=checkpoint)
+    return made
+
+
+def all_scalars(directory: Path) -> list[tuple[str, int, float]]:
+    return [record for file in event_files(directory) for record in scalars(file)]
+
+
+def test_a_run_crashed_twice_equals_an_uninterrupted_one(tmp_path):
+    whole = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path / "whole", **SAVING))
+    whole.train()
+    crashed(tmp_path / "broken", 7)
+    crashed(tmp_path / "broken", 9, resume=True)
+    resumed(tmp_path / "broken")
+
+    timed = ("runtime", "per_second", "overhead_fraction", "checkpoint/seconds", "bytes")
+    expected, actual = (
+        sorted(r for r in all_scalars(tmp_path / name) if not r[0].endswith(timed))
+        for name in ("whole", "broken")
+    )
+    # `Trainer` averages the loss of a resumed training over the steps of its last part.
+    assert [r for r in actual if r[0] != "train/train_loss"] == [
+        r for r in expected if r[0] != "train/train_loss"
+    ]
+    shown = [key for file in event_files(tmp_path / "broken") for key in histograms(file)]
+    assert len(shown) == len(set(shown))
+    assert {step for _, step in shown} == {3, 6, 9, 10}
+
+
+def test_a_resumed_run_shows_each_step_once_in_every_loader(tmp_path):
+    crashed(tmp_path, 7)
+    run = Path(resumed(tmp_path).writer.log_dir)
+    assert {file.parent for file in event_files(tmp_path)} == {run}
+
+    accumulator = EventAccumulator(str(run)).Reload()
+    assert [e.step for e in accumulator.Scalars("train/loss")] == [2, 4, 6, 8, 10]
+    assert "orphan" not in accumulator.Tags()["scalars"]
+    for load_fast in (True, False):
+        with tensorboard(run, load_fast=load_fast) as server:
+            server.wait_for("scalars", "train/train_loss")
+            points = server.ask("plugin/scalars/scalars", run=".", tag="train/loss")
+            assert [step for _, step, _ in points] == [2, 4, 6, 8, 10]
+            assert "orphan" not in server.tags("scalars")
+
+
+def test_what_was_taken_out_is_kept_beside(tmp_path):
+    crashed(tmp_path, 7)
+    made = resumed(tmp_path)
+    kept = [p for p in Path(made.writer.log_dir).iterdir() if "removed-after-4" in p.name]
+    assert len(kept) == 1
+    assert ("orphan", 7, 1.0) in scalars(kept[0])
+
+
+def test_a_new_run_when_asked_for(tmp_path):
+    crashed(tmp_path, 7)
+    resumed(tmp_path, run_resume="new", logging_dir=str(tmp_path / "second"))
+    first = {r[1] for f in event_files(tmp_path / "runs") for r in scalars(f)}
+    assert 7 in first
+    second = {r[1] for f in event_files(tmp_path / "second") for r in scalars(f)}
+    assert min(second) > 4
+
+
+def test_a_checkpoint_of_the_stock_trainer_begins_a_new_run_and_says_so(tmp_path, caplog):
+    args = arguments(TrainingArguments, tmp_path, save_strategy="steps", save_steps=4, max_steps=8)
+    trainer(Trainer, args).train()
+    with caplog.at_level(logging.WARNING):
+        resumed(tmp_path, checkpoint=str(tmp_path / "checkpoint-4"))
+    assert caplog.text.count("saved without a run") == 1
+    assert [r[1] for r in all_scalars(tmp_path) if r[0] == "train/loss"] == [6, 8, 10]
+
+
+def test_a_second_training_in_one_process_is_a_second_run(tmp_path):
+    made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
+    made.train()
+    first = made.writer.log_dir
+    made.train()
+    assert made.writer.log_dir != first
+    for directory in (first, made.writer.log_dir):
+        steps = [r[1] for r in all_scalars(Path(directory)) if r[0] == "train/loss"]
+        assert steps == [2, 4, 6, 8, 10]
+
+
+def test_an_exception_passes_unchanged_and_leaves_no_thread_behind(tmp_path):
+    import threading
+
+    before = set(threading.enumerate())
+    crashed(tmp_path, 7)
+    left = {t.name for t in set(threading.enumerate()) - before}
+    assert not any(name.startswith("tbtrainer") for name in left)
+    assert ("orphan", 7, 1.0) in all_scalars(tmp_path)
+
+
+TERMINATED = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from tbtrainer import TBTrainer, TBTrainingArguments
+from tests.tiny import arguments, trainer
+
+class Terminate(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            made.writer.add_scalar("last", 1.0, 7)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+if sys.argv[2] == "handled":
+    signal.signal(signal.SIGTERM, lambda *_: (print("handled", flush=True), os._exit(3)))
+made = trainer(TBTrainer, arguments(TBTrainingArguments, Path(sys.argv[1])), callbacks=[Terminate()])
+made.train()
+"""
+
+
+@pytest.mark.parametrize(("kind", "code"), [("default", -signal.SIGTERM), ("handled", 3)])
+def test_sigterm_flushes_and_then_does_what_it_did_before(kind, code, tmp_path):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(tmp_path), kind],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("handled" in done.stdout) == (kind == "handled")
+    assert ("last", 7, 1.0) in all_scalars(tmp_path)
