@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tbtrainer.statistics import small
 from tbtrainer.statistics.buckets import (
     KEY_BITS,
     KEY_COUNT,
@@ -20,13 +21,14 @@ from tbtrainer.statistics.buckets import (
     ZERO_BUCKET,
     buckets_of_keys,
 )
+from tbtrainer.statistics.small import SMALL_MAX_ELEMENTS
 
 if TYPE_CHECKING:
     from tbtrainer.statistics.measure import TensorStatistics
 
-# Elements. With its buffers a chunk fits a core's second-level cache, and torch works on so few
-# elements in the calling thread alone (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13).
-CHUNK = 32_768
+# Elements. With its buffers a chunk stays in the caches of a core, and is large enough for the
+# threads, which share Python's lock between two calls, to be seldom in each other's way.
+CHUNK = 262_144
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 _buffers = threading.local()
@@ -43,11 +45,22 @@ def measure_into(
         divisor: What every element is divided by first, a scalar tensor.
     """
     scale = None if divisor is None else divisor.item()
+    little = [row for row, tensor in enumerate(tensors) if tensor.numel() <= SMALL_MAX_ELEMENTS]
+    small.measure_into(found, little, [tensors[row] for row in little], scale)
+    large = {row: t for row, t in enumerate(tensors) if t.numel() > SMALL_MAX_ELEMENTS}
+    if large:
+        _measure_large(found, large, scale)
+
+
+def _measure_large(
+    found: "TensorStatistics", tensors: dict[int, Tensor], scale: float | None
+) -> None:
     # Threads take chunks from one queue, so a tensor much larger than the others is shared.
     chunks = _chunks(tensors)
     lock = threading.Lock()
-    totals = [_Totals() for _ in tensors]
-    threads = min(torch.get_num_threads(), 1 + sum(t.numel() for t in tensors) // (4 * CHUNK))
+    totals = {row: _Totals() for row in tensors}
+    elements = sum(tensor.numel() for tensor in tensors.values())
+    threads = max(1, min(torch.get_num_threads(), elements // CHUNK))
 
     def work() -> None:
         mine: dict[int, _Totals] = {}
@@ -66,13 +79,13 @@ def measure_into(
                 other.result()
     else:
         work()
-    for row, total in enumerate(totals):
+    for row, total in totals.items():
         total.write(found, row)
 
 
-def _chunks(tensors: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+def _chunks(tensors: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
     """Pieces of at most `CHUNK` elements with their row: views where the memory is in one piece."""
-    for row, tensor in enumerate(tensors):
+    for row, tensor in tensors.items():
         for flat in _flat_pieces(tensor.detach()):
             for chunk in flat.split(CHUNK):
                 yield row, chunk

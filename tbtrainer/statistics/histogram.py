@@ -17,8 +17,8 @@ _ROWS = 128
 # still leaves single elements of a small tensor apart.
 _NOISE = 0.25
 # TensorBoard draws a histogram in 30 bins. A bucket alone between empty ones may be an atom, and
-# must not look wider.
-_DRAWN_BINS = 30
+# is made narrower than a bin.
+_ATOMS_IN_RANGE = 32
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,25 @@ def histograms(
     low, high = statistics.minimum.numpy(), statistics.maximum.numpy()
     zeros = statistics.zeros.numpy()
     filled = np.flatnonzero(counts.any(axis=1)).tolist()
-    fixed_rows = []
-    for row in filled:
-        index = linear_row_of.get(row)
-        if index is not None and _spread(linear[index]) > _spread(counts[row]):
-            edges, pieces = _linear_buckets(linear[index], low[row], high[row], zeros[row])
-            merged = _merged(edges[None], pieces[None], max_buckets)
-            result[row] = _histogram(statistics, row, *next(merged))
-        else:
-            fixed_rows.append(row)
-    for begin in range(0, len(fixed_rows), _ROWS):
-        rows = fixed_rows[begin : begin + _ROWS]
+    finer = {
+        row
+        for row in filled
+        if row in linear_row_of and _spread(linear[linear_row_of[row]]) >= _spread(counts[row])
+    }
+    for rows in _in_parts([row for row in filled if row in finer]):
+        edges, pieces = _linear_buckets(
+            linear[[linear_row_of[row] for row in rows]], low[rows], high[rows], zeros[rows]
+        )
+        for row, merged in zip(rows, _merged(edges, pieces, max_buckets), strict=True):
+            result[row] = _histogram(statistics, row, *merged)
+    for rows in _in_parts([row for row in filled if row not in finer]):
         # Only the columns that some row fills: usually a third of all.
         columns = np.flatnonzero(counts[rows].any(axis=0))
         first, last = columns[0], columns[-1] + 1
         edges = np.clip(BUCKET_EDGES[None, first : last + 1], low[rows, None], high[rows, None])
-        merged = _merged(edges, counts[rows, first:last].astype(np.float64), max_buckets)
-        for row, (limits, pieces) in zip(rows, merged, strict=True):
-            result[row] = _histogram(statistics, row, limits, pieces)
+        pieces = counts[rows, first:last].astype(np.float64)
+        for row, merged in zip(rows, _merged(edges, pieces, max_buckets), strict=True):
+            result[row] = _histogram(statistics, row, *merged)
     return result
 
 
@@ -106,20 +107,36 @@ def _spread(counts: NDArray[np.int64]) -> float:
     return float(total) ** 2 / float(np.square(counts.astype(np.float64)).sum()) if total else 0.0
 
 
+def _in_parts(rows: list[int]) -> Iterator[list[int]]:
+    for begin in range(0, len(rows), _ROWS):
+        yield rows[begin : begin + _ROWS]
+
+
 def _linear_buckets(
-    counts: NDArray[np.int64], low: float, high: float, zeros: int
+    counts: NDArray[np.int64], low: Floats, high: Floats, zeros: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
-    """Edges and counts of the linear pass, with the zeros in a bucket of their own."""
-    edges = np.linspace(low, high, LINEAR_BUCKET_COUNT + 1)
-    pieces = counts.astype(np.float64)
-    if zeros and low < 0 < high:
-        at = min(int((0 - low) / ((high - low) / LINEAR_BUCKET_COUNT)), LINEAR_BUCKET_COUNT - 1)
-        others = max(pieces[at] - zeros, 0.0)
-        share = np.clip((0 - edges[at]) / (edges[at + 1] - edges[at]), 0.0, 1.0)
-        below = round(others * share)
-        pieces = np.insert(pieces, at + 1, [zeros, others - below])
-        pieces[at] = below
-        edges = np.insert(edges, at + 1, [0.0, 0.0])
+    """Edges and counts of the linear pass, with the zeros in a bucket of their own.
+
+    Returns:
+        Edges, float64, shape (rows, LINEAR_BUCKET_COUNT + 3), and counts, one fewer: two buckets
+        more than the pass has, for the zeros and for the other half of the bucket they were in.
+        Without zeros they are empty and without width, at the end.
+    """
+    steps = np.arange(LINEAR_BUCKET_COUNT + 1) / LINEAR_BUCKET_COUNT
+    edges = np.empty((len(counts), LINEAR_BUCKET_COUNT + 3))
+    edges[:, :-2] = low[:, None] + (high - low)[:, None] * steps
+    edges[:, -3:] = high[:, None]
+    pieces = np.zeros((len(counts), LINEAR_BUCKET_COUNT + 2))
+    pieces[:, :-2] = counts
+    for row in np.flatnonzero((zeros > 0) & (low < 0) & (high > 0)):
+        width = (high[row] - low[row]) / LINEAR_BUCKET_COUNT
+        at = min(int((0 - low[row]) / width), LINEAR_BUCKET_COUNT - 1)
+        others = max(pieces[row, at] - zeros[row], 0.0)
+        below = round(others * min(max(-edges[row, at] / width, 0.0), 1.0))
+        pieces[row, at + 3 :] = pieces[row, at + 1 : -2].copy()
+        pieces[row, at : at + 3] = below, zeros[row], others - below
+        edges[row, at + 3 :] = edges[row, at + 1 : -2].copy()
+        edges[row, at + 1 : at + 3] = 0.0
     return edges, pieces
 
 
@@ -130,7 +147,7 @@ def _merged(edges: Floats, counts: Floats, max_buckets: int) -> Iterator[tuple[F
     `bend` is how far off that is. A straight line over a longer stretch is off by the square of its
     length, so edges kept at equal distances in the square root of the bend share the error evenly
     (the equidistribution principle of adaptive grids: C. de Boor, Good approximation by splines
-    with variable knots II, 1974). An atom bends by its whole mass on both sides and keeps its edges.
+    with variable knots II, 1974). An atom bends by its mass on both sides and keeps its edges.
 
     Args:
         edges: Ascending. float64, shape (rows, buckets + 1).
@@ -171,7 +188,7 @@ def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
     filled = alone.copy()
     alone[:, 1:] &= ~filled[:, :-1]
     alone[:, :-1] &= ~filled[:, 1:]
-    widest = (edges[:, -1:] - edges[:, :1]) / _DRAWN_BINS
+    widest = (edges[:, -1:] - edges[:, :1]) / _ATOMS_IN_RANGE
     alone &= np.diff(edges, axis=1) > widest
     alone[:, [0, -1]] = False
     positive = edges[:, :-1] >= 0

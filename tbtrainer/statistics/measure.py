@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics import accelerator, cpu
+from tbtrainer.statistics import accelerator, cpu, small
 from tbtrainer.statistics.buckets import BUCKET_COUNT, LINEAR_BUCKET_COUNT
 
 
@@ -129,9 +129,13 @@ def measure_linear(
     """
     device = minimum.device
     counts = torch.zeros(len(tensors), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=device)
-    for row, tensor in enumerate(tensors):
-        if tensor is None or tensor.numel() == 0:
-            continue
+    filled = [(row, t) for row, t in enumerate(tensors) if t is not None and t.numel() > 0]
+    if device.type == "cpu" and all(tensor.device.type == "cpu" for _, tensor in filled):
+        scale = None if divisor is None else divisor.item()
+        rows = [row for row, _ in filled]
+        small.linear_into(counts, rows, [t for _, t in filled], minimum, maximum, scale)
+        return counts
+    for row, tensor in filled:
         low, high = (end[row].to(tensor.device, non_blocking=True) for end in (minimum, maximum))
         values = tensor.detach().reshape(-1).to(torch.float64)
         if divisor is not None:

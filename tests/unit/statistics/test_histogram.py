@@ -1,0 +1,124 @@
+"""A few buckets tell the distribution nearly as well as all elements do."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+from tbtrainer.statistics import LINEAR_MAX_ELEMENTS, Histogram, histograms, measure, measure_linear
+
+CPU = torch.device("cpu")
+SIZE = 200_000
+
+
+def histogram_of(*tensors: torch.Tensor, buckets: int = 64) -> list[Histogram | None]:
+    statistics = measure(tensors, CPU)
+    rows = [row for row, t in enumerate(tensors) if t.numel() <= LINEAR_MAX_ELEMENTS]
+    linear = measure_linear(
+        [tensors[row] for row in rows], statistics.minimum[rows], statistics.maximum[rows]
+    )
+    return histograms(statistics, linear.numpy(), rows, buckets)
+
+
+def edges_of(histogram: Histogram) -> np.ndarray:
+    """Edges as TensorBoard draws them: the first is the minimum, the last the maximum."""
+    limits = histogram.bucket_limits
+    return np.concatenate([[histogram.minimum], limits[:-1], [histogram.maximum]])
+
+
+def distance(values: torch.Tensor, histogram: Histogram) -> float:
+    """Kolmogorov-Smirnov distance between the elements and the drawn histogram."""
+    sorted_values = np.sort(values.double().numpy())
+    edges = edges_of(histogram)
+    cumulative = np.concatenate([[0.0], np.cumsum(histogram.bucket_counts)]) / histogram.count
+    drawn = np.interp(sorted_values, edges, cumulative)
+    below = np.arange(len(sorted_values)) / len(sorted_values)
+    return max(np.abs(drawn - below).max(), np.abs(drawn - below - 1 / len(sorted_values)).max())
+
+
+def normal(size: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(size)) * scale
+
+
+DISTRIBUTIONS = {
+    "normal": lambda: normal(SIZE, 0.02),
+    "student-t": lambda: torch.from_numpy(np.random.default_rng(0).standard_t(2, SIZE) * 1e-4),
+    "log-normal": lambda: normal(SIZE).exp(),
+    "uniform": lambda: torch.rand(SIZE, generator=torch.Generator().manual_seed(0)),
+    "two modes": lambda: torch.cat([normal(SIZE, 0.1) + 1, normal(SIZE + 1, 0.1) - 1]),
+    "an outlier": lambda: torch.cat([normal(SIZE, 1e-3), torch.tensor([1e6])]),
+    "a small normal": lambda: normal(4096, 0.02),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_sixty_four_buckets_stay_within_a_hundredth_of_the_distribution(name):
+    values = DISTRIBUTIONS[name]()
+    (histogram,) = histogram_of(values)
+    assert len(histogram.bucket_counts) <= 64
+    assert distance(values, histogram) <= 0.01
+
+
+def test_layer_norm_weights_keep_their_shape():
+    values = 1 + normal(768, 0.01)
+    (histogram,) = histogram_of(values)
+    assert distance(values, histogram) <= 0.015
+
+
+ATOMS = {
+    "a constant": (torch.full((1000,), 0.25), [0.25]),
+    "a large constant": (torch.full((SIZE,), 0.25), [0.25]),
+    "zeros": (torch.zeros(100), [0.0]),
+    "small integers": (torch.arange(1000) % 6, range(6)),
+    "many small integers": (torch.arange(SIZE) % 6, range(6)),
+    "signs": ((torch.arange(SIZE) % 3 - 1).float(), [-1, 0, 1]),
+    "ninety per cent zeros": (normal(5000) * (torch.arange(5000) % 10 == 0), [0.0]),
+    "many zeros": (normal(SIZE) * (torch.arange(SIZE) % 10 == 0), [0.0]),
+}
+
+
+@pytest.mark.parametrize("name", ATOMS)
+def test_the_mass_of_an_atom_stays_within_a_thirtieth_of_the_range(name):
+    values, atoms = ATOMS[name]
+    (histogram,) = histogram_of(values)
+    edges, counts = edges_of(histogram), histogram.bucket_counts
+    reach = (histogram.maximum - histogram.minimum) / 30
+    for atom in atoms:
+        near = (edges[:-1] >= atom - reach) & (edges[1:] <= atom + reach)
+        narrow = np.diff(edges) <= reach
+        assert counts[near & narrow].sum() >= (values == atom).sum().item()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=60), st.integers(8, 80))
+def test_merging_keeps_the_total_and_the_ends(values, buckets):
+    tensor = torch.tensor(values, dtype=torch.float32)
+    finite = tensor[torch.isfinite(tensor)]
+    (histogram,) = histogram_of(tensor, buckets=buckets)
+    if finite.numel() == 0:
+        assert histogram is None
+        return
+    assert histogram.bucket_counts.sum() == histogram.count == finite.numel()
+    assert len(histogram.bucket_counts) <= buckets
+    assert (histogram.minimum, histogram.maximum) == (finite.min().item(), finite.max().item())
+    assert (np.diff(edges_of(histogram)) >= 0).all()
+    assert (histogram.bucket_counts >= 0).all()
+
+
+def test_a_histogram_event_takes_no_more_than_a_kilobyte_and_a_quarter():
+    (histogram,) = histogram_of(normal(SIZE))
+    proto = HistogramProto(
+        min=histogram.minimum,
+        max=histogram.maximum,
+        num=histogram.count,
+        sum=histogram.sum,
+        sum_squares=histogram.sum_of_squares,
+        bucket_limit=histogram.bucket_limits,
+        bucket=histogram.bucket_counts,
+    )
+    tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
+    event = Event(summary=Summary(value=[Summary.Value(tag=tag, histo=proto)]), step=1000)
+    assert event.ByteSize() <= 1280
