@@ -33,6 +33,9 @@ CLOSE_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _BATCH_BYTES = 2**20
 
+# The one system call that puts data into a file, named so that a test can make it fail.
+os_write = os.write
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -62,7 +65,7 @@ class EventFileWriter:
         fallback: str | None = None,
     ) -> None:
         self._logdir = logdir
-        self._newest_step = (purge_step or 0) - 1
+        self._start_step = self._newest_step = purge_step or 0
         self._queue_bytes = queue_bytes
         self._fallback = fallback or os.path.join(tempfile.gettempdir(), "tbtrainer")
         self._begin_counting()
@@ -239,7 +242,7 @@ class EventFileWriter:
     def _begin_file(self, path: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            header = _header(self._newest_step + 1)
+            header = _header(self._newest_step + 1 if self._files else self._start_step)
             _write_all(descriptor, header)
         except OSError:
             os.close(descriptor)
@@ -345,7 +348,7 @@ class EventFileWriter:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the run's directory and counters, and no file, thread or waiting records."""
-        kept = ("_logdir", "_newest_step", "_queue_bytes", "_fallback")
+        kept = ("_logdir", "_start_step", "_newest_step", "_queue_bytes", "_fallback")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -372,4 +375,4 @@ def _write_all(descriptor: int, data: bytes) -> None:
     """Writes all of it, however little the system takes at a time."""
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[os_write(descriptor, view) :]

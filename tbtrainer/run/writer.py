@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
-from tbtrainer.run.event_file import CLOSE_SECONDS, Counters, EventFileWriter
+from tbtrainer.run.event_file import CLOSE_SECONDS, QUEUE_BYTES, Counters, EventFileWriter
 
 
 class RunWriter(SummaryWriter):
@@ -16,10 +16,13 @@ class RunWriter(SummaryWriter):
     Args:
         log_dir: The run directory.
         purge_step: First step of an earlier session that this one replaces.
+        queue_bytes: The most bytes of records kept while they cannot be written.
     """
 
-    def __init__(self, log_dir: str, purge_step: int | None = None) -> None:
-        self._events = EventFileWriter(log_dir, purge_step)
+    def __init__(
+        self, log_dir: str, purge_step: int | None = None, queue_bytes: int = QUEUE_BYTES
+    ) -> None:
+        self._events = EventFileWriter(log_dir, purge_step, queue_bytes)
         self.file_writer: Any = None
         super().__init__(log_dir)
 

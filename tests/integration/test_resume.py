@@ -154,7 +154,8 @@ class Terminate(TrainerCallback):
 
 if sys.argv[2] == "handled":
     signal.signal(signal.SIGTERM, lambda *_: (print("handled", flush=True), os._exit(3)))
-made = trainer(TBTrainer, arguments(TBTrainingArguments, Path(sys.argv[1])), callbacks=[Terminate()])
+args = arguments(TBTrainingArguments, Path(sys.argv[1]))
+made = trainer(TBTrainer, args, callbacks=[Terminate()])
 made.train()
 """
 
