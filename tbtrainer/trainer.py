@@ -62,28 +62,31 @@ class TBTrainerMixin(_AnyTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._shown = telemetry_arguments(self.args)
-        self._isolation = Isolation(self._shown.telemetry_errors)
-        self._overhead = Overhead()
-        self._telemetry: Telemetry | None = None
-        self._observed_model: torch.nn.Module | None = None
-        self._while_observed = ExitStack()
-        self._refused_keys: set[str] = set()
-        self._open_evaluations = 0
-        self._run = RunSession(
-            self._shown.logging_dir, self.args.output_dir, writes=self.is_world_process_zero()
+        # Names of our own, for no trainer this is mixed into to have them already.
+        self._tb_arguments = telemetry_arguments(self.args)
+        self._tb_isolation = Isolation(self._tb_arguments.telemetry_errors)
+        self._tb_overhead = Overhead()
+        self._tb_telemetry: Telemetry | None = None
+        self._tb_model: torch.nn.Module | None = None
+        self._tb_while_observed = ExitStack()
+        self._tb_refused_keys: set[str] = set()
+        self._tb_open_evaluations = 0
+        self._tb_run = RunSession(
+            self._tb_arguments.logging_dir,
+            self.args.output_dir,
+            writes=self.is_world_process_zero(),
         )
         self._remove_stock_callback()
         if self.is_world_process_zero():
-            self._run.check()
+            self._tb_run.check()
             warn_of_patterns_without_match(
-                self._shown, (n for n, _ in self.model.named_parameters())
+                self._tb_arguments, (n for n, _ in self.model.named_parameters())
             )
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
         """The run's `SummaryWriter`; elsewhere than on world rank zero a silent double."""
-        return self._run.writer
+        return self._tb_run.writer
 
     def _remove_stock_callback(self) -> None:
         """Takes the stock TensorBoard callback out, so that nothing is written twice."""
@@ -102,15 +105,15 @@ class TBTrainerMixin(_AnyTrainer):
         """
         self._remove_stock_callback()
         trial = kwargs.get("trial", args[0] if args else None)
-        with self._isolation.guard("begin the run"):
-            self._run.begin_training(
+        with self._tb_isolation.guard("begin the run"):
+            self._tb_run.begin_training(
                 checkpoint=self._checkpoint_to_resume(resume_from_checkpoint),
-                resume=self._shown.run_resume,
+                resume=self._tb_arguments.run_resume,
                 trial_name=os.path.basename(self._get_output_dir(trial))
                 if trial is not None
                 else None,
             )
-        with flushed_on_sigterm(self._run.flush):
+        with flushed_on_sigterm(self._tb_run.settle):
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
@@ -123,27 +126,27 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _begin_telemetry(self, model: torch.nn.Module) -> None:
         """Looks at the model as it is trained: wrapped, sharded, on its device."""
-        if self._observed_model is model:
+        if self._tb_model is model:
             return
         with self._observing("look at the model's parameters"):
             self._stop_telemetry()
-            self._observed_model = model
+            self._tb_model = model
             writer = self.writer if isinstance(self.writer, RunWriter) else None
-            self._telemetry = Telemetry(
+            self._tb_telemetry = Telemetry(
                 model,
-                self._shown,
+                self._tb_arguments,
                 self._snapshot_schedule(),
                 writer,
                 self.args.device,
                 self.args.max_grad_norm or 0.0,
-                self._isolation,
+                self._tb_isolation,
             )
             if self.is_deepspeed_enabled:
                 # DeepSpeed takes the optimizer step inside `training_step`; gradients end there.
-                self._while_observed.enter_context(
+                self._tb_while_observed.enter_context(
                     observed_engine_step(model, self._observe_gradients)
                 )
-            self._overhead.restart()
+            self._tb_overhead.restart()
         with self._observing("write the arguments"):
             self._show_arguments()
 
@@ -151,8 +154,8 @@ class TBTrainerMixin(_AnyTrainer):
         loader = self.callback_handler.train_dataloader
         batches = len(loader) if hasattr(loader, "__len__") else None
         return SnapshotSchedule.from_arguments(
-            IntervalStrategy(self._shown.histogram_strategy),
-            self._shown.histogram_steps,
+            IntervalStrategy(self._tb_arguments.histogram_strategy),
+            self._tb_arguments.histogram_steps,
             self.state.max_steps,
             steps_per_epoch(batches, self.args.gradient_accumulation_steps, self.state.max_steps),
         )
@@ -166,15 +169,15 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _end_training(self) -> None:
         """Runs however the training ended, and lets its exception pass unchanged."""
-        with self._isolation.guard("close the run"):
+        with self._tb_isolation.guard("close the run"):
             self._stop_telemetry()
-            self._run.rest()
+            self._tb_run.rest()
 
     def _stop_telemetry(self) -> None:
-        self._observed_model = None
-        self._while_observed.close()
-        if self._telemetry is not None:
-            telemetry, self._telemetry = self._telemetry, None
+        self._tb_model = None
+        self._tb_while_observed.close()
+        if self._tb_telemetry is not None:
+            telemetry, self._tb_telemetry = self._tb_telemetry, None
             telemetry.close()
 
     # ---- A step is taken, its gradients and parameters are read ----
@@ -195,7 +198,7 @@ class TBTrainerMixin(_AnyTrainer):
     def _loss_scale(self) -> torch.Tensor | None:
         """What float16 gradients are multiplied by, on the device: no synchronisation."""
         if self.is_deepspeed_enabled:
-            return engine_loss_scale(self._observed_model)
+            return engine_loss_scale(self._tb_model)
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is None or not scaler.is_enabled():
             return None
@@ -214,7 +217,7 @@ class TBTrainerMixin(_AnyTrainer):
                     telemetry.log_gradient_norms(self.state.global_step)
                     self.writer.add_scalar(
                         "tbtrainer/overhead_fraction",
-                        self._overhead.fraction(),
+                        self._tb_overhead.fraction(),
                         self.state.global_step,
                     )
         result = super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -227,8 +230,8 @@ class TBTrainerMixin(_AnyTrainer):
     @contextmanager
     def _observing(self, what: str) -> Iterator[Telemetry | None]:
         """Measures what a part of the telemetry costs, and keeps its errors from the training."""
-        with self._overhead.measured(), self._isolation.guard(what):
-            yield self._telemetry
+        with self._tb_overhead.measured(), self._tb_isolation.guard(what):
+            yield self._tb_telemetry
 
     # ---- The step is logged, evaluation is logged ----
 
@@ -244,8 +247,8 @@ class TBTrainerMixin(_AnyTrainer):
             entry = dict(history[-1] if len(history) > known else logs)
             if "step" not in logs:
                 entry.pop("step", None)
-            self._run.write(records(entry, self._refused_keys), self.state.global_step)
-            self._run.flush()
+            self._tb_run.write(records(entry, self._tb_refused_keys), self.state.global_step)
+            self._tb_run.flush()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates as `Trainer.evaluate` does, before, during and after training in the one run.
@@ -254,15 +257,15 @@ class TBTrainerMixin(_AnyTrainer):
         file stays open.
         """
         # `Trainer.evaluate` calls itself once per dataset of a dictionary.
-        self._open_evaluations += 1
+        self._tb_open_evaluations += 1
         try:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             return metrics
         finally:
-            self._open_evaluations -= 1
+            self._tb_open_evaluations -= 1
             with self._observing("close the run after an evaluation"):
-                if not self.is_in_train and self._open_evaluations == 0:
-                    self._run.rest()
+                if not self.is_in_train and self._tb_open_evaluations == 0:
+                    self._tb_run.rest()
 
     # ---- A checkpoint is saved and marked ----
 
@@ -274,7 +277,7 @@ class TBTrainerMixin(_AnyTrainer):
         with self._observing("flush the run before a checkpoint") as telemetry:
             if telemetry is not None:
                 telemetry.drain()
-            self._run.flush()
+            self._tb_run.settle()
         began = time.perf_counter()
         super()._save_checkpoint(model, trial, *args, **kwargs)
         if self.is_world_process_zero():
@@ -284,10 +287,10 @@ class TBTrainerMixin(_AnyTrainer):
     def _mark_checkpoint(self, trial: Any, seconds: float) -> None:
         step = self.state.global_step
         checkpoint = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{step}")
-        self._run.mark_checkpoint(checkpoint, step)
+        self._tb_run.mark_checkpoint(checkpoint, step)
         is_best = self.state.best_model_checkpoint == checkpoint
         show_checkpoint(self.writer, checkpoint, step, seconds, self._metric_at(step), is_best)
-        self._run.flush()
+        self._tb_run.flush()
 
     def _metric_at(self, step: int) -> tuple[str, float] | None:
         """Name and value of `metric_for_best_model` in the evaluation of this step, if any."""

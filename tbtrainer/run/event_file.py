@@ -306,7 +306,11 @@ class EventFileWriter:
     def _drop_excess(self) -> None:
         """Makes room: the oldest record that is no scalar goes first. The caller has the lock."""
         while self._waiting_bytes > self._queue_bytes and self._records:
-            victim = next((i for i, (_, scalar) in enumerate(self._records) if not scalar), 0)
+            victim = next((i for i, (_, scalar) in enumerate(self._records) if not scalar), None)
+            if victim is None:
+                if self._in_flight:
+                    break  # The records being written may make room, or come back to be chosen.
+                victim = 0
             record, _ = self._records[victim]
             del self._records[victim]
             self._waiting_bytes -= len(record)

@@ -72,9 +72,14 @@ class RunSession:
                 self.writer.add_scalar(tag, value, step)
 
     def flush(self) -> None:
-        """Hands what was written to the operating system, within the writer's time limit."""
+        """Hands what was written to the operating system, waiting 50 ms at the most."""
         if self._writer is not None:
             self._writer.flush()
+
+    def settle(self) -> None:
+        """The same, waiting up to a second: before a checkpoint is saved, and when ended."""
+        if isinstance(self._writer, RunWriter):
+            self._writer.finish()
 
     def mark_checkpoint(self, checkpoint: str, step: int) -> None:
         """Stores the run and the step in a checkpoint, from which a resumed training goes on."""
@@ -89,7 +94,11 @@ class RunSession:
     def _fresh(self, directory: str) -> RunWriter | SilentWriter:
         if not self._writes:
             return SilentWriter()
-        claimed = claim_run_directory(directory)
+        try:
+            claimed = claim_run_directory(directory)
+        except OSError:
+            # The event file's writer will say so, keep the records and try again.
+            claimed = directory
         if claimed != directory:
             logger.warning(
                 "%s holds an earlier run; this one is written to %s.", directory, claimed
