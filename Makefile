@@ -48,7 +48,8 @@ bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CP
 	@set -e; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device
-	@set -e; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script --device cuda; done
+	$(BIN)/python tests/benchmarks/bench_snapshot.py --model gpt2 --device cuda
+	$(BIN)/python tests/benchmarks/bench_training.py --model gpt2 --device cuda
 
 clean:  ## remove the environment and everything that was built
 	rm -rf $(VENV) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
