@@ -44,6 +44,13 @@ def texts(file: Path) -> list[tuple[str, int]]:
     ]
 
 
+def text(file: Path, tag: str) -> str:
+    """The first text under a tag."""
+    return next(
+        v.tensor.string_val[0].decode() for _, v in values(file) if v.tag == tag and v.tensor
+    )
+
+
 def histograms(file: Path) -> dict[tuple[str, int], "Histogram"]:
     """Every histogram by tag and step."""
     return {

@@ -1,7 +1,7 @@
 """One snapshot of parameters and gradients: tbtrainer, `add_histogram`, wandb.watch's computation.
 
-The same tensors in one run, in turns; the table shows medians and ratios to tbtrainer. The
-computation of `wandb.watch` (wandb 0.22, `TorchHistory.log_tensor_stats`) is rebuilt from its steps:
+The same tensors in one run, in turns; the table shows medians and ratios to tbtrainer. What
+`wandb.watch` computes (wandb 0.22, `TorchHistory.log_tensor_stats`) is rebuilt from its steps:
 flatten, drop what is not finite, `min`, `max`, `histc` in 64 bins, and the copy to a list.
 
     python tests/benchmarks/bench_snapshot.py --model minilm

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
-from tests.events import event_files, histograms, scalars
+from tests.events import event_files, histograms, scalars, text
 from tests.tensorboard_server import tensorboard
-from tests.tiny import arguments, trainer
+from tests.tiny import Sequences, arguments, classifier, trainer
 
 SAVING = {"save_strategy": "steps", "save_steps": 4, "histogram_steps": 3}
 
@@ -174,3 +174,28 @@ def test_sigterm_flushes_and_then_does_what_it_did_before(kind, code, tmp_path):
     assert done.returncode == code, done.stderr
     assert ("handled" in done.stdout) == (kind == "handled")
     assert ("last", 7, 1.0) in all_scalars(tmp_path)
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["numbered", "named"])
+def test_every_trial_of_a_search_has_its_own_run(named, tmp_path):
+    made = TBTrainer(
+        model_init=lambda: classifier(),
+        args=arguments(TBTrainingArguments, tmp_path, logging_dir=str(tmp_path / "search")),
+        train_dataset=Sequences(64),
+        eval_dataset=Sequences(16, seed=1),
+    )
+    made.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
+        hp_name=(lambda trial: f"trial-{trial.number}") if named else None,
+        backend="optuna",
+        n_trials=2,
+    )
+    names = ["trial-0", "trial-1"] if named else ["run-0", "run-1"]
+    assert sorted(path.name for path in (tmp_path / "search").iterdir()) == names
+    rates = set()
+    for name in names:
+        (file,) = event_files(tmp_path / "search" / name)
+        assert [step for tag, step, _ in scalars(file) if tag == "train/loss"] == [2, 4, 6, 8, 10]
+        rates |= {value for tag, step, value in scalars(file) if tag == "train/learning_rate"}
+        assert "learning_rate" in text(file, "args/text_summary")
+    assert len(rates) > 5

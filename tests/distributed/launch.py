@@ -1,0 +1,96 @@
+"""Starts a script under torchrun and reads its verdict."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def launch(
+    script: str,
+    *arguments: str,
+    processes: int = 2,
+    nodes: int = 1,
+    timeout_seconds: float = 240,
+    environment: dict[str, str] | None = None,
+) -> Any:
+    """Runs a script of this folder on several processes of this machine.
+
+    Args:
+        script: File name in this folder.
+        arguments: Command-line arguments of the script.
+        processes: Processes per node.
+        nodes: Groups of processes; each believes to be a machine of its own.
+        timeout_seconds: After this long everything is killed and the test fails.
+        environment: Variables set on top of this process's own.
+
+    Returns:
+        The last line of JSON that any rank printed.
+    """
+    port = _free_port()
+    started = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run"),
+                *("--master-addr", "127.0.0.1", "--master-port", str(port)),
+                *("--nnodes", str(nodes), "--node-rank", str(node)),
+                *("--nproc-per-node", str(processes), str(HERE / script), *arguments),
+            ],
+            cwd=ROOT,
+            env={**os.environ, **_environment(), **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for node in range(nodes)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout_seconds)[0] for process in started]
+    except subprocess.TimeoutExpired:
+        for process in started:
+            process.terminate()  # torchrun ends its workers.
+        outputs = [process.communicate()[0] for process in started]
+        raise AssertionError(
+            f"{script} took longer than {timeout_seconds} s:\n{_tail(outputs)}"
+        ) from None
+    if any(process.returncode != 0 for process in started):
+        raise AssertionError(f"{script} failed:\n{_tail(outputs)}")
+    return _verdict(outputs)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PYTHONPATH": str(ROOT),
+        # Two cores, at least two processes.
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "DS_ACCELERATOR": "cpu",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _verdict(outputs: list[str]) -> Any:
+    for line in reversed("\n".join(outputs).splitlines()):
+        if line.startswith(("{", "[")):
+            try:
+                return json.loads(line)
+            except json.JSONDecodeError:
+                continue
+    raise AssertionError(f"no verdict was printed:\n{_tail(outputs)}")
+
+
+def _tail(outputs: list[str]) -> str:
+    return "\n--\n".join(output[-6000:] for output in outputs)
