@@ -12,14 +12,16 @@ from tests.events import event_files, histograms, scalars
 def trained(request, tmp_path_factory) -> tuple[list[dict], Path]:
     processes, nodes = request.param
     directory = tmp_path_factory.mktemp("ddp")
-    return launch("ddp_training.py", str(directory), processes=processes, nodes=nodes), directory
+    return launch(
+        "training_modes.py", "ddp", str(directory), processes=processes, nodes=nodes
+    ), directory
 
 
 def test_the_mode_is_really_on(trained):
     verdicts, _ = trained
     assert [v["rank"] for v in verdicts] == [0, 1]
     assert {v["distributed_type"] for v in verdicts} == {"DistributedType.MULTI_CPU"}
-    assert all(v["wrapped_in_ddp"] for v in verdicts)
+    assert {v["wrapper"] for v in verdicts} == {"DistributedDataParallel"}
 
 
 def test_the_training_is_unchanged_on_every_rank(trained):

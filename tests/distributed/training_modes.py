@@ -1,0 +1,133 @@
+"""Started by torchrun: one training with `Trainer` and with `TBTrainer`, compared on each rank.
+
+    torchrun --nproc-per-node 2 tests/distributed/training_modes.py MODE DIRECTORY
+
+MODE is one of ddp, fsdp1, fsdp2, zero1, zero2, zero3. Rank zero prints one JSON verdict.
+"""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainingArguments
+
+from tbtrainer import TBTrainer, TBTrainingArguments
+from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
+from tests.tiny import arguments, trainer
+
+CHANGES: dict[str, Any] = {
+    "eval_strategy": "steps",
+    "eval_steps": 5,
+    "gradient_accumulation_steps": 2,
+}
+SHOWN = {"histogram_steps": 2, "norm_detail": "parameter", "telemetry_errors": "raise"}
+
+
+def changes_of(mode: str) -> dict[str, Any]:
+    """What puts `Trainer` into a mode."""
+    if mode == "ddp":
+        return {"save_strategy": "steps", "save_steps": 5}
+    if mode.startswith("fsdp"):
+        version = int(mode[-1])
+        return {
+            "fsdp": "full_shard auto_wrap",
+            "fsdp_config": {
+                "fsdp_version": version,
+                "version": version,
+                "reshard_after_forward": True if version == 2 else "full_shard",
+                "transformer_layer_cls_to_wrap": ["BertLayer"],
+                "use_orig_params": True,
+                # On CPUs accelerate finds no device to do these on.
+                "sync_module_states": False,
+                "cpu_ram_efficient_loading": False,
+            },
+        }
+    stage = int(mode[-1])
+    config = {
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    return {"deepspeed": config}
+
+
+def state_of(made: Any) -> dict[str, Any]:
+    """Everything that a training leaves behind on this rank, in its own shards."""
+    return {
+        "weights": {n: _local(p) for n, p in made.model_wrapped.named_parameters()},
+        "optimizer": _local(made.optimizer.state_dict()),
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "history": [
+            {k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))}
+            for entry in made.state.log_history
+        ],
+    }
+
+
+def _local(value: Any) -> Any:
+    """A copy of this rank's part of a nested state."""
+    if isinstance(value, dict):
+        return {key: _local(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_local(item) for item in value]
+    if not isinstance(value, torch.Tensor):
+        return value if isinstance(value, int | float | str | bool) else None
+    value = getattr(value, "ds_tensor", value).detach()
+    return (value.to_local() if hasattr(value, "to_local") else value).clone()
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Bit-equality of nested states."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right
+
+
+def main(mode: str, directory: str) -> None:
+    """Trains twice and prints the verdict."""
+    allow_fsdp_on_cpu()
+    changes = {**CHANGES, **changes_of(mode)}
+    # Every node of a group has its own output directory, as on machines without a shared disk.
+    output = Path(directory) / f"node-{os.environ['GROUP_RANK']}"
+    stock = trainer(Trainer, arguments(TrainingArguments, output / "stock", **changes))
+    stock.train()
+    expected = state_of(stock)
+    ours = trainer(TBTrainer, arguments(TBTrainingArguments, output / "ours", **changes, **SHOWN))
+    writer = type(ours.writer).__name__
+    ours.train()
+    actual = state_of(ours)
+    ours.evaluate()
+    verdict = {
+        "rank": dist.get_rank(),
+        "distributed_type": str(ours.accelerator.distributed_type),
+        "wrapper": type(ours.model_wrapped).__name__,
+        "parameters": sorted({type(p.data).__name__ for p in ours.model_wrapped.parameters()}),
+        "elements_here": sum(p.numel() for p in map(_local, ours.model_wrapped.parameters())),
+        "should_log": ours.args.should_log,
+        "writer": writer,
+        "equal": {key: equal(value, actual[key]) for key, value in expected.items()},
+    }
+    verdicts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(verdicts, verdict)
+    if dist.get_rank() == 0:
+        print(json.dumps(verdicts), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
