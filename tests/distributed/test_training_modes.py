@@ -1,0 +1,75 @@
+"""In every mode the training is unchanged, and the run shows the same whole tensors."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launch import launch
+from tests.events import Histogram, event_files, histograms, scalars
+
+# What tells that a mode is on: distributed type, wrapper, share of the parameters on each rank.
+MODES = {
+    "fsdp1": ("DistributedType.FSDP", "FullyShardedDataParallel", 0.5),
+    "fsdp2": ("DistributedType.FSDP", "FSDPBertForSequenceClassification", 0.6),
+    "zero1": ("DistributedType.DEEPSPEED", "DeepSpeedEngine", 1.0),
+    "zero2": ("DistributedType.DEEPSPEED", "DeepSpeedEngine", 1.0),
+    "zero3": ("DistributedType.DEEPSPEED", "DeepSpeedEngine", 0.5),
+}
+ELEMENTS = 6034
+
+
+def trained_in(mode: str, directory: Path) -> tuple[list[dict], Path]:
+    verdicts = launch("training_modes.py", mode, str(directory))
+    (file,) = event_files(directory / "node-0" / "ours")
+    return verdicts, file
+
+
+@pytest.fixture(scope="module")
+def ddp(tmp_path_factory) -> Path:
+    return trained_in("ddp", tmp_path_factory.mktemp("ddp"))[1]
+
+
+@pytest.fixture(scope="module", params=MODES)
+def trained(request, tmp_path_factory) -> tuple[str, list[dict], Path]:
+    return request.param, *trained_in(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_the_mode_is_really_on(trained):
+    mode, verdicts, _ = trained
+    distributed_type, wrapper, share = MODES[mode]
+    for verdict in verdicts:
+        assert verdict["distributed_type"] == distributed_type
+        assert verdict["wrapper"] == wrapper
+        assert verdict["elements_here"] <= share * ELEMENTS
+    if mode == "fsdp2":
+        assert "DTensor" in verdicts[0]["parameters"]
+
+
+def test_the_training_is_unchanged_on_every_rank(trained):
+    _, verdicts, _ = trained
+    for verdict in verdicts:
+        assert all(verdict["equal"].values()), verdict
+
+
+def test_the_histograms_are_those_of_ddp(trained, ddp):
+    mode, _, file = trained
+    expected, shown = histograms(ddp), histograms(file)
+    assert shown.keys() == expected.keys()
+    for key, reference in expected.items():
+        histogram: Histogram = shown[key]
+        assert histogram.count == reference.count == histogram.counts.sum(), key
+        # Sums in another order give other last bits, which is all that some gradients hold.
+        if reference.sum_of_squares > 1e-12:
+            for value in ("sum_of_squares", "minimum", "maximum"):
+                assert getattr(histogram, value) == pytest.approx(
+                    getattr(reference, value), rel=1e-3, abs=1e-6
+                ), (mode, key, value)
+
+
+def test_the_gradient_norms_are_those_of_ddp(trained, ddp):
+    _, _, file = trained
+    expected, shown = (
+        {(tag, step): v for tag, step, v in scalars(f) if tag in ("grad_norm/total", "eval/loss")}
+        for f in (ddp, file)
+    )
+    assert shown == pytest.approx(expected, rel=1e-4)
