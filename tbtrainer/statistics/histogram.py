@@ -44,6 +44,8 @@ class Histogram:
     bucket_counts: Floats
 
 
+# Widths beyond float64 merge more than they should, and are nothing to warn of.
+@np.errstate(over="ignore", invalid="ignore")
 def histograms(
     statistics: TensorStatistics,
     linear: NDArray[np.int64],
@@ -122,22 +124,42 @@ def _linear_buckets(
         more than the pass has, for the zeros and for the other half of the bucket they were in.
         Without zeros they are empty and without width, at the end.
     """
-    steps = np.arange(LINEAR_BUCKET_COUNT + 1) / LINEAR_BUCKET_COUNT
+    # In two halves: the difference of two float64 may lie beyond float64.
+    half = (high / 2 - low / 2)[:, None] * (
+        np.arange(LINEAR_BUCKET_COUNT + 1) / LINEAR_BUCKET_COUNT
+    )
     edges = np.empty((len(counts), LINEAR_BUCKET_COUNT + 3))
-    edges[:, :-2] = low[:, None] + (high - low)[:, None] * steps
+    edges[:, :-2] = np.minimum(low[:, None] + half + half, high[:, None])
     edges[:, -3:] = high[:, None]
     pieces = np.zeros((len(counts), LINEAR_BUCKET_COUNT + 2))
     pieces[:, :-2] = counts
-    for row in np.flatnonzero((zeros > 0) & (low < 0) & (high > 0)):
-        width = (high[row] - low[row]) / LINEAR_BUCKET_COUNT
-        at = min(int((0 - low[row]) / width), LINEAR_BUCKET_COUNT - 1)
-        others = max(pieces[row, at] - zeros[row], 0.0)
-        below = round(others * min(max(-edges[row, at] / width, 0.0), 1.0))
-        pieces[row, at + 3 :] = pieces[row, at + 1 : -2].copy()
-        pieces[row, at : at + 3] = below, zeros[row], others - below
-        edges[row, at + 3 :] = edges[row, at + 1 : -2].copy()
-        edges[row, at + 1 : at + 3] = 0.0
+    for row in np.flatnonzero((zeros > 0) & (low <= 0) & (high >= 0) & (low < high)):
+        _set_zeros_apart(edges[row], pieces[row], float(zeros[row]))
     return edges, pieces
+
+
+def _set_zeros_apart(edges: Floats, pieces: Floats, zeros: float) -> None:
+    """Puts a bucket of no width at 0 into one row of the linear pass, which has room at its end."""
+    width = edges[-1] / LINEAR_BUCKET_COUNT - edges[0] / LINEAR_BUCKET_COUNT
+    inner = edges[1:LINEAR_BUCKET_COUNT]
+    inner[np.abs(inner) < 1e-6 * width] = 0.0
+    at = min(int(np.searchsorted(edges, 0.0, "right")) - 1, LINEAR_BUCKET_COUNT - 1)
+    if edges[at] == 0 and pieces[at] < zeros:
+        # 0 is an edge, and the pass rounded it down.
+        at -= 1
+    others = max(pieces[at] - zeros, 0.0)
+    share = min(-edges[at] / width, 1.0)
+    below = np.round(others * share)
+    # A half without width would keep the edges of the zeros from being seen, so it is not made.
+    halves = [(below, 0.0)] if share > 0 else []
+    halves.append((zeros, 0.0))
+    if edges[at + 1] > 0:
+        halves.append((others - below, edges[at + 1]))
+    after, spare = at + len(halves), 3 - len(halves)
+    pieces[after:] = np.append(pieces[at + 1 : -2], np.zeros(spare))
+    edges[after + 1 :] = np.append(edges[at + 2 : -2], np.full(spare, edges[-1]))
+    pieces[at:after] = [count for count, _ in halves]
+    edges[at + 1 : after + 1] = [limit for _, limit in halves]
 
 
 def _merged(edges: Floats, counts: Floats, max_buckets: int) -> Iterator[tuple[Floats, Floats]]:
@@ -188,7 +210,7 @@ def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
     filled = alone.copy()
     alone[:, 1:] &= ~filled[:, :-1]
     alone[:, :-1] &= ~filled[:, 1:]
-    widest = (edges[:, -1:] - edges[:, :1]) / _ATOMS_IN_RANGE
+    widest = edges[:, -1:] / _ATOMS_IN_RANGE - edges[:, :1] / _ATOMS_IN_RANGE
     alone &= np.diff(edges, axis=1) > widest
     alone[:, [0, -1]] = False
     positive = edges[:, :-1] >= 0

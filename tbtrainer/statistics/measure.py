@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics import accelerator, cpu, small
+from tbtrainer.statistics import accelerator, cpu
 from tbtrainer.statistics.buckets import BUCKET_COUNT, LINEAR_BUCKET_COUNT
 
 
@@ -99,7 +99,7 @@ def measure(
         backend.measure_into(found, chosen, divisor)
         if len(rows) == len(tensors):
             return found.to(device)
-        index = torch.tensor(rows).to(device, non_blocking=True)
+        index = torch.tensor(rows, device="cpu").to(device, non_blocking=True)
         for f in fields(found):
             getattr(result, f.name)[index] = getattr(found, f.name).to(device, non_blocking=True)
     return result
@@ -129,23 +129,14 @@ def measure_linear(
     """
     device = minimum.device
     counts = torch.zeros(len(tensors), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=device)
-    filled = [(row, t) for row, t in enumerate(tensors) if t is not None and t.numel() > 0]
-    if device.type == "cpu" and all(tensor.device.type == "cpu" for _, tensor in filled):
-        scale = None if divisor is None else divisor.item()
-        rows = [row for row, _ in filled]
-        small.linear_into(counts, rows, [t for _, t in filled], minimum, maximum, scale)
-        return counts
-    for row, tensor in filled:
-        low, high = (end[row].to(tensor.device, non_blocking=True) for end in (minimum, maximum))
-        values = tensor.detach().reshape(-1).to(torch.float64)
-        if divisor is not None:
-            values = values / divisor.to(tensor.device)
-        finite = torch.isfinite(values)
-        width = torch.where(high > low, (high - low) / LINEAR_BUCKET_COUNT, torch.ones_like(low))
-        index = ((values.where(finite, low) - low) / width).clamp_(0, LINEAR_BUCKET_COUNT - 1)
-        found = torch.zeros(LINEAR_BUCKET_COUNT, dtype=torch.int64, device=tensor.device)
-        found.scatter_add_(0, index.to(torch.int64), finite.to(torch.int64))
-        counts[row] += found.to(device, non_blocking=True)
+    for source, rows in _rows_by_device(tensors).items():
+        chosen = [tensors[row] for row in rows]
+        index = torch.tensor(rows, device="cpu").to(device, non_blocking=True)
+        low, high = (end[index].to(source, non_blocking=True) for end in (minimum, maximum))
+        found = torch.zeros(len(rows), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=source)
+        backend = cpu if source.type == "cpu" else accelerator
+        backend.linear_into(found, chosen, low, high, divisor)
+        counts[index] = found.to(device, non_blocking=True)
     return counts
 
 

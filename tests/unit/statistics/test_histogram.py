@@ -76,6 +76,14 @@ ATOMS = {
     "many small integers": (torch.arange(SIZE) % 6, range(6)),
     "signs": ((torch.arange(SIZE) % 3 - 1).float(), [-1, 0, 1]),
     "ninety per cent zeros": (normal(5000) * (torch.arange(5000) % 10 == 0), [0.0]),
+    "small signs": ((torch.arange(999) % 3 - 1) * 0.02, [0.0]),
+    "zeros below": (normal(5000).relu(), [0.0]),
+    "zeros above": (-normal(5000).relu(), [0.0]),
+    "a constant beside an outlier": (torch.tensor([0.25] * 999 + [100.0]), [0.25]),
+    "a value among noise": (
+        normal(SIZE).where(torch.arange(SIZE) % 3 == 0, 0.3),
+        [np.float32(0.3)],
+    ),
     "many zeros": (normal(SIZE) * (torch.arange(SIZE) % 10 == 0), [0.0]),
 }
 
@@ -106,6 +114,25 @@ def test_merging_keeps_the_total_and_the_ends(values, buckets):
     assert (histogram.minimum, histogram.maximum) == (finite.min().item(), finite.max().item())
     assert (np.diff(edges_of(histogram)) >= 0).all()
     assert (histogram.bucket_counts >= 0).all()
+
+
+def test_the_zeros_of_a_small_tensor_have_a_bucket_without_width():
+    beside = (normal(3000, 0.1) + 1).where(torch.arange(3000) % 3 > 0, 0.0)
+    for values in (beside, -beside, (torch.arange(999) % 3 - 1) * 0.02):
+        (histogram,) = histogram_of(values)
+        edges = edges_of(histogram)
+        at = (edges[:-1] == 0) & (edges[1:] == 0)
+        assert histogram.bucket_counts[at].sum() == (values == 0).sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
+def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values):
+    tensor = torch.tensor(values, dtype=torch.float64)
+    (histogram,) = histogram_of(tensor)
+    assert histogram.bucket_counts.sum() == len(values)
+    assert np.isfinite(histogram.bucket_limits).all()
+    assert (edges_of(histogram)[:-1] <= edges_of(histogram)[1:]).all()
 
 
 def test_a_histogram_event_takes_no_more_than_a_kilobyte_and_a_quarter():

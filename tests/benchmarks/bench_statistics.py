@@ -1,0 +1,178 @@
+"""What measuring costs per element and per tensor, beside what people use today.
+
+Three tables, each of ways that take turns over the same tensors in one run, with medians and
+ratios to the first: dtypes and strides, the size of a tensor, and the number of small ones. A
+fourth shows what a histogram costs on its way into an event file, and how large it is.
+
+    python tests/benchmarks/bench_statistics.py --device cpu
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from tbtrainer.statistics import Histogram, histograms, measure, measure_linear
+
+Tensors = Sequence[Tensor]
+
+
+def wandb_watch(tensors: Tensors) -> None:
+    """The steps of wandb 0.22, `TorchHistory.log_tensor_stats`, without its process and files."""
+    for tensor in tensors:
+        flat = tensor.reshape(-1).float()
+        if not torch.isfinite(flat).all().item():
+            flat = flat[torch.isfinite(flat)]
+        low, high = flat.min().item(), flat.max().item()
+        if low == high:
+            high = low + 1e-6
+        flat.histc(bins=64, min=low, max=high).cpu().tolist()
+
+
+def seconds_in_turns(
+    ways: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, float]:
+    """The median seconds of each way, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(repeats + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if round_:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+class Bench:
+    """Runs the ways over tensors and prints a row for each set.
+
+    Args:
+        device: Where the tensors are.
+        repeats: Rounds that count.
+        directory: Where `add_histogram` writes.
+    """
+
+    def __init__(self, device: torch.device, repeats: int, directory: str) -> None:
+        self.device, self.repeats = device, repeats
+        self._writer = SummaryWriter(directory)
+
+    def heading(self, subject: str) -> None:
+        """Begins a table."""
+        print(f"\n| {subject} | ns per element | us per tensor | add_histogram | wandb.watch |")
+        print("|---|---|---|---|---|")
+
+    def row(self, name: str, tensors: Tensors) -> None:
+        """Measures one set of tensors."""
+        taken = seconds_in_turns(
+            {
+                "tbtrainer": lambda: measure(tensors, self.device),
+                "add_histogram": lambda: self._add_histograms(tensors),
+                "wandb.watch": lambda: wandb_watch(tensors),
+            },
+            self.repeats,
+            self.device,
+        )
+        ours, elements = taken["tbtrainer"], sum(tensor.numel() for tensor in tensors)
+        ratios = " | ".join(
+            f"{taken[way] / ours:.1f} x" for way in ("add_histogram", "wandb.watch")
+        )
+        per_element, per_tensor = ours / elements * 1e9, ours / len(tensors) * 1e6
+        print(f"| {name} | {per_element:.2f} | {per_tensor:.1f} | {ratios} |", flush=True)
+
+    def _add_histograms(self, tensors: Tensors) -> None:
+        for tensor in tensors:
+            self._writer.add_histogram("a/tensor", tensor.float(), 1)
+
+
+def kinds(device: torch.device, elements: int) -> dict[str, Tensors]:
+    """Tensors of about the same number of elements that differ in what they hold, and how."""
+    side = int(elements**0.5)
+    values = torch.randn(side, side, device=device) * 0.02
+    return {
+        "float32": [values],
+        "bfloat16": [values.bfloat16()],
+        "float16": [values.half()],
+        "float64": [values.double()],
+        "int64": [(values * 1000).long()],
+        "float32, half zeros": [values.relu()],
+        "float32, transposed": [values.t()],
+        "float32, every second column": [values.repeat(1, 2)[:, ::2]],
+    }
+
+
+def merging(device: torch.device) -> None:
+    """What becomes of the statistics on the host, for tensors with and without a linear pass."""
+    print("\n| histograms of | us per tensor | buckets | bytes per event |\n|---|---|---|---|")
+    for name, size in (("768 elements", 768), ("100,000 elements", 100_000)):
+        tensors = [torch.randn(size, device=device) * 0.02 for _ in range(100)]
+        found = measure(tensors, device)
+        rows = list(range(100)) if size < 65_536 else []
+        linear = measure_linear(
+            tensors[: len(rows)], found.minimum[: len(rows)], found.maximum[: len(rows)]
+        )
+        on_host, counts = found.to(torch.device("cpu")), linear.cpu().numpy()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        merged = histograms(on_host, counts, rows, 64)
+        per_tensor = (time.perf_counter() - began) / len(tensors) * 1e6
+        sizes = [event_bytes(histogram) for histogram in merged if histogram is not None]
+        buckets = max(len(h.bucket_counts) for h in merged if h is not None)
+        print(f"| {name} | {per_tensor:.1f} | {buckets} | {int(np.max(sizes))} |", flush=True)
+
+
+def event_bytes(histogram: Histogram) -> int:
+    """The size of the record's payload, under a name of usual length."""
+    proto = HistogramProto(
+        min=histogram.minimum,
+        max=histogram.maximum,
+        num=histogram.count,
+        sum=histogram.sum,
+        sum_squares=histogram.sum_of_squares,
+        bucket_limit=histogram.bucket_limits,
+        bucket=histogram.bucket_counts,
+    )
+    tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
+    summary = Summary(value=[Summary.Value(tag=tag, histo=proto)])
+    return len(Event(wall_time=1e9, step=1000, summary=summary).SerializeToString())
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--elements", type=int, default=4_000_000, help="of the larger tensors")
+    parser.add_argument("--most-elements", type=int, default=100_000_000, help="in the sizes")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(device, options.repeats, directory)
+        bench.heading("one tensor of")
+        for name, tensors in kinds(device, options.elements).items():
+            bench.row(name, tensors)
+        bench.heading("one float32 tensor of this many elements")
+        elements = 1_000_000
+        while elements <= options.most_elements:
+            bench.row(f"{elements:,}", [torch.randn(elements, device=device) * 0.02])
+            elements *= 10
+        bench.heading("this many float32 tensors of 100 elements")
+        for number in (10, 100, 1000, 10_000):
+            bench.row(f"{number:,}", [torch.randn(100, device=device) for _ in range(number)])
+    merging(device)
+
+
+if __name__ == "__main__":
+    main()
