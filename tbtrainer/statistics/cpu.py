@@ -32,7 +32,8 @@ _TORCH_SERIAL = 32_704
 # Elements. With its buffers a chunk stays in the caches of a core. NumPy works on one of any size
 # in the calling thread, and seldom enough for the calls not to count.
 CHUNK = 4 * _TORCH_SERIAL
-# Between two operations a thread holds Python's lock for about a tenth of the time.
+# A chunk is some thirty calls, each of which holds Python's lock for a microsecond or two: with
+# more threads they would wait for one another.
 _MOST_THREADS = 8
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)

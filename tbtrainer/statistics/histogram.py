@@ -66,6 +66,17 @@ def histograms(
     result: list[Histogram | None] = [None] * len(statistics.count)
     linear_row_of = {row: index for index, row in enumerate(linear_rows)}
     counts = statistics.buckets.numpy()
+    # In the order of the fields of a histogram.
+    numbers = list(
+        zip(
+            statistics.minimum.tolist(),
+            statistics.maximum.tolist(),
+            (statistics.count - statistics.nonfinite).tolist(),
+            statistics.sum.tolist(),
+            statistics.sum_of_squares.tolist(),
+            strict=True,
+        )
+    )
     low, high = statistics.minimum.numpy(), statistics.maximum.numpy()
     zeros = statistics.zeros.numpy()
     filled = np.flatnonzero(counts.any(axis=1)).tolist()
@@ -79,7 +90,7 @@ def histograms(
             linear[[linear_row_of[row] for row in rows]], low[rows], high[rows], zeros[rows]
         )
         for row, merged in zip(rows, _merged(edges, pieces, max_buckets), strict=True):
-            result[row] = _histogram(statistics, row, *merged)
+            result[row] = Histogram(*numbers[row], *merged)
     for rows in _in_parts([row for row in filled if row not in finer]):
         # Only the columns that some row fills: usually a third of all.
         columns = np.flatnonzero(counts[rows].any(axis=0))
@@ -87,20 +98,8 @@ def histograms(
         edges = np.clip(BUCKET_EDGES[None, first : last + 1], low[rows, None], high[rows, None])
         pieces = counts[rows, first:last].astype(np.float64)
         for row, merged in zip(rows, _merged(edges, pieces, max_buckets), strict=True):
-            result[row] = _histogram(statistics, row, *merged)
+            result[row] = Histogram(*numbers[row], *merged)
     return result
-
-
-def _histogram(statistics: TensorStatistics, row: int, limits: Floats, counts: Floats) -> Histogram:
-    return Histogram(
-        minimum=statistics.minimum[row].item(),
-        maximum=statistics.maximum[row].item(),
-        count=int(statistics.count[row] - statistics.nonfinite[row]),
-        sum=statistics.sum[row].item(),
-        sum_of_squares=statistics.sum_of_squares[row].item(),
-        bucket_limits=limits,
-        bucket_counts=counts,
-    )
 
 
 def _spread(counts: NDArray[np.int64]) -> float:

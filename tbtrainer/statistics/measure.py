@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class TensorStatistics:
             sum_of_squares=zeros(torch.float64),
             minimum=zeros(torch.float64) + torch.inf,
             maximum=zeros(torch.float64) - torch.inf,
-            buckets=zeros(torch.int64, BUCKET_COUNT),
+            buckets=_zero_buckets(rows, device),
         )
 
     def to(self, device: torch.device) -> "TensorStatistics":
@@ -61,6 +62,14 @@ class TensorStatistics:
     def with_extremes(self, minimum: Tensor, maximum: Tensor) -> "TensorStatistics":
         """The same with other minima and maxima."""
         return replace(self, minimum=minimum, maximum=maximum)
+
+
+def _zero_buckets(rows: int, device: torch.device) -> Tensor:
+    shape = (rows, BUCKET_COUNT)
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=torch.int64, device=device)
+    # NumPy asks for memory that is zero already, and the many pages without a count stay untouched.
+    return torch.from_numpy(np.zeros(shape, np.int64))
 
 
 def why_not_measurable(tensor: Tensor) -> str | None:
