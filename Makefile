@@ -12,8 +12,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 SOURCES := tbtrainer tests docs/examples setup.py
 
+# The oldest transformers that setup.cfg allows, in an environment of its own.
+OLDEST := $(VENV)-oldest
+TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/test_scalars.py unit/test_metrics.py \
+	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format docs screenshot bench bench-gpu clean
+.PHONY: help demo test test-fast test-oldest lint format docs screenshot bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -27,6 +32,9 @@ test: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/deepspeed $(STAMPS)/triton  ## run
 
 test-fast: $(STAMPS)/test $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the unit tests only
 	$(PYTEST) tests/unit
+
+test-oldest: $(OLDEST)/stamps/oldest  ## run the trainer's tests with the oldest transformers
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(TRAINER_TESTS)
 
 lint: $(STAMPS)/test  ## check format, style and types
 	$(BIN)/ruff format --check $(SOURCES)
@@ -52,12 +60,17 @@ bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device
 	$(BIN)/python tests/benchmarks/bench_training.py --model gpt2 --device cuda
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("tbtrainer needs Python 3.10 or newer; name one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+
+$(OLDEST)/stamps/oldest: $(REQUIREMENTS)
+	$(MAKE) VENV=$(OLDEST) $(OLDEST)/stamps/test
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "transformers==4.57.*"
+	@touch $@
 
 # One stamp per extra of setup.cfg.
 $(STAMPS)/%: $(REQUIREMENTS) | $(BIN)/python
