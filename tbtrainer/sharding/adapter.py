@@ -2,11 +2,18 @@
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class NotServed(Exception):
     """A part that cannot be told, for a reason that is the same on every rank."""
+
+
+def why_kind_not_known(tensor: Tensor) -> str | None:
+    """Names a subclass of tensor, whose bytes need not be its values: libraries quantise so."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return None
+    return f"{type(tensor).__name__} is a kind of tensor that is not known here"
 
 
 class ShardAdapter(Protocol):

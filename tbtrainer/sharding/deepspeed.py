@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+from tbtrainer.sharding.adapter import NotServed, ShardAdapter, why_kind_not_known
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,14 @@ def deepspeed_adapters(model: nn.Module, is_world_process_zero: bool) -> list[Sh
         return [Zero3Adapter()]
     if any(hasattr(parameter, "_hp_mapping") for parameter in parameters):
         stage = getattr(model, "zero_optimization_stage", lambda: 1)()
-        return [PartitionedGradientsAdapter(f"zero{int(stage)}", is_world_process_zero)]
+        optimizer = getattr(model, "optimizer", None)
+        problem = None
+        if getattr(optimizer, "round_robin_gradients", False):
+            # Fragments are looked up in the order of the parameters, but stored in another.
+            problem = (
+                "DeepSpeed mistakes one for another with round_robin_gradients (seen in 0.19.8)"
+            )
+        return [PartitionedGradientsAdapter(f"zero{int(stage)}", is_world_process_zero, problem)]
     return []
 
 
@@ -42,11 +49,15 @@ class PartitionedGradientsAdapter:
     Args:
         mode: `"zero1"` and so on, after the stage.
         is_world_process_zero: Whether this rank counts the parameters.
+        gradient_problem: Why no gradient can be read, or `None`; the same on every rank.
     """
 
-    def __init__(self, mode: str, is_world_process_zero: bool) -> None:
+    def __init__(
+        self, mode: str, is_world_process_zero: bool, gradient_problem: str | None = None
+    ) -> None:
         self.mode = mode
         self._counts_parameters = is_world_process_zero
+        self._gradient_problem = gradient_problem
 
     def serves(self, parameter: Tensor) -> bool:
         """Whether an optimizer partition holds the gradient: frozen parameters have none."""
@@ -54,8 +65,9 @@ class PartitionedGradientsAdapter:
 
     def why_not_served(self, parameter: Tensor) -> str | None:
         """Says that the partition does not span all ranks."""
-        group = getattr(parameter, "_dp_group", None)
-        return None if _spans_all_ranks(group) else _ON_A_PART_OF_THE_RANKS
+        if not _spans_all_ranks(getattr(parameter, "_dp_group", None)):
+            return _ON_A_PART_OF_THE_RANKS
+        return why_kind_not_known(parameter)
 
     def whole(self, parameter: Tensor) -> Tensor:
         """The parameter, which every rank holds."""
@@ -71,6 +83,8 @@ class PartitionedGradientsAdapter:
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
         """The fragment of the gradient that belongs to this rank's optimizer partition."""
+        if self._gradient_problem is not None:
+            raise NotServed(self._gradient_problem)
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:  # The parameter lies in other ranks' partitions.
             return None
@@ -81,9 +95,11 @@ class PartitionedGradientsAdapter:
         if fragment is None:
             return None
         address = mapping.lp_fragment_address
-        if fragment.numel() != address.numel:
+        if fragment.numel() == parameter.numel():
             # The bfloat16 optimizer keeps the whole gradient on every rank.
             fragment = fragment.reshape(-1)[address.start : address.start + address.numel]
+        if fragment.numel() != address.numel:
+            raise NotServed("DeepSpeed's fragment of it has another size than its place")
         return fragment.detach()  # type: ignore[no-any-return]
 
 
@@ -105,7 +121,7 @@ class Zero3Adapter:
             return "DeepSpeed keeps them quantised"
         if getattr(partition, "final_location", None) is not None:
             return "DeepSpeed keeps them on NVMe"
-        return None
+        return why_kind_not_known(parameter)
 
     def whole(self, parameter: Tensor) -> Tensor | None:
         """Nothing: the ranks hold different partitions."""
@@ -204,9 +220,13 @@ def observed_engine_step(engine: Any, observe: Callable[[], None]) -> Iterator[N
             observe()
         return step(*args, **kwargs)
 
+    was_wrapped = "step" in vars(engine)
     engine.step = observed_step
     try:
         yield
     finally:
+        # Unless somebody else has wrapped it since, in which case theirs calls this one.
         if vars(engine).get("step") is observed_step:
             del engine.step
+            if was_wrapped:
+                engine.step = step

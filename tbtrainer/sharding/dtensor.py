@@ -1,10 +1,9 @@
 """`DTensor` parameters: FSDP2, HSDP, tensor parallel, and meshes of several dimensions."""
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+from tbtrainer.sharding.adapter import NotServed, ShardAdapter, why_kind_not_known
 
 
 def dtensor_adapters(model: nn.Module) -> list[ShardAdapter]:
@@ -45,10 +44,7 @@ class DTensorAdapter:
         """Names what is not a shard: partial sums, and locals whose bytes are not their values."""
         if any(placement.is_partial() for placement in parameter.placements):  # type: ignore[attr-defined]
             return "they are partial sums, which only together make a tensor"
-        local = self._local(parameter)
-        if type(local) not in (Tensor, nn.Parameter):
-            return f"{type(local).__name__} is a kind of tensor that is not known here"
-        return None
+        return why_kind_not_known(self._local(parameter))
 
     def whole(self, parameter: Tensor) -> Tensor | None:
         """Nothing: the ranks differ, or are known to hold the same."""
@@ -75,8 +71,7 @@ class DTensorAdapter:
         return self._local(tensor) if self._counted[key] else None
 
     def _local(self, tensor: Tensor) -> Tensor:
-        with torch.no_grad():
-            local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
         # A result that is still being communicated is a tensor of its own type, with this method.
         wait = getattr(local, "wait", None)
         return (local if wait is None else wait()).detach()

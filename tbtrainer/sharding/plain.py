@@ -1,7 +1,8 @@
 """Whole tensors: one process, DDP, and what other modes leave whole on every rank."""
 
-import torch
 from torch import Tensor
+
+from tbtrainer.sharding.adapter import why_kind_not_known
 
 # Attributes by which libraries mark a parameter that is only a part of the whole one, though it
 # looks like any other: Megatron and DeepSpeed's AutoTP, fairscale and torch_xla.
@@ -26,12 +27,10 @@ class PlainAdapter:
 
     def why_not_served(self, parameter: Tensor) -> str | None:
         """Names tensors whose bytes are not their values, or which are parts of something."""
-        if type(parameter) not in (Tensor, torch.nn.Parameter):
-            return f"{type(parameter).__name__} is a kind of tensor that is not known here"
         for mark in _PART_MARKS:
             if getattr(parameter, mark, False):
                 return f"it is sharded in a way that is not known here (it has `{mark}`)"
-        return None
+        return why_kind_not_known(parameter)
 
     def whole(self, parameter: Tensor) -> Tensor:
         """The tensor, to be compared over the ranks: whole tensors are the same on all of them."""

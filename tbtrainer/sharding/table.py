@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -92,10 +93,12 @@ class ParameterTable:
         table._refused = self._refused
         return table
 
+    @torch.no_grad()
     def parameters(self) -> list[Tensor | None]:
         """This rank's part of every parameter."""
-        return [self._readable("parameter", row, row.adapter.parameter_part) for row in self.rows]
+        return [self._readable("value", row, row.adapter.parameter_part) for row in self.rows]
 
+    @torch.no_grad()
     def gradients(self) -> list[Tensor | None]:
         """This rank's part of every gradient, multiplied by the loss scale where there is one."""
         return [self._readable("gradient", row, row.adapter.gradient_part) for row in self.rows]
@@ -122,9 +125,15 @@ class ParameterTable:
         return None
 
     def _refuse(self, what: str, row: Row, reason: str) -> None:
-        if (what, row.name) not in self._refused:
-            self._refused.add((what, row.name))
-            logger.warning("The %s %s is not shown: %s.", what, row.name, reason)
+        if (what, reason) not in self._refused:
+            self._refused.add((what, reason))
+            logger.warning(
+                "The %s of %s is not shown: %s. This is said once, though others may have the same "
+                "cause; everything else is shown.",
+                what,
+                row.name,
+                reason,
+            )
 
 
 def parameter_table(
@@ -159,9 +168,12 @@ def parameter_table(
             *fsdp1_adapters(model),
             PlainAdapter(is_world_process_zero),
         ]
+        quantised = _quantised_by_bitsandbytes(model)
         for raw_name, parameter in model.named_parameters():
             adapter = next(a for a in adapters if a.serves(parameter))
             reason = adapter.why_not_served(parameter)
+            if id(parameter) in quantised:
+                reason = "bitsandbytes keeps them quantised"
             count = adapter.global_count(parameter) if reason is None else 0
             rows.append(Row(clean_name(raw_name), parameter, count, adapter))
             reasons.append(reason)
@@ -193,6 +205,19 @@ def breaches(table: ParameterTable, counts: Tensor) -> list[tuple[int, str]]:
         for index, (row, count) in enumerate(zip(table.rows, counts.tolist(), strict=True))
         if count not in (0, row.global_count)
     ]
+
+
+def _quantised_by_bitsandbytes(model: nn.Module) -> set[int]:
+    """Identities of weights whose bytes are packed, whatever dtype and type they have.
+
+    For FSDP they are stored as floating-point numbers (`bnb_4bit_quant_storage`) that mean nothing.
+    """
+    return {
+        id(module.weight)
+        for module in model.modules()
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt", "LinearFP4", "LinearNF4")
+        and isinstance(getattr(module, "weight", None), Tensor)
+    }
 
 
 def _warn_of_missing(rows: Sequence[Row], reasons: Sequence[str | None]) -> None:

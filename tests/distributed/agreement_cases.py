@@ -1,0 +1,156 @@
+"""Started by torchrun on two processes: what happens where a rank cannot serve something."""
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial
+
+from tbtrainer.sharding import breaches, parameter_table
+from tbtrainer.sharding.dtensor import DTensorAdapter
+from tests.distributed.odd_model import OddModel
+from tests.distributed.verification import Collected, whole_statistics
+
+
+def rank() -> int:
+    """Rank of this process."""
+    return dist.get_rank()
+
+
+def table_of(model: nn.Module) -> Any:
+    """The table, made on both ranks."""
+    return parameter_table(model, is_world_process_zero=rank() == 0)
+
+
+def parts_of_an_unknown_sharding() -> list[str]:
+    """Rank one holds other values under the same name, and nothing says so."""
+    model = OddModel()
+    if rank() == 1:
+        nn.init.normal_(model.frozen.weight)
+    return [row.name for row in table_of(model).rows]
+
+
+def marked_parts() -> list[str]:
+    """A library marks its parts; their values are the same by chance."""
+    model = OddModel()
+    model.frozen.bias.tensor_model_parallel = True
+    return [row.name for row in table_of(model).rows]
+
+
+def different_parameters() -> list[str]:
+    """As in a pipeline, the ranks hold different layers."""
+    return [row.name for row in table_of(OddModel(blocks=1 + rank())).rows]
+
+
+def one_rank_cannot_list() -> list[str]:
+    """An error while the rows are listed, on one rank."""
+    model = OddModel()
+    if rank() == 1:
+        model.named_parameters = None  # type: ignore[assignment]
+    return [row.name for row in table_of(model).rows]
+
+
+class Failing(DTensorAdapter):
+    """Stands for a library that changed."""
+
+    def parameter_part(self, parameter: Tensor) -> Tensor | None:
+        """Fails."""
+        raise AttributeError("it is kept in another way")
+
+
+def one_rank_cannot_read() -> dict[str, Any]:
+    """An error while the parts are read, on one rank: the other waits in a collective."""
+    model = OddModel()
+    fully_shard(model)
+    table = table_of(model)
+    spoilt = next(index for index, row in enumerate(table.rows) if row.name == "embed.weight")
+    if rank() == 1:
+        table.rows[spoilt] = replace(table.rows[spoilt], adapter=Failing())
+    found, _ = whole_statistics(table, table.parameters(), None)
+    return {
+        "breaches": [problem for _, problem in breaches(table, found.count)],
+        "right": int((found.count == torch.tensor([r.global_count for r in table.rows])).sum()),
+        "rows": len(table.rows),
+    }
+
+
+def sparse_gradient() -> list[bool]:
+    """A gradient that has no elements to be read."""
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Linear(3, 2))
+    table = table_of(model)
+    for _ in range(2):
+        model(torch.tensor([1, 2])).sum().backward()
+        seen = [gradient is not None for gradient in table.gradients()]
+    return seen
+
+
+def partial_sums() -> dict[str, Any]:
+    """A parameter, and a gradient, that exist as partial sums only."""
+    mesh = init_device_mesh("cpu", (2,))
+    model = nn.Module()
+    model.whole = nn.Parameter(DTensor.from_local(torch.ones(3), mesh))
+    model.partial = nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Partial()]))
+    table = table_of(model)
+    model.whole.grad = DTensor.from_local(torch.ones(3), mesh, [Partial()])
+    gradients = [gradient is not None for gradient in table.gradients()]
+    return {"rows": [row.name for row in table.rows], "gradients": gradients}
+
+
+def collectives() -> dict[str, Any]:
+    """Bytes of every collective of a snapshot, for a model and for one a thousand times larger."""
+    found = {}
+    for name, width in (("small", 4), ("large", 128)):
+        model = nn.Sequential(nn.Linear(width, width), nn.Linear(width, width))
+        fully_shard(model)
+        table = table_of(model)
+        carried: list[int] = []
+        originals = {key: getattr(dist, key) for key in ("all_reduce", "reduce")}
+
+        def counted(key: str, carried: list[int] = carried, originals: Any = originals) -> Any:
+            def call(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+                carried.append(tensor.numel() * tensor.element_size())
+                return originals[key](tensor, *args, **kwargs)
+
+            return call
+
+        for key in originals:
+            setattr(dist, key, counted(key))
+        whole_statistics(table, table.parameters(), None)
+        for key, original in originals.items():
+            setattr(dist, key, original)
+        found[name] = carried
+    return found
+
+
+CASES = (
+    parts_of_an_unknown_sharding,
+    marked_parts,
+    different_parameters,
+    one_rank_cannot_list,
+    one_rank_cannot_read,
+    sparse_gradient,
+    partial_sums,
+    collectives,
+)
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    verdicts = {}
+    for case in CASES:
+        messages: list[str] = []
+        handler = Collected(messages)
+        logging.getLogger("tbtrainer").addHandler(handler)
+        result = case()
+        logging.getLogger("tbtrainer").removeHandler(handler)
+        everywhere: list[Any] = [None, None]
+        dist.all_gather_object(everywhere, {"result": result, "warnings": messages})
+        verdicts[case.__name__] = everywhere
+    if rank() == 0:
+        print(json.dumps(verdicts), flush=True)
+    dist.destroy_process_group()

@@ -1,0 +1,248 @@
+"""Started by torchrun on two processes: DDP, FSDP1, FSDP2, tensor parallel against references."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, PartialState
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+from torch.distributed.tensor import DTensor, distribute_module
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from tbtrainer.sharding import ParameterTable
+from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
+from tests.distributed.odd_model import Block, OddModel, batch
+from tests.distributed.verification import Case, run
+
+allow_fsdp_on_cpu()
+
+
+def with_lora(model: nn.Module) -> nn.Module:
+    """Adapters beside frozen weights; their sizes are odd too."""
+    torch.manual_seed(1)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["up", "down"], r=3))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:  # Zeros would hide a mistake.
+            nn.init.normal_(parameter)
+    return wrapped
+
+
+def training(model: nn.Module, optimizer: Any, backward: Callable[[Tensor], Any], rank: int) -> Any:
+    """A step as `Trainer` takes it, gradients seen between backward and optimizer."""
+
+    def train_step(observe: Callable[[], None], step: int) -> None:
+        backward(model(batch(step, rank)))
+        observe()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train_step
+
+
+def gathered(tensor: Tensor | None) -> Tensor | None:
+    """The whole of a tensor, whatever it is."""
+    if tensor is None:
+        return None
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def parameters(table: ParameterTable) -> list[Tensor | None]:
+    """Whole parameters where they are whole or DTensors."""
+    return [gathered(row.parameter) for row in table.rows]
+
+
+def gradients(table: ParameterTable) -> list[Tensor | None]:
+    """Their gradients."""
+    return [gathered(row.parameter.grad) for row in table.rows]
+
+
+def accelerated(
+    model: nn.Module, mixed_precision: str = "no", plugin: Any = None
+) -> tuple[Accelerator, nn.Module, Any]:
+    """Prepared by accelerate in the way `Trainer` has it prepared."""
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    accelerator = Accelerator(
+        cpu=True,
+        mixed_precision=mixed_precision,
+        fsdp_plugin=plugin,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return accelerator, model, optimizer
+
+
+def facts(accelerator: Accelerator, model: nn.Module) -> dict[str, Any]:
+    """What shows the mode."""
+    return {
+        "distributed_type": str(accelerator.distributed_type).split(".")[-1],
+        "wrapper": type(model).__name__,
+        "types": sorted({type(p).__name__ for p in model.parameters()}),
+        "empty_shards": empty_shards(model),
+    }
+
+
+def empty_shards(model: nn.Module) -> int:
+    """Parameters that some rank holds nothing of, at most on one rank."""
+    locals_ = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    counts = [0] * dist.get_world_size()
+    dist.all_gather_object(counts, sum(local.numel() == 0 for local in locals_))
+    return max(counts)
+
+
+def ddp(compiled: bool = False) -> Case:
+    model: nn.Module = OddModel()
+    if compiled:
+        model = torch.compile(model, backend="eager")
+    accelerator, model, optimizer = accelerated(model)
+    step = training(model, optimizer, accelerator.backward, accelerator.process_index)
+    return Case(model, step, parameters, gradients, facts(accelerator, model))
+
+
+def ddp_float16() -> Case:
+    """Gradients multiplied by a loss scale that is no power of two."""
+    accelerator, model, optimizer = accelerated(OddModel())
+    scale = torch.tensor(1000.0)
+
+    def backward(loss: Tensor) -> None:
+        accelerator.backward(loss * scale)
+
+    step = training(model, optimizer, backward, accelerator.process_index)
+    return Case(model, step, parameters, gradients, facts(accelerator, model), lambda: scale)
+
+
+def fsdp2(model: nn.Module, mixed_precision: str = "no", evaluated: bool = False) -> Case:
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Block"],
+        cpu_ram_efficient_loading=False,
+    )
+    accelerator, model, optimizer = accelerated(model, mixed_precision, plugin)
+    if evaluated:
+        # The outermost parameters stay gathered after this, under the name of the sharded ones.
+        model.eval()
+        with torch.no_grad():
+            model(batch(0, 0))
+        model.train()
+    seen = facts(accelerator, model)
+    step = training(model, optimizer, accelerator.backward, accelerator.process_index)
+    return Case(model, step, parameters, gradients, seen)
+
+
+def fsdp1(
+    model: nn.Module,
+    original: bool,
+    strategy: ShardingStrategy = ShardingStrategy.FULL_SHARD,
+    mixed_precision: str = "no",
+) -> Case:
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=1,
+        sharding_strategy=strategy,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Block"],
+        use_orig_params=original,
+        cpu_ram_efficient_loading=False,
+        sync_module_states=False,
+    )
+    accelerator, model, optimizer = accelerated(model, mixed_precision, plugin)
+    step = training(model, optimizer, accelerator.backward, accelerator.process_index)
+    seen = facts(accelerator, model)
+    if not original:
+        return Case(model, step, flat_parameters, flat_gradients, seen)
+    return summoned(Case(model, step, parameters, gradients, seen))
+
+
+def summoned(case: Case) -> Case:
+    """The case with references that are read while FSDP1 has everything gathered."""
+
+    def full_parameters(table: ParameterTable) -> list[Tensor | None]:
+        with FullyShardedDataParallel.summon_full_params(case.model, writeback=False):
+            return parameters(table)
+
+    def full_gradients(table: ParameterTable) -> list[Tensor | None]:
+        with FullyShardedDataParallel.summon_full_params(
+            case.model, writeback=False, with_grads=True
+        ):
+            full = gradients(table)
+        # FSDP1 shows zeros as the gradients of frozen parameters.
+        trained = [row.parameter.requires_grad for row in table.rows]
+        return [g if trains else None for g, trains in zip(full, trained, strict=True)]
+
+    return replace(case, full_parameters=full_parameters, full_gradients=full_gradients)
+
+
+def flat_parameters(table: ParameterTable) -> list[Tensor | None]:
+    """The flat parameters, put together from all ranks."""
+    return [from_all_ranks(row.parameter, row.global_count) for row in table.rows]
+
+
+def flat_gradients(table: ParameterTable) -> list[Tensor | None]:
+    """Their gradients."""
+    return [from_all_ranks(row.parameter.grad, row.global_count) for row in table.rows]
+
+
+def from_all_ranks(shard: Tensor | None, count: int) -> Tensor | None:
+    """Equal shards in a row, padding at the end left out."""
+    if shard is None:
+        return None
+    shards = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
+    dist.all_gather(shards, shard.detach())
+    return torch.cat(shards)[:count]
+
+
+def tensor_parallel() -> Case:
+    """Sharded matrices, norms on a part of the sequence, the rest whole on every rank."""
+    model = OddModel(tied=False)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in model.blocks:
+        parallelize(block, mesh)
+    return by_hand(model, rank=0)
+
+
+def parallelize(block: Block, mesh: Any) -> None:
+    """Rows and columns over a mesh of one dimension, norms replicated."""
+    distribute_module(
+        block.norm, mesh, input_fn=lambda _, inputs, mesh: DTensor.from_local(inputs[0], mesh)
+    )
+    # Between the two the results stay DTensors, which know that the ranks' parts differ in size.
+    plan = {"up": ColwiseParallel(use_local_output=False), "down": RowwiseParallel()}
+    parallelize_module(block, mesh, plan)
+
+
+def by_hand(model: nn.Module, rank: int) -> Case:
+    """A case without accelerate."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
+    step = training(model, optimizer, lambda loss: loss.backward(), rank)
+    seen = {"types": sorted({type(p).__name__ for p in model.parameters()})}
+    return Case(model, step, parameters, gradients, seen)
+
+
+CASES = {
+    "ddp": ddp,
+    "ddp-compiled": lambda: ddp(compiled=True),
+    "ddp-float16": ddp_float16,
+    "fsdp2": lambda: fsdp2(OddModel()),
+    "fsdp2-bfloat16": lambda: fsdp2(OddModel(), mixed_precision="bf16"),
+    "fsdp2-lora": lambda: fsdp2(with_lora(OddModel())),
+    "fsdp2-after-evaluation": lambda: fsdp2(OddModel(), evaluated=True),
+    "fsdp1": lambda: fsdp1(OddModel(), original=True),
+    "fsdp1-bfloat16": lambda: fsdp1(OddModel(), original=True, mixed_precision="bf16"),
+    "fsdp1-lora": lambda: fsdp1(with_lora(OddModel()), original=True),
+    "fsdp1-no-shard": lambda: fsdp1(OddModel(), original=True, strategy=ShardingStrategy.NO_SHARD),
+    "fsdp1-flat": lambda: fsdp1(OddModel(frozen=False), original=False),
+    "tensor-parallel": tensor_parallel,
+}
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    chosen = sys.argv[1:] or list(CASES)
+    run({name: CASES[name] for name in chosen})

@@ -1,0 +1,236 @@
+"""Compares statistics put together from shards with those of the gathered tensors."""
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tbtrainer.sharding import (
+    ParameterTable,
+    breaches,
+    parameter_table,
+    reduce_counts,
+    reduce_extremes,
+)
+from tbtrainer.statistics import TensorStatistics, measure, measure_linear
+
+STEPS = 3
+CPU = torch.device("cpu")
+# Takes a function that is to be called when the gradients are ready, and the number of the step.
+TrainStep = Callable[[Callable[[], None], int], None]
+Gather = Callable[[ParameterTable], list[Tensor | None]]
+
+
+@dataclass
+class Case:
+    """One way of sharding, set up.
+
+    Attributes:
+        model: As it is trained.
+        train_step: Takes one optimizer step.
+        full_parameters: Gathers the whole parameters, in the table's order, on every rank.
+        full_gradients: The same of the gradients.
+        facts: What shows that the mode is really on.
+        loss_scale: What the gradients are multiplied by.
+        plants_gradients: Whether a NaN on one rank alone does not upset the mode itself.
+    """
+
+    model: nn.Module
+    train_step: TrainStep
+    full_parameters: Gather
+    full_gradients: Gather
+    facts: dict[str, Any]
+    loss_scale: Callable[[], Tensor | None] = lambda: None
+    plants_gradients: bool = True
+
+
+@dataclass
+class Verdict:
+    """What rank zero found.
+
+    Attributes:
+        facts: Those of the case, and what the table says.
+        differences: Every deviation from the reference, in words.
+        norm_error: Largest relative deviation of a norm.
+        gradients: Names of the parameters whose gradient was seen.
+        first_norms: Norms of the gradients of the first step, by name.
+        names: Names of the parameters shown.
+        compared: Tensors compared over all steps.
+        planted: Non-finite values planted in one rank's shard and found again.
+        warnings: What was logged while the table was built and read.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+    norm_error: float = 0.0
+    gradients: list[str] = field(default_factory=list)
+    first_norms: dict[str, float] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    compared: int = 0
+    planted: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Collected(logging.Handler):
+    """Keeps what is logged.
+
+    Args:
+        messages: Where it is kept.
+    """
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps one message."""
+        self.messages.append(record.getMessage())
+
+
+def verify(case: Case) -> Verdict:
+    """Trains some steps, and compares parameters and gradients at each."""
+    verdict = Verdict()
+    handler = Collected(verdict.warnings)
+    logging.getLogger("tbtrainer").addHandler(handler)
+    table = parameter_table(case.model, is_world_process_zero=dist.get_rank() == 0)
+    verdict.facts = {**case.facts, "mode": table.mode, "needs_reduction": table.needs_reduction}
+    verdict.names = [row.name for row in table.rows]
+    for step in range(STEPS):
+        last = step == STEPS - 1
+
+        def observe(last: bool = last, step: int = step) -> None:
+            if last and case.plants_gradients:
+                verdict.planted += plant("gradients", table, table.gradients(), float("nan"))
+            scale = case.loss_scale()
+            full = case.full_gradients(table)
+            verdict.gradients = [
+                row.name for row, g in zip(table.rows, full, strict=True) if g is not None
+            ]
+            place = f"gradients of step {step}"
+            compare(verdict, place, table, table.gradients(), full, scale)
+
+        case.train_step(observe, step)
+        if last:
+            verdict.planted += plant("parameters", table, table.parameters(), float("inf"))
+        place = f"parameters after step {step}"
+        compare(verdict, place, table, table.parameters(), case.full_parameters(table), None)
+    logging.getLogger("tbtrainer").removeHandler(handler)
+    return verdict
+
+
+@torch.no_grad()
+def plant(
+    what: str, table: ParameterTable, parts: Sequence[Tensor | None], value: float
+) -> list[str]:
+    """Puts a value into one shard of a trained tensor: never rank zero's where there is another.
+
+    Where every rank holds the whole tensor, it is put into all of them.
+    """
+    for index, row in enumerate(table.rows):
+        part = parts[index]
+        held = [0] * dist.get_world_size()
+        dist.all_gather_object(held, 0 if part is None else part.numel())
+        last = max((rank for rank, count in enumerate(held) if count), default=0)
+        if row.parameter.requires_grad and last > 0:
+            if dist.get_rank() == last and part is not None:
+                part.reshape(-1)[-1] = value
+            return [f"{what}: {row.name} on one of {len(held)} ranks"]
+    row = next(row for row in table.rows if row.parameter.requires_grad)
+    whole = row.parameter if what == "parameters" else row.parameter.grad
+    whole.reshape(-1)[-1] = value
+    return [f"{what}: {row.name} on all ranks"]
+
+
+def whole_statistics(
+    table: ParameterTable, parts: Sequence[Tensor | None], scale: Tensor | None
+) -> tuple[TensorStatistics, Tensor]:
+    """A snapshot as the recorder takes it: measured, and reduced where that is needed."""
+    found = measure(parts, CPU, scale)
+    minimum, maximum = found.minimum, found.maximum
+    if table.needs_reduction:
+        minimum, maximum = reduce_extremes(minimum, maximum, table.group)
+    linear = measure_linear(parts, minimum, maximum, scale)
+    found = found.with_extremes(minimum, maximum)
+    if table.needs_reduction:
+        found, linear = reduce_counts(found, linear, table.group)
+    return found, linear
+
+
+def compare(
+    verdict: Verdict,
+    place: str,
+    table: ParameterTable,
+    parts: Sequence[Tensor | None],
+    full: Sequence[Tensor | None],
+    scale: Tensor | None,
+) -> None:
+    """Adds to the verdict, on rank zero, how the parts together differ from the whole."""
+    found, linear = whole_statistics(table, parts, scale)
+    if dist.get_rank() != 0:
+        return
+    verdict.differences += [f"{place}: {problem}" for _, problem in breaches(table, found.count)]
+    buckets = measure(full, CPU, scale).buckets
+    for index, (row, tensor) in enumerate(zip(table.rows, full, strict=True)):
+        expected = _reference(tensor, scale)
+        got = {
+            "count": int(found.count[index]),
+            "nonfinite": int(found.nonfinite[index]),
+            "zeros": int(found.zeros[index]),
+            "minimum": float(found.minimum[index]),
+            "maximum": float(found.maximum[index]),
+        }
+        for key, value in got.items():
+            if value != expected[key]:
+                verdict.differences.append(
+                    f"{place}: {row.name} has {key} {value}, not {expected[key]}"
+                )
+        if not torch.equal(found.buckets[index], buckets[index]):
+            verdict.differences.append(f"{place}: {row.name} has other bucket counts")
+        if int(linear[index].sum()) != got["count"] - got["nonfinite"]:
+            verdict.differences.append(f"{place}: {row.name} has other linear counts")
+        norm = float(found.sum_of_squares[index]) ** 0.5
+        error = abs(norm - expected["norm"]) / max(expected["norm"], 1e-30)
+        verdict.norm_error = max(verdict.norm_error, error)
+        if place == "gradients of step 0" and tensor is not None:
+            verdict.first_norms[row.name] = norm
+        verdict.compared += tensor is not None
+
+
+def _reference(tensor: Tensor | None, scale: Tensor | None) -> dict[str, float]:
+    """The same numbers by the shortest way, in float64."""
+    if tensor is None:
+        tensor = torch.zeros(0)
+    values = tensor.detach().double().flatten()
+    if scale is not None:
+        values = values / scale
+    finite = values[values.isfinite()]
+    return {
+        "count": values.numel(),
+        "nonfinite": values.numel() - finite.numel(),
+        "zeros": int((values == 0).sum()),
+        "minimum": float(finite.min()) if finite.numel() else float("inf"),
+        "maximum": float(finite.max()) if finite.numel() else float("-inf"),
+        "norm": float(finite.square().sum().sqrt()),
+    }
+
+
+def run(cases: dict[str, Callable[[], Case]]) -> None:
+    """Verifies the cases one after another; rank zero prints one JSON verdict for all."""
+    verdicts: dict[str, Any] = {}
+    for name, build in cases.items():
+        try:
+            verdicts[name] = vars(verify(build()))
+        except Exception:
+            # The other ranks wait for this one: torchrun ends them.
+            print(f"{name} failed on rank {dist.get_rank()}:\n{traceback.format_exc()}", flush=True)
+            raise
+    if dist.get_rank() == 0:
+        print(json.dumps(verdicts), flush=True)
+    dist.barrier()
+    dist.destroy_process_group()

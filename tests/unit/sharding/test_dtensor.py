@@ -1,0 +1,67 @@
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed.tensor import Partial, Replicate, Shard
+
+from tbtrainer.sharding import NotServed
+from tbtrainer.sharding.dtensor import _is_counted
+
+
+@dataclass
+class MeshSeenByRank:
+    """What a rank knows of a mesh, without a process group."""
+
+    mesh: torch.Tensor
+    rank: int
+
+    def get_coordinate(self) -> list[int] | None:
+        """Where the rank lies, or `None` outside the mesh."""
+        found = (self.mesh == self.rank).nonzero()
+        return found[0].tolist() if len(found) else None
+
+
+shapes = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+
+
+@given(shape=shapes, data=st.data())
+def test_every_shard_is_counted_by_exactly_one_rank(shape: list[int], data: st.DataObject) -> None:
+    placements = [
+        data.draw(st.sampled_from([Shard(0), Shard(1), Replicate()]), label="placement")
+        for _ in shape
+    ]
+    ranks = torch.arange(torch.Size(shape).numel()).view(shape)
+    counted = []
+    for rank in range(ranks.numel()):
+        mesh = MeshSeenByRank(ranks, rank)
+        if _is_counted(mesh, placements):
+            counted.append(
+                tuple(
+                    index
+                    for index, placement in zip(mesh.get_coordinate(), placements, strict=True)
+                    if placement.is_shard()
+                )
+            )
+    sizes = [n for n, placement in zip(shape, placements, strict=True) if placement.is_shard()]
+    assert sorted(counted) == sorted(itertools.product(*map(range, sizes)))
+
+
+def test_equal_meshes_side_by_side_are_counted_once() -> None:
+    # Norms under FSDP2 with tensor parallel: each of two meshes holds all of them.
+    meshes = [torch.tensor([0, 2]), torch.tensor([1, 3])]
+    counted = [
+        rank for rank in range(4) if _is_counted(MeshSeenByRank(meshes[rank % 2], rank), [Shard(0)])
+    ]
+    assert counted == [0, 2]
+
+
+def test_a_rank_outside_the_mesh_counts_nothing() -> None:
+    assert not _is_counted(MeshSeenByRank(torch.tensor([0, 1]), rank=3), [Shard(0)])
+
+
+def test_partial_sums_are_never_counted() -> None:
+    with pytest.raises(NotServed, match="partial sum"):
+        _is_counted(MeshSeenByRank(torch.tensor([0, 1]), rank=0), [Partial()])
