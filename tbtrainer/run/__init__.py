@@ -5,8 +5,8 @@ from tbtrainer.run.directory import (
     claim_run_directory,
     default_run_directory,
 )
-from tbtrainer.run.event_file import Counters
-from tbtrainer.run.redaction import redacted, redacted_json
+from tbtrainer.run.record_queue import Counters
+from tbtrainer.run.redaction import redacted, redacted_json, redacted_text
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.session import RunSession
@@ -25,5 +25,6 @@ __all__ = [
     "flushed_on_sigterm",
     "redacted",
     "redacted_json",
+    "redacted_text",
     "rewind",
 ]

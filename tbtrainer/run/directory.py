@@ -1,16 +1,15 @@
-"""Which directory a run is written to, and the names of the event files in it."""
+"""Which directory a run is written to."""
 
 import os
-import re
 import socket
-import time
 from datetime import datetime
+from urllib.parse import unquote
+
+from tbtrainer.run import remote
+from tbtrainer.run.names import CLAIM, event_files_in, is_remote
 
 # A fresh run that cannot claim its directory tries this many numbered siblings.
 _SIBLINGS = 10_000
-# An empty file that says whose the directory is: one run's.
-CLAIM = ".tbtrainer-run"
-_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 def default_run_directory(logging_dir: str | None, output_dir: str) -> str:
@@ -25,8 +24,10 @@ def default_run_directory(logging_dir: str | None, output_dir: str) -> str:
         `{output_dir}/runs/{time}_{host}`.
     """
     chosen = logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
+    if chosen and chosen.startswith("file://"):
+        return unquote(chosen.removeprefix("file://"))
     if chosen:
-        return os.path.expanduser(chosen)
+        return chosen if is_remote(chosen) else os.path.expanduser(chosen)
     now = datetime.now().strftime("%b%d_%H-%M-%S")
     return os.path.join(output_dir, "runs", f"{now}_{socket.gethostname()}")
 
@@ -38,26 +39,33 @@ def check_run_directory(path: str) -> None:
         path: The run directory, which need not exist.
 
     Raises:
-        ValueError: It is a file, lies below one, or the directory it is in cannot be written to.
+        ValueError: It is a file, lies below one, its name is too long, or the directory it is in
+            cannot be written to. Of a remote directory: the package for it is missing.
     """
-    if "://" in path:
-        raise ValueError(
-            f"logging_dir={path!r} is not a local path; write to a local directory, and copy or "
-            "mount it where it is looked at."
-        )
+    if is_remote(path):
+        remote.filesystem(path)
+        return
     existing = os.path.abspath(path)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing):
+        kind = "a link that leads nowhere" if os.path.islink(existing) else "a file"
         raise ValueError(
-            f"logging_dir={path!r} cannot be a run directory: {existing} is a file. "
-            "Name another directory, or remove the file."
+            f"logging_dir={path!r} cannot be a run directory: {existing} is {kind}. "
+            "Name another directory, or remove it."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f"logging_dir={path!r} cannot be written to: no permission for {existing}. "
             "Name another directory, or change its permissions."
         )
+    longest = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    for name in os.path.relpath(os.path.abspath(path), existing).split(os.sep):
+        if len(os.fsencode(name)) > longest:
+            raise ValueError(
+                f"logging_dir={path!r} cannot be made: {name!r} is longer than the {longest} bytes "
+                f"that a name below {existing} may have. Name a shorter one."
+            )
 
 
 def claim_run_directory(path: str) -> str:
@@ -69,17 +77,21 @@ def claim_run_directory(path: str) -> str:
 
     Returns:
         The directory, which exists.
+
+    Raises:
+        OSError: The directory cannot be made or written to.
     """
+    claimed = remote.claimed if is_remote(path) else _claimed
     for number in range(_SIBLINGS):
         candidate = path if number == 0 else f"{path.rstrip('/')}-{number}"
-        if _claimed(candidate):
+        if claimed(candidate):
             return candidate
     raise OSError(f"{path} and {_SIBLINGS - 1} numbered siblings of it hold runs.")
 
 
 def _claimed(directory: str) -> bool:
     os.makedirs(directory, exist_ok=True)
-    if any("tfevents" in name for name in os.listdir(directory)):
+    if event_files_in(directory):
         return False
     try:
         # Of several processes, one makes this file.
@@ -87,20 +99,3 @@ def _claimed(directory: str) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def next_event_file(directory: str, number: int) -> str:
-    """Returns the path of an event file that loaders read after all that are there.
-
-    Loaders order event files by name, and the name begins with the time: a clock that went back, or
-    two files of one second, would hide a session. So the time is at least one second after the
-    newest in the directory.
-
-    Args:
-        directory: The run directory.
-        number: Tells the files of one process apart.
-    """
-    times = [int(m.group(1)) for name in os.listdir(directory) if (m := _EVENT_FILE.match(name))]
-    moment = max([int(time.time()), *(newest + 1 for newest in times)])
-    name = f"events.out.tfevents.{moment:010d}.{socket.gethostname()}.{os.getpid()}.{number}"
-    return os.path.join(directory, name)

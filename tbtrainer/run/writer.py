@@ -1,54 +1,131 @@
 """The `SummaryWriter` of world rank zero, and its double on every other rank."""
 
+import os
+import time
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
-from tbtrainer.run.event_file import CLOSE_SECONDS, QUEUE_BYTES, Counters, EventFileWriter
+from tbtrainer.run.delivery import FLUSH_SECONDS, SETTLE_SECONDS
+from tbtrainer.run.event_file import QUEUE_BYTES, EventFileWriter, close_all
+from tbtrainer.run.names import PART_OF_RUN
+from tbtrainer.run.record_queue import Counters
 
 
 class RunWriter(SummaryWriter):
     """torch's `SummaryWriter` on an event file that no fault of the disk reaches past.
 
     All public methods are torch's. The event file is opened with the first record; after `close`
-    the next record opens it again.
+    the next record goes on in it.
 
     Args:
-        log_dir: The run directory.
+        log_dir: The run directory: a local path, or a URL that fsspec knows.
         purge_step: First step of an earlier session that this one replaces.
         queue_bytes: The most bytes of records kept while they cannot be written.
+        file_mode: Permissions of the event file before the process's umask; `0o600` keeps it from
+            other users.
+        sync: Whether `finish` also forces the event file to the disk, which then survives a power
+            cut.
+        filename_suffix: End of the event files' names.
     """
 
     def __init__(
-        self, log_dir: str, purge_step: int | None = None, queue_bytes: int = QUEUE_BYTES
+        self,
+        log_dir: str,
+        purge_step: int | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+        *,
+        file_mode: int = 0o666,
+        sync: bool = False,
+        filename_suffix: str = "",
     ) -> None:
-        self._events = EventFileWriter(log_dir, purge_step, queue_bytes)
-        self.file_writer: Any = None
-        super().__init__(log_dir)
+        self._options: dict[str, Any] = {
+            "purge_step": purge_step,
+            "queue_bytes": queue_bytes,
+            "file_mode": file_mode,
+        }
+        self._sync = sync
+        self._events = EventFileWriter(log_dir, suffix=filename_suffix, **self._options)
+        super().__init__(log_dir, filename_suffix=filename_suffix)
 
     def _get_file_writer(self) -> Any:
         # The one seam of torch's SummaryWriter: every add_* asks here (torch 2.4 to 2.13).
         if self.file_writer is None:
-            self.file_writer = _FileWriter(self._events)
+            self.file_writer: Any = _FileWriter(self._events)
             self.all_writers: Any = {self._events.get_logdir(): self.file_writer}
         return self.file_writer
+
+    def add_scalars(
+        self,
+        main_tag: str,
+        tag_scalar_dict: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Adds scalars to one chart: each in a directory of its own below the run's, as torch."""
+        self._get_file_writer()
+        for tag in tag_scalar_dict:
+            # torch takes a writer of this name if there is one, and makes a stock one if not.
+            directory = f"{self._events.get_logdir()}/{main_tag.replace('/', '_')}_{tag}"
+            if directory not in self.all_writers:
+                events = EventFileWriter(directory, suffix=PART_OF_RUN, **self._options)
+                self.all_writers[directory] = _FileWriter(events)
+        super().add_scalars(main_tag, tag_scalar_dict, global_step, walltime)
+
+    def add_hparams(
+        self,
+        hparam_dict: dict[str, Any],
+        metric_dict: dict[str, Any],
+        hparam_domain_discrete: dict[str, Any] | None = None,
+        run_name: str | None = None,
+        global_step: int | None = None,
+    ) -> None:
+        """Adds hyper-parameters and metrics, in a directory of their own below the run's.
+
+        As torch's, which would write them through a stock writer.
+        """
+        if type(hparam_dict) is not dict or type(metric_dict) is not dict:
+            raise TypeError("hparam_dict and metric_dict should be dictionary.")
+        summaries = hparams(hparam_dict, metric_dict, hparam_domain_discrete)
+        directory = os.path.join(self._events.get_logdir(), run_name or str(time.time()))
+        options = {**self._options, "purge_step": global_step}
+        with RunWriter(directory, filename_suffix=PART_OF_RUN, **options) as writer:
+            for summary in summaries:
+                writer._get_file_writer().add_summary(summary, global_step)
+            for tag, value in metric_dict.items():
+                writer.add_scalar(tag, value, global_step)
+
+    def _all_events(self) -> list[EventFileWriter]:
+        writers = (self.all_writers or {}).values()
+        return [self._events, *(w.event_writer for w in writers if w is not self.file_writer)]
 
     @property
     def counters(self) -> Counters:
         """How many records were written, wait, or were dropped."""
-        return self._events.counters
+        each = [events.counters for events in self._all_events()]
+        return Counters(
+            sum(c.written for c in each), sum(c.pending for c in each), sum(c.dropped for c in each)
+        )
 
     def flush(self) -> None:
         """Hands what was added to the operating system, waiting 50 ms at the most."""
-        self._events.flush()
+        deadline = time.monotonic() + FLUSH_SECONDS
+        for events in self._all_events():
+            events.flush(None if time.monotonic() < deadline else 0.0)
 
     def finish(self) -> None:
         """The same, waiting up to a second: before a checkpoint is announced."""
-        self._events.flush(CLOSE_SECONDS)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        for events in self._all_events():
+            events.flush(max(0.0, deadline - time.monotonic()), sync=self._sync)
 
     def close(self) -> None:
-        """Writes what is left, within two seconds, and closes the event file."""
-        self._events.close()
+        """Writes what is left and closes the event file, which a later record opens again.
+
+        Waits ten seconds at the most, and one on a disk that does not answer.
+        """
+        close_all(self._all_events())
 
 
 class _FileWriter(FileWriter):
@@ -69,12 +146,13 @@ def _nothing(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 class SilentWriter(_AnySummaryWriter):
-    """Every public method of `SummaryWriter`, doing nothing: the writer of all other ranks.
+    """Every public method of `RunWriter`, doing nothing: the writer of all other ranks.
 
     With it, code that writes to `trainer.writer` needs no question about the rank.
     """
 
     log_dir: str | None = None
+    counters = Counters()
 
     def __enter__(self) -> "SilentWriter":
         return self
@@ -83,6 +161,6 @@ class SilentWriter(_AnySummaryWriter):
         return None
 
 
-for _name in dir(SummaryWriter):
-    if not _name.startswith("_") and callable(getattr(SummaryWriter, _name)):
+for _name in dir(RunWriter):
+    if not _name.startswith("_") and callable(getattr(RunWriter, _name)):
         setattr(SilentWriter, _name, _nothing)

@@ -1,43 +1,51 @@
 """Faulty disks: a real one that is full, and system calls that fail, lag or hang."""
 
 import errno
+import functools
+import itertools
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tbtrainer.run import event_file
+from tbtrainer.run import local_file
 
 
+@functools.cache
 def may_mount() -> bool:
     """Whether this process may mount a file system of its own."""
-    return os.geteuid() == 0 and subprocess.run(["mount"], capture_output=True).returncode == 0
+    with tempfile.TemporaryDirectory() as place:
+        mount = ["mount", "-t", "tmpfs", "tmpfs", place]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+            return False
+        subprocess.run(["umount", place], check=True)
+    return True
 
 
 @contextmanager
-def small_disk(directory: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of this size."""
+def small_disk(directory: Path, options: str = "size=64k") -> Iterator[Path]:
+    """A file system of its own, mounted on a directory."""
     directory.mkdir(exist_ok=True)
-    options = f"size={kilobytes}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], check=True)
     try:
         yield directory
     finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+        subprocess.run(["umount", "--lazy", str(directory)], capture_output=True)
 
 
 @contextmanager
 def writes(instead: Callable[[int, bytes], int]) -> Iterator[None]:
     """Replaces the system call with which the event file writes, and nothing else."""
-    original = event_file.os_write
-    event_file.os_write = instead
+    original = local_file.os_write
+    local_file.os_write = instead
     try:
         yield
     finally:
-        event_file.os_write = original
+        local_file.os_write = original
 
 
 def failing(code: int, torn: bool = False) -> Callable[[int, bytes], int]:
@@ -47,6 +55,34 @@ def failing(code: int, torn: bool = False) -> Callable[[int, bytes], int]:
         if torn:
             os.write(descriptor, bytes(data)[: len(data) // 2])
         raise OSError(code, os.strerror(code))
+
+    return write
+
+
+def failing_once(code: int) -> Callable[[int, bytes], int]:
+    """Writes a part of the first data, and then fails once."""
+    calls = itertools.count()
+
+    def write(descriptor: int, data: bytes) -> int:
+        call = next(calls)
+        if call == 1:
+            raise OSError(code, os.strerror(code))
+        return os.write(descriptor, bytes(data)[: 10 if call == 0 else None])
+
+    return write
+
+
+def full(after_bytes: int) -> Callable[[int, bytes], int]:
+    """Takes so many bytes, the last of them in a short write, and then is full."""
+    room = after_bytes
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = os.write(descriptor, bytes(data)[:room])
+        room -= done
+        return done
 
     return write
 
@@ -67,6 +103,6 @@ def hung(released: threading.Event) -> Callable[[int, bytes], int]:
 
     def write(descriptor: int, data: bytes) -> int:
         released.wait()
-        raise OSError(errno.EIO, "released")
+        return os.write(descriptor, data)
 
     return write

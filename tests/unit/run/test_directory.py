@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tbtrainer.run import check_run_directory, claim_run_directory, default_run_directory
+from tbtrainer.run.names import event_file_name
 
 
 def test_the_users_directory_comes_before_the_environments(monkeypatch):
@@ -35,7 +37,7 @@ def _claim(path: str) -> str:
 
 
 def test_jobs_of_one_moment_get_a_directory_each(tmp_path):
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
         claimed = pool.map(_claim, [str(tmp_path / "run")] * 6, chunksize=1)
     assert len(set(claimed)) == 6
 
@@ -53,6 +55,30 @@ def test_a_directory_without_permission_is_named(tmp_path, monkeypatch):
         check_run_directory(str(tmp_path / "run"))
 
 
-def test_a_remote_directory_is_refused_in_words():
-    with pytest.raises(ValueError, match="not a local path"):
-        check_run_directory("s3://bucket/run")
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+    with pytest.raises(ValueError, match="link that leads nowhere"):
+        check_run_directory(str(tmp_path / "link"))
+
+
+def test_a_link_to_a_directory_is_a_run_directory(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    check_run_directory(str(tmp_path / "link"))
+    assert claim_run_directory(str(tmp_path / "link")) == str(tmp_path / "link")
+    assert claim_run_directory(str(tmp_path / "real")) == f"{tmp_path}/real-1"
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path):
+    with pytest.raises(ValueError, match="longer than the 255 bytes"):
+        check_run_directory(str(tmp_path / "below" / ("n" * 256)))
+
+
+def test_a_file_url_is_a_local_path():
+    assert default_run_directory("file:///data/my%20run", "out") == "/data/my run"
+
+
+@pytest.mark.parametrize("ahead", [0, 86_400])
+def test_an_event_file_is_named_after_all_that_are_there(ahead):
+    newest = f"events.out.tfevents.{int(time.time()) + ahead:010d}.host.1.0"
+    assert event_file_name([newest, "notes.txt"], 0) > newest

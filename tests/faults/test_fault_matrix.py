@@ -1,0 +1,269 @@
+"""Faults on real file systems: of each, how many records are offered, readable and dropped.
+
+Every row logs 100 records before the fault, 100 while it lasts and 100 after it. None is dropped,
+because the queue has room, and all are readable afterwards: in the run directory, or in the file
+that the warning names.
+"""
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tbtrainer.run import Counters, RunWriter
+from tests.events import event_files, scalars
+from tests.faults import disk
+
+PART = 100
+
+
+@contextmanager
+def full(place: Path) -> Iterator[None]:
+    """No room: ENOSPC, after a short write."""
+    ballast = place / "ballast"
+    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(1024))
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """EROFS, as after an error of the file system. A file open for writing keeps it writable."""
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+
+
+@contextmanager
+def unmounted(place: Path) -> Iterator[None]:
+    """The mount is lost while the event file is open, and does not come back."""
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield
+
+
+@contextmanager
+def without_inodes(place: Path) -> Iterator[None]:
+    """Room, but not for another file: ENOSPC from `open`."""
+    made = []
+    with pytest.raises(OSError, match="No space"):
+        for number in range(1000):
+            made.append(place / f"file-{number}")
+            made[-1].touch()
+    yield
+    for file in made[:-1]:
+        file.unlink()
+
+
+@contextmanager
+def without_descriptors(place: Path) -> Iterator[None]:
+    """EMFILE: the process has as many files open as it may."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    held = []
+    with pytest.raises(OSError, match="Too many open files"):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    yield
+    for descriptor in held:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@contextmanager
+def with_files_limited(place: Path) -> Iterator[None]:
+    """EFBIG: a file may not grow any further."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def replaced_by_a_file(place: Path) -> Iterator[None]:
+    """The run directory was moved away, and a file stands in its place: ENOTDIR, EEXIST."""
+    (place / "run").rename(place / "moved")
+    (place / "run").write_text("no directory")
+    yield
+    (place / "run").unlink()
+
+
+@contextmanager
+def deleted(place: Path) -> Iterator[None]:
+    """The run directory was moved away: it is made again."""
+    (place / "run").rename(place / "moved")
+    yield
+
+
+@contextmanager
+def replaced_by_another(place: Path) -> Iterator[None]:
+    """Another file has the event file's name, as after a rotation."""
+    (file,) = event_files(place)
+    file.rename(place / f"rotated-{file.name}")
+    file.touch()
+    yield
+
+
+@contextmanager
+def linked(place: Path) -> Iterator[None]:
+    """The run directory becomes a link to where it was moved."""
+    (place / "run").rename(place / "moved")
+    (place / "run").symlink_to(place / "moved")
+    yield
+
+
+@contextmanager
+def injected(code: int) -> Iterator[None]:
+    """An error that only a broken device gives."""
+    with disk.writes(disk.failing(code, torn=True)):
+        yield
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, and how the disk is made that has it."""
+
+    fault: Callable[[Path], AbstractContextManager[None]]
+    mount: str | None = None
+    closed_before: bool = False
+
+
+ROWS = {
+    "full disk": Row(full, mount="size=64k"),
+    "read-only": Row(read_only, mount="size=64k", closed_before=True),
+    "lost mount": Row(unmounted, mount="size=64k"),
+    "no inodes": Row(without_inodes, mount="size=64k,nr_inodes=10", closed_before=True),
+    "no descriptors": Row(without_descriptors, closed_before=True),
+    "file size limit": Row(with_files_limited),
+    "directory replaced": Row(replaced_by_a_file),
+    "directory deleted": Row(deleted),
+    "file replaced": Row(replaced_by_another),
+    "directory moved and linked": Row(linked),
+    "I/O error": Row(lambda place: injected(errno.EIO)),
+    "stale handle": Row(lambda place: injected(errno.ESTALE)),
+    "quota": Row(lambda place: injected(errno.EDQUOT)),
+}
+# Where nothing can be mounted, the errors themselves are injected.
+INJECTED = {"full disk": errno.ENOSPC, "read-only": errno.EROFS, "no inodes": errno.ENOSPC}
+
+
+def offer(writer: RunWriter, first: int) -> None:
+    for step in range(first, first + PART):
+        writer.add_scalar("value", step, step)
+    writer.flush()
+
+
+def readable(*places: Path) -> set[int]:
+    return {step for p in places for file in event_files(p) for _, step, _ in scalars(file)}
+
+
+def wait_until_settled(writer: RunWriter) -> None:
+    deadline = time.monotonic() + 20
+    while writer.counters.pending:
+        assert time.monotonic() < deadline, writer.counters
+        time.sleep(0.01)
+
+
+@contextmanager
+def made_ready(row: Row, place: Path) -> Iterator[None]:
+    if row.mount is not None and disk.may_mount():
+        with disk.small_disk(place, row.mount):
+            yield
+    else:
+        place.mkdir(exist_ok=True)
+        yield
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_offered_300_readable_300_dropped_0(name, tmp_path):
+    row, place = ROWS[name], tmp_path / "disk"
+    fault = row.fault
+    if row.mount is not None and not disk.may_mount() and name in INJECTED:
+        code = INJECTED[name]
+        fault = lambda place: injected(code)  # noqa: E731
+    with made_ready(row, place):
+        writer = RunWriter(str(place / "run"))
+        offer(writer, 0)
+        wait_until_settled(writer)
+        before = readable(place)
+        if row.closed_before:
+            # A disk cannot become read-only under an open file; and a held descriptor needs neither
+            # another inode nor another descriptor.
+            writer.close()
+            shutil.move(event_files(place)[0], tmp_path / "events.out.tfevents.1.moved")
+        with fault(place):
+            offer(writer, PART)
+            time.sleep(0.2)
+        offer(writer, 2 * PART)
+        wait_until_settled(writer)
+        writer.close()
+        assert writer.counters == Counters(written=3 * PART, pending=0, dropped=0)
+        assert before | readable(tmp_path) == set(range(3 * PART))
+
+
+@pytest.mark.parametrize("name", ["name too long", "file in the way", "read-only"])
+def test_never_writable_offered_300_readable_300_in_the_named_file(
+    name, tmp_path, monkeypatch, caplog
+):
+    place, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    row = Row(read_only, mount="size=64k")
+    mounted = name == "read-only" and disk.may_mount()
+    with made_ready(row if mounted else Row(read_only), place):
+        below = "n" * 300 if name == "name too long" else "run"
+        if not mounted and below == "run":
+            (place / "run").write_text("no directory")
+        with read_only(place) if mounted else disk.writes(os.write):
+            writer = RunWriter(str(place / below / "logs"))
+            for part in range(3):
+                offer(writer, part * PART)
+            writer.close()
+    assert readable(elsewhere) == set(range(3 * PART))
+    assert readable(place) == set()
+    assert writer.counters == Counters(written=3 * PART, pending=0, dropped=0)
+    assert str(event_files(elsewhere)[0]) in caplog.text
+
+
+def test_a_disk_that_stays_full_offered_1500_readable_1500_in_both_places(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    place = tmp_path / "disk"
+    place.mkdir()
+    small = disk.small_disk(place, "size=64k")
+    with small if disk.may_mount() else disk.writes(disk.full(after_bytes=20_000)):
+        writer = RunWriter(str(place / "run"))
+        for part in range(15):
+            offer(writer, part * PART)
+        writer.close()
+        there, here = readable(place), readable(elsewhere)
+    # What fits is in the run directory, to the last whole record.
+    assert len(there) > 100
+    assert there | here == set(range(1500))
+    assert writer.counters == Counters(written=1500, pending=0, dropped=0)
+
+
+def test_nothing_anywhere_offered_300_readable_100_dropped_200(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    writer = RunWriter(str(tmp_path / "run"))
+    offer(writer, 0)
+    wait_until_settled(writer)
+    with disk.writes(disk.failing(errno.EIO)):
+        offer(writer, PART)
+        offer(writer, 2 * PART)
+        writer.close()
+    assert readable(tmp_path) == set(range(PART))
+    assert writer.counters == Counters(written=PART, pending=0, dropped=2 * PART)
+    assert "200 records of the run" in caplog.text

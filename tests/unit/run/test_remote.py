@@ -1,0 +1,126 @@
+"""A run on an object store: whole parts, claimed, rewound and resumed like a local one."""
+
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tbtrainer.run import Counters, RunWriter, check_run_directory, claim_run_directory, rewind
+from tests.events import events, scalars
+
+STORE = fsspec.filesystem("memory")
+
+
+@pytest.fixture
+def url(request):
+    place = f"memory://{request.node.name}/run"
+    yield place
+    STORE.rm(f"/{request.node.name}", recursive=True)
+
+
+def steps_in(url: str, place: Path) -> list[int]:
+    """Steps of the event files, as a loader finds them after a copy."""
+    steps = []
+    for number, path in enumerate(sorted(STORE.find(url))):
+        if "tfevents" in path:
+            copy = place / f"{number}.tfevents"
+            copy.write_bytes(STORE.cat_file(path))
+            assert next(events(copy)).file_version
+            steps += [step for _, step, _ in scalars(copy)]
+    return steps
+
+
+def offer(writer: RunWriter, steps: range) -> None:
+    for step in steps:
+        writer.add_scalar("value", step, step)
+    writer.flush()
+
+
+def test_a_remote_run_is_written_in_parts_that_are_read_in_order(url, tmp_path, monkeypatch):
+    monkeypatch.setattr("tbtrainer.run.remote._PART_BYTES", 1000)
+    writer = RunWriter(claim_run_directory(url))
+    for first in range(0, 100, 20):
+        offer(writer, range(first, first + 20))
+        writer.finish()
+    writer.close()
+    assert len([path for path in STORE.find(url) if "tfevents" in path]) > 2
+    assert steps_in(url, tmp_path) == list(range(100))
+
+
+def test_a_log_call_does_not_wait_for_a_remote_store(url, monkeypatch):
+    put = STORE.pipe_file
+
+    def slow(*args: object, **kwargs: object) -> None:
+        time.sleep(0.3)
+        put(*args, **kwargs)
+
+    monkeypatch.setattr(type(STORE), "pipe_file", staticmethod(slow))
+    writer = RunWriter(url)
+    began = time.perf_counter()
+    offer(writer, range(20))
+    assert time.perf_counter() - began < 0.2
+    writer.close()
+    assert writer.counters == Counters(written=20, pending=0, dropped=0)
+
+
+def test_a_store_that_fails_is_tried_again(url, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise RuntimeError("SlowDown")
+
+        patched.setattr(type(STORE), "pipe_file", refuse)
+        writer = RunWriter(url)
+        offer(writer, range(20))
+        time.sleep(0.1)
+        assert writer.counters.pending == 20
+    writer.close()
+    assert steps_in(url, tmp_path) == list(range(20))
+
+
+def test_a_remote_run_is_rewound_and_goes_on(url, tmp_path):
+    writer = RunWriter(url)
+    offer(writer, range(10))
+    writer.close()
+    assert rewind(url, 5) == 4
+    once = {path: STORE.cat_file(path) for path in STORE.find(url)}
+    assert rewind(url, 5) == 0
+    assert {path: STORE.cat_file(path) for path in STORE.find(url)} == once
+    assert [path for path in once if "removed-after-5" in path]
+    writer = RunWriter(url, purge_step=6)
+    offer(writer, range(6, 12))
+    writer.close()
+    assert steps_in(url, tmp_path) == list(range(12))
+
+
+def test_a_used_remote_directory_gives_a_numbered_sibling(url):
+    assert claim_run_directory(url) == url
+    assert claim_run_directory(url) == f"{url}-1"
+    check_run_directory(url)
+
+
+def test_a_protocol_without_its_package_names_it(monkeypatch):
+    def missing(protocol: str) -> type:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.get_filesystem_class", missing)
+    with pytest.raises(ValueError, match=r"logging_dir: s3:// needs a package.*Install s3fs"):
+        check_run_directory("s3://bucket/run")
+
+
+def test_an_unknown_protocol_is_said_with_those_that_are_known():
+    with pytest.raises(ValueError, match=r"nowhere:// is no protocol.*s3"):
+        check_run_directory("nowhere://bucket/run")
+
+
+def test_credentials_in_a_url_are_in_no_warning(caplog, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(type(STORE), "pipe_file", refuse)
+    writer = RunWriter("memory://user:MARKER7f3a9c@store/run")
+    offer(writer, range(3))
+    writer.close()
+    assert "cannot be written" in caplog.text
+    assert "MARKER7f3a9c" not in caplog.text
