@@ -50,6 +50,11 @@ class TensorBoardArguments:
             total).
         run_resume: What a training resumed from a checkpoint writes to: `"auto"` continues the
             run directory stored in the checkpoint, `"new"` starts another.
+        event_file_private: Whether event files are readable by their owner alone (mode 0600),
+            instead of what the process's umask allows.
+        event_file_fsync: Whether event files are forced to the disk before each checkpoint is
+            saved and at the end, so that a power cut takes nothing that was logged until then.
+            What was logged survives the end of the process in any case.
         telemetry_errors: What an error inside the telemetry does: `"warn"` says it once and lets
             the training go on, `"raise"` ends the training, for tests.
 
@@ -96,6 +101,14 @@ class TensorBoardArguments:
         default="auto",
         metadata={"help": "A resumed training continues its run (auto) or begins another (new)."},
     )
+    event_file_private: bool = field(
+        default=False,
+        metadata={"help": "Event files are readable by their owner alone (mode 0600)."},
+    )
+    event_file_fsync: bool = field(
+        default=False,
+        metadata={"help": "Event files are forced to the disk before each checkpoint is saved."},
+    )
     telemetry_errors: str = field(
         default="warn",
         metadata={
@@ -117,6 +130,8 @@ class TensorBoardArguments:
         )
         self.norm_detail = _choice("norm_detail", self.norm_detail, NORM_DETAILS)
         self.run_resume = _choice("run_resume", self.run_resume, RUN_RESUMES)
+        self.event_file_private = _flag("event_file_private", self.event_file_private)
+        self.event_file_fsync = _flag("event_file_fsync", self.event_file_fsync)
         self.telemetry_errors = _choice("telemetry_errors", self.telemetry_errors, TELEMETRY_ERRORS)
         self.logging_dir = _directory("logging_dir", self.logging_dir)
         chosen_by_user = self.logging_dir
@@ -166,6 +181,12 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(allowed)}.")
     return str(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not allowed; use True or False.")
+    return value
 
 
 def _strategy(name: str, value: Any) -> IntervalStrategy:

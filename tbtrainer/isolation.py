@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tbtrainer.redaction import redacted_text
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ class Isolation:
             "With telemetry_errors='raise' it would have ended the training.",
             place,
             type(error).__name__,
-            error,
+            redacted_text(str(error)),
             _source_of(error),
         )
 

@@ -2,8 +2,11 @@
 
 import logging
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tbtrainer.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +44,9 @@ def records(logs: Mapping[str, Any], refused: set[str]) -> Iterator[tuple[str, f
         elif key not in refused:
             refused.add(key)
             logger.warning(
-                "tbtrainer cannot show %r, logged as %r: it is neither a number nor text, but %s. "
+                "tbtrainer cannot show %s, logged as %r: it is neither a number nor text, but %s. "
                 "It is left out of TensorBoard, now and later.",
-                value,
+                redacted(reprlib.repr(value), key),
                 key,
                 type(value).__name__,
             )

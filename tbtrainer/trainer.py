@@ -25,12 +25,12 @@ from tbtrainer.arguments import telemetry_arguments
 from tbtrainer.checkpoints import show_checkpoint
 from tbtrainer.isolation import Isolation
 from tbtrainer.overhead import Overhead
+from tbtrainer.redaction import redacted_json
 from tbtrainer.run import (
     RunSession,
     RunWriter,
     SilentWriter,
     flushed_on_sigterm,
-    redacted_json,
 )
 from tbtrainer.scalars import records
 from tbtrainer.schedule import SnapshotSchedule, steps_per_epoch
@@ -75,6 +75,9 @@ class TBTrainerMixin(_AnyTrainer):
             self._tb_arguments.logging_dir,
             self.args.output_dir,
             writes=self.is_world_process_zero(),
+            isolation=self._tb_isolation,
+            private=self._tb_arguments.event_file_private,
+            fsync=self._tb_arguments.event_file_fsync,
         )
         self._remove_stock_callback()
         if self.is_world_process_zero():
@@ -220,6 +223,7 @@ class TBTrainerMixin(_AnyTrainer):
                         self._tb_overhead.fraction(),
                         self.state.global_step,
                     )
+                    self._tb_run.write_counters(self.state.global_step)
         result = super()._maybe_log_save_evaluate(*args, **kwargs)
         if self.control.should_training_stop:
             with self._observing("read the parameters") as telemetry:

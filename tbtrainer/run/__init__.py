@@ -6,7 +6,6 @@ from tbtrainer.run.directory import (
     default_run_directory,
 )
 from tbtrainer.run.record_queue import Counters
-from tbtrainer.run.redaction import redacted, redacted_json, redacted_text
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.session import RunSession
@@ -23,8 +22,5 @@ __all__ = [
     "claim_run_directory",
     "default_run_directory",
     "flushed_on_sigterm",
-    "redacted",
-    "redacted_json",
-    "redacted_text",
     "rewind",
 ]

@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from tbtrainer.redaction import redacted_text
 from tbtrainer.run import delivery
 from tbtrainer.run.local_file import EventFile, LocalEventFile
 from tbtrainer.run.names import is_remote
 from tbtrainer.run.record_queue import Counters
 from tbtrainer.run.records import framed
-from tbtrainer.run.redaction import redacted_text
 from tbtrainer.run.remote import RemoteEventFile
 
 QUEUE_BYTES = 64 * 2**20

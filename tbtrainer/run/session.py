@@ -3,7 +3,10 @@
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 
+from tbtrainer.isolation import Isolation
+from tbtrainer.redaction import redacted_text
 from tbtrainer.run.directory import check_run_directory, claim_run_directory, default_run_directory
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
@@ -21,11 +24,26 @@ class RunSession:
         logging_dir: Run directory as asked for; `None` for the default below `output_dir`.
         output_dir: Where the trainer saves its checkpoints.
         writes: Whether this rank writes: true on world rank zero alone.
+        isolation: What happens to an error of a writer's `add_*` methods.
+        private: Whether other users may not read the event files.
+        fsync: Whether a checkpoint also forces the event files to the disk.
     """
 
-    def __init__(self, logging_dir: str | None, output_dir: str, *, writes: bool) -> None:
+    def __init__(
+        self,
+        logging_dir: str | None,
+        output_dir: str,
+        *,
+        writes: bool,
+        isolation: Isolation | None = None,
+        private: bool = False,
+        fsync: bool = False,
+    ) -> None:
         self._requested = default_run_directory(logging_dir, output_dir)
         self._writes = writes
+        self._isolation = isolation
+        self._file_mode = 0o600 if private else 0o666
+        self._fsync = fsync
         self._writer: RunWriter | SilentWriter | None = None
         self._has_trained = False
 
@@ -71,6 +89,11 @@ class RunSession:
             else:
                 self.writer.add_scalar(tag, value, step)
 
+    def write_counters(self, step: int) -> None:
+        """Writes, as scalars, how many records were written, wait, or were dropped so far."""
+        for name, count in asdict(self.writer.counters).items():
+            self.writer.add_scalar(f"tbtrainer/records_{name}", count, step)
+
     def flush(self) -> None:
         """Hands what was written to the operating system, waiting 50 ms at the most."""
         if self._writer is not None:
@@ -101,9 +124,20 @@ class RunSession:
             claimed = directory
         if claimed != directory:
             logger.warning(
-                "%s holds an earlier run; this one is written to %s.", directory, claimed
+                "%s holds an earlier run; this one is written to %s.",
+                redacted_text(directory),
+                redacted_text(claimed),
             )
-        return RunWriter(claimed)
+        return self._opened(claimed)
+
+    def _opened(self, directory: str, purge_step: int | None = None) -> RunWriter:
+        return RunWriter(
+            directory,
+            purge_step,
+            file_mode=self._file_mode,
+            sync=self._fsync,
+            isolation=self._isolation,
+        )
 
     def _leave(self) -> None:
         self.rest()
@@ -112,12 +146,14 @@ class RunSession:
     def _run_of(self, checkpoint: str) -> tuple[str, int] | None:
         """Directory and step of the checkpoint's run, or `None`, with the reason said."""
         saved = SavedRun.read(checkpoint)
-        directory = saved.directory_now(checkpoint) if saved is not None else None
+        directory = saved.directory_now(checkpoint, self._requested) if saved is not None else None
         if saved is None:
             logger.warning("%s was saved without a run: a new one begins.", checkpoint)
         elif directory is None:
             logger.warning(
-                "The run of %s, %s, is gone: a new one begins.", checkpoint, saved.run_directory
+                "The run of %s, %s, is gone or cannot be reached: a new one begins.",
+                checkpoint,
+                saved.run_directory,
             )
         else:
             return directory, saved.step
@@ -125,5 +161,15 @@ class RunSession:
 
     def _continue(self, directory: str, step: int) -> None:
         self._leave()
-        rewind(directory, step)
-        self._writer = RunWriter(directory, purge_step=step + 1)
+        try:
+            rewind(directory, step)
+        except Exception as error:
+            # Still the right place: the next resume takes out what stays now.
+            logger.warning(
+                "Events after step %d could not be taken out of %s (%s): until the training is "
+                "resumed once more, they are shown beside what it logs now.",
+                step,
+                redacted_text(directory),
+                redacted_text(str(error)),
+            )
+        self._writer = self._opened(directory, purge_step=step + 1)

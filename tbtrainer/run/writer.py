@@ -1,12 +1,17 @@
 """The `SummaryWriter` of world rank zero, and its double on every other rank."""
 
+import functools
 import os
+import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.tensorboard import writer as torch_writer
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
+from tbtrainer.isolation import Isolation
 from tbtrainer.run.delivery import FLUSH_SECONDS, SETTLE_SECONDS
 from tbtrainer.run.event_file import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.run.names import PART_OF_RUN
@@ -25,9 +30,11 @@ class RunWriter(SummaryWriter):
         queue_bytes: The most bytes of records kept while they cannot be written.
         file_mode: Permissions of the event file before the process's umask; `0o600` keeps it from
             other users.
-        sync: Whether `finish` also forces the event file to the disk, which then survives a power
-            cut.
+        sync: Whether `finish` and `close` also force the event file to the disk, where it survives
+            a power cut.
         filename_suffix: End of the event files' names.
+        isolation: What happens to an error of the `add_*` methods, such as a value that cannot be
+            converted. By default it is raised.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class RunWriter(SummaryWriter):
         file_mode: int = 0o666,
         sync: bool = False,
         filename_suffix: str = "",
+        isolation: Isolation | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "purge_step": purge_step,
@@ -46,6 +54,7 @@ class RunWriter(SummaryWriter):
             "file_mode": file_mode,
         }
         self._sync = sync
+        self._isolation = isolation or Isolation("raise")
         self._events = EventFileWriter(log_dir, suffix=filename_suffix, **self._options)
         super().__init__(log_dir, filename_suffix=filename_suffix)
 
@@ -125,7 +134,36 @@ class RunWriter(SummaryWriter):
 
         Waits ten seconds at the most, and one on a disk that does not answer.
         """
+        if self._sync:
+            for events in self._all_events():
+                events.flush(0.0, sync=True)
         close_all(self._all_events())
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps an error of a method of `RunWriter` from the training, and says who called it."""
+
+    @functools.wraps(method)
+    def call(self: RunWriter, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self._isolation.report(f"write what {_caller()} gave to {method.__name__}", error)
+
+    return call
+
+
+def _caller() -> str:
+    """File and line outside of the writers."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename in (__file__, torch_writer.__file__):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+for _name in dir(RunWriter):
+    if _name.startswith("add_"):
+        setattr(RunWriter, _name, _guarded(getattr(RunWriter, _name)))
 
 
 class _FileWriter(FileWriter):

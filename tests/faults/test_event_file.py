@@ -17,6 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter, SilentWriter
 from tbtrainer.run.record_queue import Counters
 from tests.events import event_files, histograms, scalars
@@ -370,15 +371,43 @@ def test_an_event_file_can_be_kept_from_other_users(tmp_path):
     assert event_files(tmp_path)[0].stat().st_mode & 0o777 == 0o600
 
 
-def test_what_a_checkpoint_follows_is_forced_to_the_disk_if_wanted(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("sync", "expected"), [(False, []), (True, ["checkpoint", "end"])])
+def test_checkpoints_and_the_end_force_the_file_to_the_disk_if_wanted(
+    sync, expected, tmp_path, monkeypatch
+):
     forced = []
-    monkeypatch.setattr(os, "fsync", forced.append)
-    for sync in (False, True):
-        writer = RunWriter(str(tmp_path / str(sync)), sync=sync)
-        offer(writer, range(3))
-        writer.finish()
-        writer.close()
-    assert len(forced) == 1
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(moment))
+    writer = RunWriter(str(tmp_path), sync=sync)
+    moment = "logging"
+    offer(writer, range(3))
+    moment = "checkpoint"
+    writer.finish()
+    moment = "end"
+    writer.close()
+    assert forced == expected
+
+
+def test_what_cannot_be_shown_is_said_once_with_the_place_and_hides_nothing(tmp_path, caplog):
+    writer = RunWriter(str(tmp_path), isolation=Isolation("warn"))
+    for step in range(3):
+        writer.add_scalar("object", object(), step)
+        writer.add_scalar("surrogate \ud800", 1.0, step)
+        writer.add_histogram("empty", [], step)
+        writer.add_text("number", 7, step)
+        writer.add_scalars("charts", {"a": "text"}, step)
+        writer.add_hparams({"rate": object()}, {"loss": 1.0}, run_name="trial")
+        writer.add_scalar("huge", 10**400, step)
+        writer.add_scalar("value", step, step)
+    writer.close()
+    (file,) = event_files(tmp_path)
+    assert [step for tag, step, _ in scalars(file) if tag == "value"] == [0, 1, 2]
+    assert len(caplog.records) == 7
+    assert all(f"{__file__}:" in record.getMessage() for record in caplog.records)
+
+
+def test_what_cannot_be_shown_is_raised_when_asked_for(tmp_path):
+    with RunWriter(str(tmp_path), isolation=Isolation("raise")) as writer, pytest.raises(NotImplementedError):
+        writer.add_scalar("object", object(), 1)
 
 
 def test_the_silent_writer_has_every_method_of_the_real_one():

@@ -30,6 +30,8 @@ from tbtrainer.arguments import telemetry_arguments
         ("histogram_buckets", 64.0, "from 8 to 1024"),
         ("norm_detail", "layer", "total, block, parameter"),
         ("run_resume", "never", "auto, new"),
+        ("event_file_private", "yes", "True or False"),
+        ("event_file_fsync", 1, "True or False"),
         ("telemetry_errors", "ignore", "warn, raise"),
         ("logging_dir", 3, "not a path"),
         ("logging_dir", "  ", "not a path"),
@@ -53,6 +55,7 @@ def test_every_field_is_a_command_line_flag(tmp_path):
         *("--histogram_include", "layer", "head", "--histogram_exclude", "bias$"),
         *("--histogram_buckets", "32", "--norm_detail", "parameter"),
         *("--run_resume", "new", "--telemetry_errors", "raise"),
+        *("--event_file_private", "--event_file_fsync", "true"),
     ]
     (args,) = HfArgumentParser(TBTrainingArguments).parse_args_into_dataclasses(command_line)
     assert args.histogram_strategy == IntervalStrategy.EPOCH
@@ -60,6 +63,7 @@ def test_every_field_is_a_command_line_flag(tmp_path):
     assert (args.histogram_include, args.histogram_exclude) == (["layer", "head"], ["bias$"])
     assert (args.histogram_buckets, args.norm_detail) == (32, "parameter")
     assert (args.run_resume, args.telemetry_errors) == ("new", "raise")
+    assert (args.event_file_private, args.event_file_fsync) == (True, True)
 
 
 def test_a_ratio_stays_a_ratio_on_the_command_line(tmp_path):

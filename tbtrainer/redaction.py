@@ -7,9 +7,15 @@ are, and every text is searched for what looks like a secret whatever its key.
 import json
 import re
 from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
+import torch
+
 HIDDEN = "<hidden>"
+# Whose text form is a value and nothing else.
+_SHOWN_AS_TEXT = (str, PurePath, Enum, torch.dtype, torch.device)
 # Deeper than any configuration; a structure that contains itself ends here.
 _DEEPEST = 32
 
@@ -75,12 +81,14 @@ _DIGEST_KEY = re.compile(r"hash|sha\d*$|commit|revision|digest|checksum|uuid|fin
 def redacted(value: Any, key: str = "") -> Any:
     """Returns a value with its secrets replaced by `<hidden>`, at any depth.
 
-    Hidden are the values of keys that name a secret, credentials and secret parameters in URLs,
-    tokens of known form, assignments such as `password=...` inside text, and long words that look
-    random. Text that holds JSON is read and redacted as JSON.
+    Only numbers, text, paths, enumerations, dtypes and devices are shown, and mappings and
+    sequences of them; of other objects the type. Hidden are the values of keys that name a secret,
+    credentials and secret parameters in URLs, tokens of known form, assignments such as
+    `password=...` inside text, and long words that look random. Text that holds JSON is read and
+    redacted as JSON.
 
     Args:
-        value: A number, text, mapping, sequence, or anything with a text form.
+        value: Anything.
         key: The name the value has.
     """
     return _redacted(value, key, _DEEPEST)
@@ -112,7 +120,10 @@ def _redacted(value: Any, key: str, depth: int) -> Any:
         }
     if isinstance(value, list | tuple | set | frozenset):
         return _redacted_items(list(value), key, depth - 1)
-    return _redacted_text(str(value), key, depth - 1)
+    if isinstance(value, _SHOWN_AS_TEXT):
+        return _redacted_text(str(value), key, depth - 1)
+    # What an object says of itself may be anything.
+    return f"<{type(value).__name__}>"
 
 
 def _redacted_items(items: list[Any], key: str, depth: int) -> list[Any]:

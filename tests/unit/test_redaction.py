@@ -3,12 +3,15 @@
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbtrainer.run import RunWriter, redacted, redacted_json, redacted_text
+from tbtrainer.redaction import redacted, redacted_json, redacted_text
+from tbtrainer.run import RunWriter
 from tests.events import event_files
 
 SECRET = "MARKER7f3a9c"
@@ -99,11 +102,17 @@ def test_the_word_after_an_option_that_names_a_secret_is_hidden():
 
 @dataclass
 class Opaque:
-    api_key: str = SECRET
+    note: str = SECRET
 
 
-def test_an_object_is_redacted_in_its_text_form():
-    assert SECRET not in redacted_json({"plugin": Opaque(), "raw": SECRET.encode()})
+def test_of_an_object_the_type_alone_is_shown():
+    shown = redacted({"plugin": Opaque(), "raw": SECRET.encode()})
+    assert shown == {"plugin": "<Opaque>", "raw": "<hidden>"}
+
+
+def test_what_is_a_value_in_its_text_form_is_shown():
+    said = {"dtype": torch.bfloat16, "device": torch.device("cpu"), "path": Path("a/b")}
+    assert redacted(said) == {"dtype": "torch.bfloat16", "device": "cpu", "path": "a/b"}
 
 
 def test_a_structure_that_contains_itself_ends():
