@@ -12,6 +12,7 @@ from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import ParameterTable, breaches, reduce_counts, reduce_extremes
 from tbtrainer.statistics import (
+    LINEAR_BUCKET_COUNT,
     LINEAR_MAX_ELEMENTS,
     HostSnapshot,
     TensorStatistics,
@@ -101,21 +102,21 @@ class HistogramRecorder:
         """Statistics of the whole tensors. A rank that fails adds nothing, but takes part."""
         rows = len(self._table.rows)
         tensors: Sequence[Tensor | None] = [None] * rows
-        try:
+        statistics = TensorStatistics.empty(rows, self._device)
+        with self._isolation.guard("measure the tensors of a snapshot"):
             tensors = parts()
             statistics = measure(tensors, self._device, divisor)
-        except Exception as error:
-            self._isolation.report("measure the tensors of a snapshot", error)
-            tensors = [None] * rows
-            statistics = measure(tensors, self._device)
         minimum, maximum = statistics.minimum, statistics.maximum
         if self._table.needs_reduction:
             minimum, maximum = reduce_extremes(minimum, maximum, self._table.group)
         small = torch.tensor(self._linear_rows, dtype=torch.int64)
         small = small.to(self._device, non_blocking=True)
-        linear = measure_linear(
-            [tensors[row] for row in self._linear_rows], minimum[small], maximum[small], divisor
+        linear = torch.zeros(
+            len(self._linear_rows), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=self._device
         )
+        with self._isolation.guard("measure the small tensors of a snapshot"):
+            chosen = [tensors[row] for row in self._linear_rows]
+            linear = measure_linear(chosen, minimum[small], maximum[small], divisor)
         statistics = statistics.with_extremes(minimum, maximum)
         if self._table.needs_reduction:
             statistics, linear = reduce_counts(statistics, linear, self._table.group)

@@ -37,6 +37,11 @@ def small_disk(directory: Path, options: str = "size=64k") -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(directory)], capture_output=True)
 
 
+def lose(directory: Path) -> None:
+    """Takes a file system away while files on it are open."""
+    subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
 @contextmanager
 def writes(instead: Callable[[int, bytes], int]) -> Iterator[None]:
     """Replaces the system call with which the event file writes, and nothing else."""

@@ -406,7 +406,10 @@ def test_what_cannot_be_shown_is_said_once_with_the_place_and_hides_nothing(tmp_
 
 
 def test_what_cannot_be_shown_is_raised_when_asked_for(tmp_path):
-    with RunWriter(str(tmp_path), isolation=Isolation("raise")) as writer, pytest.raises(NotImplementedError):
+    with (
+        RunWriter(str(tmp_path), isolation=Isolation("raise")) as writer,
+        pytest.raises(NotImplementedError),
+    ):
         writer.add_scalar("object", object(), 1)
 
 

@@ -48,7 +48,7 @@ def read_only(place: Path) -> Iterator[None]:
 @contextmanager
 def unmounted(place: Path) -> Iterator[None]:
     """The mount is lost while the event file is open, and does not come back."""
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    disk.lose(place)
     yield
 
 
