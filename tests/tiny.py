@@ -73,3 +73,14 @@ def trainer(cls: type[Trainer], args: Any, **changes: Any) -> Any:
         "eval_dataset": Sequences(16, seed=1),
     }
     return cls(args=args, **{**values, **changes})
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Bit-equality of nested states."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right

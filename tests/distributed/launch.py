@@ -17,6 +17,7 @@ def launch(
     *arguments: str,
     processes: int = 2,
     nodes: int = 1,
+    restarts: int = 0,
     timeout_seconds: float = 240,
     environment: dict[str, str] | None = None,
 ) -> Any:
@@ -27,6 +28,7 @@ def launch(
         arguments: Command-line arguments of the script.
         processes: Processes per node.
         nodes: Groups of processes; each believes to be a machine of its own.
+        restarts: How often torchrun starts the processes again after a crash.
         timeout_seconds: After this long everything is killed and the test fails.
         environment: Variables set on top of this process's own.
 
@@ -38,12 +40,13 @@ def launch(
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "torch.distributed.run"),
-                *("--master-addr", "127.0.0.1", "--master-port", str(port)),
+                *_meeting(port, elastic=restarts > 0),
                 *("--nnodes", str(nodes), "--node-rank", str(node)),
-                *("--nproc-per-node", str(processes), str(HERE / script), *arguments),
+                *("--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
+                *(str(HERE / script), *arguments),
             ],
             cwd=ROOT,
-            env={**os.environ, **_environment(), **(environment or {})},
+            env={**os.environ, **_environment(restarts > 0), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -65,8 +68,17 @@ def launch(
     return _verdict(outputs)
 
 
-def _environment() -> dict[str, str]:
+def _meeting(port: int, elastic: bool) -> list[str]:
+    """Where the processes find each other: a fixed place serves the first start alone."""
+    if elastic:
+        return ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    return ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+
+
+def _environment(elastic: bool) -> dict[str, str]:
     return {
+        # In a store shared by all starts the second one finds the addresses of the first.
+        **({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if elastic else {}),
         "PYTHONPATH": str(ROOT),
         # Two cores, at least two processes.
         "OMP_NUM_THREADS": "1",

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
-from tests.tiny import arguments, trainer
+from tests.tiny import arguments, equal, trainer
 
 CHANGES: dict[str, Any] = {
     "eval_strategy": "steps",
@@ -85,17 +85,6 @@ def _local(value: Any) -> Any:
         return value if isinstance(value, int | float | str | bool) else None
     value = getattr(value, "ds_tensor", value).detach()
     return (value.to_local() if hasattr(value, "to_local") else value).clone()
-
-
-def equal(left: Any, right: Any) -> bool:
-    """Bit-equality of nested states."""
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(equal(left[k], right[k]) for k in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(equal, left, right))
-    return left == right
 
 
 def main(mode: str, directory: str) -> None:

@@ -1,0 +1,87 @@
+"""However a training ends, its run is complete, and nothing of it stays open."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from tbtrainer import TBTrainer, TBTrainingArguments
+from tests.events import event_files, scalars
+from tests.tiny import Sequences, arguments, trainer
+
+LAST = 7
+
+
+class Crash(Exception):
+    pass
+
+
+class RaiseAt(TrainerCallback):
+    """Ends a training after the last step, when that has been written."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == LAST:
+            raise self.error
+
+
+class DeadlyWorker(Sequences):
+    """Ends the process that loads one of its rows."""
+
+    def __getitem__(self, index: int) -> dict:
+        if index == 13:
+            os._exit(1)
+        return super().__getitem__(index)
+
+
+def open_event_files() -> list[str]:
+    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(link) for link in links if link.is_symlink() and "tfevents" in str(link)]
+
+
+def threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("tbtrainer")}
+
+
+def losses(directory: Path) -> list[int]:
+    (file,) = event_files(directory)
+    return [step for tag, step, _ in scalars(file) if tag == "train/loss"]
+
+
+@pytest.mark.parametrize(
+    "error", [Crash("a step"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
+)
+def test_an_error_passes_unchanged_and_the_run_is_complete(error, tmp_path):
+    args = arguments(TBTrainingArguments, tmp_path, histogram_steps=1)
+    made = trainer(TBTrainer, args, callbacks=[RaiseAt(error)])
+    with pytest.raises(type(error)) as raised:
+        made.train()
+    assert raised.value is error
+    assert (threads(), open_event_files()) == (set(), [])
+    assert losses(tmp_path) == [2, 4, 6]
+    assert made.writer.counters.pending == 0
+
+
+def test_a_worker_that_dies_leaves_the_run_complete(tmp_path):
+    args = arguments(
+        TBTrainingArguments, tmp_path, logging_steps=1, dataloader_num_workers=1, seed=1
+    )
+    made = trainer(TBTrainer, args, train_dataset=DeadlyWorker(64))
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        made.train()
+    assert (threads(), open_event_files()) == (set(), [])
+    taken = made.state.global_step
+    assert losses(tmp_path) == list(range(1, taken + 1))
+
+
+def test_an_evaluation_after_the_training_goes_on_in_its_file_and_closes_it(tmp_path):
+    made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
+    made.train()
+    made.evaluate()
+    assert (threads(), open_event_files()) == (set(), [])
+    (file,) = event_files(tmp_path)
+    assert [step for tag, step, _ in scalars(file) if tag == "eval/loss"] == [10]
