@@ -19,19 +19,18 @@ NEGATIVE_ZERO_KEY = KEY_COUNT // 2
 MIN_EXPONENT = -40
 MAX_EXPONENT = 24
 _EXPONENT_BIAS = 127
-# Of the least and greatest magnitude with buckets of their own, and of infinities and NaN.
-_BIASED_EXPONENTS = (MIN_EXPONENT + _EXPONENT_BIAS, MAX_EXPONENT + _EXPONENT_BIAS, 0xFF)
 _PER_OCTAVE = 2**MANTISSA_BITS
 _PER_SIGN = (MAX_EXPONENT - MIN_EXPONENT) * _PER_OCTAVE + 2
 
 BUCKET_COUNT = 2 * _PER_SIGN + 1
 ZERO_BUCKET = _PER_SIGN
 NONFINITE = -1
-# Where the keys of infinities and NaN are, positive and negative.
-NONFINITE_KEYS = tuple(
-    slice(zero + 0xFF * _PER_OCTAVE, zero + 0x100 * _PER_OCTAVE)
-    for zero in (POSITIVE_ZERO_KEY, NEGATIVE_ZERO_KEY)
-)
+
+# The same bits of a float64, whose exponent is longer.
+WIDE_KEY_BITS = 1 + 11 + MANTISSA_BITS
+WIDE_KEY_COUNT = 2**WIDE_KEY_BITS
+WIDE_NEGATIVE_ZERO_KEY = WIDE_KEY_COUNT // 2
+_WIDE_EXPONENT_BIAS = 1023
 
 # The second pass over small tensors: equal buckets between a tensor's minimum and maximum.
 LINEAR_BUCKET_COUNT = 512
@@ -74,19 +73,21 @@ BUCKET_EDGES = _bucket_edges()
 BUCKET_OF_KEY = _bucket_of_key()
 
 
-def buckets_of_keys(keys: np.ndarray) -> np.ndarray:
-    """Adds the counts of keys up to the counts of buckets, without infinities, NaN and zeros.
+def buckets_of_wide_keys(keys: np.ndarray) -> np.ndarray:
+    """Adds the counts of the keys of float64 up to the counts of buckets.
 
     Args:
-        keys: Elements per key, the zeros taken out. int64, shape (KEY_COUNT,).
+        keys: Finite elements per key, the zeros taken out. int64, shape (WIDE_KEY_COUNT,).
 
     Returns:
         Elements per bucket. int64, shape (BUCKET_COUNT,).
     """
-    positive, negative = (_one_sign(keys[zero:]) for zero in (POSITIVE_ZERO_KEY, NEGATIVE_ZERO_KEY))
+    positive, negative = (_one_sign(keys[zero:]) for zero in (0, WIDE_NEGATIVE_ZERO_KEY))
     return np.concatenate([negative[::-1], [0], positive])
 
 
 def _one_sign(keys: np.ndarray) -> np.ndarray:
-    begin, end, nonfinite = (exponent * _PER_OCTAVE for exponent in _BIASED_EXPONENTS)
-    return np.concatenate([[keys[:begin].sum()], keys[begin:end], [keys[end:nonfinite].sum()]])
+    begin = (MIN_EXPONENT + _WIDE_EXPONENT_BIAS) * _PER_OCTAVE
+    end = (MAX_EXPONENT + _WIDE_EXPONENT_BIAS) * _PER_OCTAVE
+    smaller, larger = keys[:begin], keys[end:WIDE_NEGATIVE_ZERO_KEY]
+    return np.concatenate([[smaller.sum()], keys[begin:end], [larger.sum()]])

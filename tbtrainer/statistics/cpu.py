@@ -13,12 +13,11 @@ from torch import Tensor
 
 from tbtrainer.statistics import small
 from tbtrainer.statistics.buckets import (
-    KEY_BITS,
-    KEY_COUNT,
-    NEGATIVE_ZERO_KEY,
-    POSITIVE_ZERO_KEY,
+    WIDE_KEY_BITS,
+    WIDE_KEY_COUNT,
+    WIDE_NEGATIVE_ZERO_KEY,
     ZERO_BUCKET,
-    buckets_of_keys,
+    buckets_of_wide_keys,
 )
 from tbtrainer.statistics.pieces import pieces
 from tbtrainer.statistics.small import SMALL_MAX_ELEMENTS
@@ -26,17 +25,32 @@ from tbtrainer.statistics.small import SMALL_MAX_ELEMENTS
 if TYPE_CHECKING:
     from tbtrainer.statistics.measure import TensorStatistics
 
-# Elements that torch works on in the calling thread alone: it shares out 32,768 and more
+# Elements of a chunk. A chunk is a dozen calls, each of which holds Python's lock for a microsecond
+# or two, and its buffers of 4 MiB come from the second or third cache.
+CHUNK = 2**18
+# Elements that torch converts in the calling thread alone: it shares out 32,768 and more
 # (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13), and each of the threads here would do that.
 _TORCH_SERIAL = 32_704
-# Elements. With its buffers a chunk stays in the caches of a core. NumPy works on one of any size
-# in the calling thread, and seldom enough for the calls not to count.
-CHUNK = 4 * _TORCH_SERIAL
-# A chunk is some thirty calls, each of which holds Python's lock for a microsecond or two: with
-# more threads they would wait for one another.
+# With more threads they would wait for Python's lock, and their buffers would fill the cache.
 _MOST_THREADS = 8
+# Elements of a scalar product; OpenBLAS shares out 10,000 and more.
+_ROW = 512
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32 = np.finfo(np.float32)
+# Every value of these is one of float32.
+_WITHIN_FLOAT32 = {
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+}
 
 Floats = NDArray[np.floating[Any]]
 
@@ -86,12 +100,14 @@ def _measure_large(
     chunks = _Queue(tensors)
     lock = threading.Lock()
     sums: list[tuple[int, int, float, float]] = []
+    # What is added to a counter; with a stride of zero `scatter_add_` would be half as fast.
+    ones = torch.ones(CHUNK, dtype=torch.int64)
 
     # Infinities and what is beyond float64 are counted, and nothing to warn of.
     @torch.no_grad()
     @np.errstate(all="ignore")
     def work() -> None:
-        reader = _ChunkReader(scale)
+        reader = _ChunkReader(scale, ones)
         row: int | None = None
         for index, next_row, chunk in chunks:
             if row is not None and row != next_row:
@@ -102,7 +118,7 @@ def _measure_large(
             reader.flush(found, row, lock)
 
     elements = sum(tensor.numel() for tensor in tensors.values())
-    threads = max(1, min(torch.get_num_threads(), _MOST_THREADS, elements // (4 * CHUNK)))
+    threads = max(1, min(torch.get_num_threads(), _MOST_THREADS, elements // (2 * CHUNK)))
     _in_threads(work, threads)
     # In the order of the elements, so that the last bits do not depend on the threads.
     total, squares = found.sum.numpy(), found.sum_of_squares.numpy()
@@ -148,23 +164,23 @@ class _Queue:
 
 
 class _ChunkReader:
-    """Reads chunks of one tensor through buffers that one thread uses again and again."""
+    """Reads chunks of one tensor through buffers that one thread uses again and again.
 
-    def __init__(self, scale: float | None) -> None:
-        self._scale = scale
-        self._most_counted = CHUNK if torch.get_num_threads() == 1 else _TORCH_SERIAL
-        self._single = np.empty(CHUNK, np.float32)
+    Args:
+        scale: What every element is divided by first.
+        ones: int64, shape (CHUNK,), shared by the threads.
+    """
+
+    def __init__(self, scale: float | None, ones: Tensor) -> None:
+        self._scale, self._ones = scale, ones
         self._double = np.empty(CHUNK, np.float64)
-        self._keys = np.empty(CHUNK, np.uint32)
-        self._short_keys = np.empty(CHUNK, np.uint16)
-        self._is_zero = np.empty(CHUNK, np.bool_)
-        self._key_counts = np.zeros(KEY_COUNT, np.int64)
+        self._keys = np.empty(CHUNK, np.uint64)
+        self._key_counts = torch.zeros(WIDE_KEY_COUNT, dtype=torch.int64)
         self._start()
 
     def _start(self) -> None:
         self._count, self._zeros, self._nonfinite = 0, 0, 0
         self._minimum, self._maximum = math.inf, -math.inf
-        self._key_counts.fill(0)
 
     def read(self, chunk: Tensor) -> tuple[float, float]:
         """Counts the elements of a chunk. This is the pass over memory.
@@ -174,38 +190,31 @@ class _ChunkReader:
         """
         chunk = chunk.reshape(-1).resolve_neg()
         self._count += chunk.numel()
-        exact = self._exact(chunk)
-        wide = self._widened(exact)
+        exact, wide = self._exact_and_wide(chunk)
         total = float(wide.sum())
-        all_finite = math.isfinite(total)
         # One infinity or NaN is enough to show in the sum, and float32 alone cannot overflow it.
-        if not all_finite:
-            finite = exact[np.isfinite(exact)]
-            self._nonfinite += exact.size - finite.size
-            if finite.size == 0:
+        if not math.isfinite(total):
+            exact = wide = wide[np.isfinite(wide)]
+            self._nonfinite += chunk.numel() - wide.size
+            if wide.size == 0:
                 return 0.0, 0.0
-            exact, wide = finite, self._widened(finite)
             total = float(wide.sum())
         low, high = float(exact.min()), float(exact.max())
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
-        if chunk.dtype == torch.bfloat16 and self._scale is None and all_finite:
-            keys = self._keys_of_bfloat16(chunk)
-        else:
-            keys = self._keys_of_float32(self._narrowed(exact, max(-low, high)))
-        zero_keys = self._key_counts[POSITIVE_ZERO_KEY] + self._key_counts[NEGATIVE_ZERO_KEY]
-        for part in keys.split(self._most_counted):
-            self._key_counts += torch.bincount(part, minlength=KEY_COUNT).numpy()
-        zero_keys -= self._key_counts[POSITIVE_ZERO_KEY] + self._key_counts[NEGATIVE_ZERO_KEY]
-        # Zeros, and what is too small for a key of its own, share the zero keys.
-        if zero_keys:
-            self._take_zeros_out(exact)
-        squares = np.multiply(wide, wide, out=self._double[: wide.size])
-        return total, float(squares.sum())
+        squares = _sum_of_squares(wide)
+        within_float32 = self._scale is None and chunk.dtype in _WITHIN_FLOAT32
+        self._count_keys(wide if within_float32 else _narrowed(wide, max(-low, high)))
+        return total, squares
 
     def flush(self, found: "TensorStatistics", row: int, lock: threading.Lock) -> None:
         """Adds what was read since the last flush to a row."""
-        buckets = buckets_of_keys(self._key_counts)
+        keys = self._key_counts.numpy()
+        for zero_key in (0, WIDE_NEGATIVE_ZERO_KEY):
+            self._zeros += int(keys[zero_key])
+            keys[zero_key] = 0
+        buckets = buckets_of_wide_keys(keys)
         buckets[ZERO_BUCKET] = self._zeros
+        keys.fill(0)
         with lock:
             for whole, part in (
                 (found.count, self._count),
@@ -219,62 +228,41 @@ class _ChunkReader:
             maximum[row] = max(maximum[row], self._maximum)
         self._start()
 
-    def _exact(self, chunk: Tensor) -> Floats:
-        """The elements as they are, in float32 or float64."""
-        if self._scale is not None:
-            wide = _converted(chunk, self._double)
-            return np.divide(wide, self._scale, out=wide)
-        if chunk.dtype in (torch.float32, torch.float64):
+    def _exact_and_wide(self, chunk: Tensor) -> tuple[Floats, Floats]:
+        """The elements as they are, for which float32 is read faster, and in float64."""
+        wide = self._double[: chunk.numel()]
+        if chunk.dtype == torch.float32 and self._scale is None:
             exact: Floats = chunk.numpy()
-            return exact
-        # Narrower floats fit float32; integers up to 2**53 fit float64, and booleans anything.
-        # What gives its keys from its own bits needs no float32.
-        to_single = chunk.is_floating_point() and chunk.dtype != torch.bfloat16
-        return _converted(chunk, self._single if to_single else self._double)
+            np.copyto(wide, exact)
+            return exact, wide
+        # Integers up to 2**53 fit float64, and everything else does.
+        places = torch.from_numpy(wide).split(_TORCH_SERIAL)
+        for place, part in zip(places, chunk.split(_TORCH_SERIAL), strict=True):
+            place.copy_(part)
+        if self._scale is not None:
+            np.divide(wide, self._scale, out=wide)
+        return wide, wide
 
-    def _widened(self, exact: Floats) -> Floats:
-        if exact.dtype == np.float64:
-            return exact
-        wide = self._double[: exact.size]
-        np.copyto(wide, exact)
-        return wide
-
-    def _narrowed(self, exact: Floats, magnitude: float) -> Floats:
-        """The elements in float32. What lies beyond it stays finite."""
-        if exact.dtype == np.float32:
-            return exact
-        if magnitude > _FLOAT32_MAX:
-            exact = exact.clip(-_FLOAT32_MAX, _FLOAT32_MAX)
-        single = self._single[: exact.size]
-        np.copyto(single, exact, casting="same_kind")
-        return single
-
-    def _keys_of_float32(self, single: Floats) -> Tensor:
-        keys = self._keys[: single.size]
-        np.right_shift(single.view(np.uint32), np.uint32(32 - KEY_BITS), out=keys)
-        return torch.from_numpy(keys.view(np.int32))
-
-    def _keys_of_bfloat16(self, chunk: Tensor) -> Tensor:
-        """bfloat16 has the same leading bits as float32."""
-        keys = self._short_keys[: chunk.numel()]
-        bits = chunk.view(torch.int16).numpy().view(np.uint16)
-        np.right_shift(bits, np.uint16(16 - KEY_BITS), out=keys)
-        return torch.from_numpy(keys.view(np.int16))
-
-    def _take_zeros_out(self, exact: Floats) -> None:
-        """Counts the zeros, of either sign, and leaves in their keys what is only close to zero."""
-        is_zero = np.equal(exact, 0, out=self._is_zero[: exact.size])
-        zeros = int(np.count_nonzero(is_zero))
-        negative = int(np.count_nonzero(is_zero & np.signbit(exact)))
-        self._zeros += zeros
-        self._key_counts[NEGATIVE_ZERO_KEY] -= negative
-        self._key_counts[POSITIVE_ZERO_KEY] -= zeros - negative
+    def _count_keys(self, values: Floats) -> None:
+        keys = self._keys[: values.size]
+        np.right_shift(values.view(np.uint64), np.uint64(64 - WIDE_KEY_BITS), out=keys)
+        places = torch.from_numpy(keys.view(np.int64))
+        self._key_counts.scatter_add_(0, places, self._ones[: values.size])
 
 
-def _converted(chunk: Tensor, buffer: Floats) -> Floats:
-    """The elements in a buffer of another dtype."""
-    converted = buffer[: chunk.numel()]
-    places = torch.from_numpy(converted).split(_TORCH_SERIAL)
-    for place, part in zip(places, chunk.split(_TORCH_SERIAL), strict=True):
-        place.copy_(part)
-    return converted
+def _narrowed(wide: Floats, magnitude: float) -> Floats:
+    """The elements rounded to float32, as float64. What lies beyond it stays finite, and not 0."""
+    if magnitude > _FLOAT32.max:
+        wide = wide.clip(-_FLOAT32.max, _FLOAT32.max)
+    narrow: Floats = wide.astype(np.float32).astype(np.float64)
+    vanished = (narrow == 0) & (wide != 0)
+    if vanished.any():
+        narrow[vanished] = np.copysign(_FLOAT32.smallest_subnormal, wide[vanished])
+    return narrow
+
+
+def _sum_of_squares(values: Floats) -> float:
+    """Rows short enough for the linear algebra library to stay in this thread."""
+    rows = values[: values.size // _ROW * _ROW].reshape(-1, 1, _ROW)
+    rest = values[rows.size :]
+    return float(np.matmul(rows, rows.transpose(0, 2, 1)).sum()) + float(np.dot(rest, rest))
