@@ -23,6 +23,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # each of them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch  # noqa: E402
+
+# Where no device runs Triton's kernels its interpreter does. It has to be told before the import.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -44,12 +50,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out the tests that need a GPU where there is none."""
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if needs_gpu and not _has_gpu():
+    if needs_gpu and not torch.cuda.is_available():
         config.hook.pytest_deselected(items=needs_gpu)
         items[:] = [item for item in items if item not in needs_gpu]
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

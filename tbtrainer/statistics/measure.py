@@ -1,13 +1,15 @@
 """Statistics of a list of tensors in one pass over their memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics import accelerator, cpu
+from tbtrainer.statistics.backend import Backend, give_up_kernels, plain_reader, reader_of
 from tbtrainer.statistics.buckets import BUCKET_COUNT, LINEAR_BUCKET_COUNT
 
 
@@ -87,7 +89,10 @@ def why_not_measurable(tensor: Tensor) -> str | None:
 
 @torch.no_grad()
 def measure(
-    tensors: Sequence[Tensor | None], device: torch.device, divisor: Tensor | None = None
+    tensors: Sequence[Tensor | None],
+    device: torch.device,
+    divisor: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> TensorStatistics:
     """Measures tensors in one pass, without waiting for an accelerator.
 
@@ -96,16 +101,15 @@ def measure(
             strides, on any devices. `None` and empty ones give a row of nothing.
         device: Where the result is put.
         divisor: What every element is divided by first, a scalar tensor: the loss scale.
+        backend: Which code reads the tensors; see `reader_of`.
 
     Returns:
         One row per tensor, on `device`.
     """
     result = TensorStatistics.empty(len(tensors), device)
-    for source, rows in _rows_by_device(tensors).items():
+    for (source, reader), rows in _rows_by_reader(tensors, backend).items():
         chosen = [tensors[row] for row in rows]
-        found = TensorStatistics.empty(len(rows), source)
-        backend = cpu if source.type == "cpu" else accelerator
-        backend.measure_into(found, chosen, divisor)
+        found = _tried(_measured_by, reader, source, backend, chosen, divisor)
         if len(rows) == len(tensors):
             return found.to(device)
         index = torch.tensor(rows, device="cpu").to(device, non_blocking=True)
@@ -120,6 +124,7 @@ def measure_linear(
     minimum: Tensor,
     maximum: Tensor,
     divisor: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Counts the elements in equal buckets between given ends, without a word of the host.
 
@@ -131,6 +136,7 @@ def measure_linear(
         minimum: Least finite element of each whole tensor. float64, shape (tensors,).
         maximum: Greatest finite element of each whole tensor. float64, shape (tensors,).
         divisor: As for `measure`.
+        backend: As for `measure`.
 
     Returns:
         Finite elements per bucket. int64, shape (tensors, LINEAR_BUCKET_COUNT), on the device of
@@ -138,20 +144,61 @@ def measure_linear(
     """
     device = minimum.device
     counts = torch.zeros(len(tensors), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=device)
-    for source, rows in _rows_by_device(tensors).items():
+    for (source, reader), rows in _rows_by_reader(tensors, backend).items():
         chosen = [tensors[row] for row in rows]
         index = torch.tensor(rows, device="cpu").to(device, non_blocking=True)
         low, high = (end[index].to(source, non_blocking=True) for end in (minimum, maximum))
-        found = torch.zeros(len(rows), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=source)
-        backend = cpu if source.type == "cpu" else accelerator
-        backend.linear_into(found, chosen, low, high, divisor)
+        found = _tried(_counted_by, reader, source, backend, chosen, low, high, divisor)
         counts[index] = found.to(device, non_blocking=True)
     return counts
 
 
-def _rows_by_device(tensors: Sequence[Tensor | None]) -> dict[torch.device, list[int]]:
-    rows: dict[torch.device, list[int]] = {}
+_Reader = tuple[torch.device, ModuleType]
+_Read = TypeVar("_Read")
+
+
+def _rows_by_reader(tensors: Sequence[Tensor | None], backend: Backend) -> dict[_Reader, list[int]]:
+    rows: dict[_Reader, list[int]] = {}
     for row, tensor in enumerate(tensors):
         if tensor is not None and tensor.numel() > 0:
-            rows.setdefault(tensor.device, []).append(row)
+            rows.setdefault((tensor.device, reader_of(tensor, backend)), []).append(row)
     return rows
+
+
+def _tried(
+    read: Callable[..., _Read],
+    reader: ModuleType,
+    source: torch.device,
+    backend: Backend,
+    *arguments: Any,
+) -> _Read:
+    """Reads with a reader, or, if that was a kernel that failed, with the plain one."""
+    try:
+        return read(reader, source, *arguments)
+    except Exception as error:
+        if backend == "kernel" or reader is plain_reader(source):
+            raise
+        give_up_kernels(error)
+        return read(plain_reader(source), source, *arguments)
+
+
+def _measured_by(
+    reader: ModuleType, source: torch.device, tensors: Sequence[Tensor], divisor: Tensor | None
+) -> TensorStatistics:
+    found = TensorStatistics.empty(len(tensors), source)
+    reader.measure_into(found, tensors, divisor)
+    return found
+
+
+def _counted_by(
+    reader: ModuleType,
+    source: torch.device,
+    tensors: Sequence[Tensor],
+    low: Tensor,
+    high: Tensor,
+    divisor: Tensor | None,
+) -> Tensor:
+    shape = (len(tensors), LINEAR_BUCKET_COUNT)
+    counts = torch.zeros(shape, dtype=torch.int64, device=source)
+    reader.linear_into(counts, tensors, low, high, divisor)
+    return counts

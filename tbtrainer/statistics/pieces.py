@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 
+def in_order_of_memory(tensor: Tensor) -> Tensor:
+    """Orders the dimensions by stride: a transposed or channels-last tensor is then contiguous."""
+    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+
+
 def pieces(tensor: Tensor, most_elements: int, most_copied: int) -> Iterator[Tensor]:
     """Cuts a tensor into views that together hold every element once.
 
@@ -19,8 +24,7 @@ def pieces(tensor: Tensor, most_elements: int, most_copied: int) -> Iterator[Ten
     if tensor.dim() == 0:
         yield tensor
         return
-    # A transposed or channels-last tensor is one piece of memory, read in the order of its strides.
-    ordered = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+    ordered = in_order_of_memory(tensor)
     if ordered.is_contiguous():
         ordered = ordered.view(-1)
     else:

@@ -84,6 +84,7 @@ def _environment(elastic: bool) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "DS_ACCELERATOR": "cpu",
+        "TRITON_INTERPRET": "0",
         # DeepSpeed's bfloat16 optimizer would compile a copy for half a minute.
         "TORCHDYNAMO_DISABLE": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",

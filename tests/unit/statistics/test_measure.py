@@ -45,7 +45,13 @@ def together(tensors: list[torch.Tensor]) -> TensorStatistics:
     return measure(tensors, CPU)
 
 
-PATHS = pytest.mark.parametrize("path", [together, by_chunks, by_accelerator])
+def by_kernel(tensors: list[torch.Tensor]) -> TensorStatistics:
+    """The kernel, interpreted, for all it serves."""
+    pytest.importorskip("triton")
+    return measure(tensors, CPU, backend="kernel")
+
+
+PATHS = pytest.mark.parametrize("path", [together, by_chunks, by_accelerator, by_kernel])
 
 
 def expected_buckets(values: np.ndarray) -> np.ndarray:

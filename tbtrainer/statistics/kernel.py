@@ -1,0 +1,366 @@
+"""The pass and the linear pass as fused Triton kernels: one launch per dtype, however many tensors.
+
+docs/kernel.md explains them step by step. A program reads one chunk of one tensor, keeps its counts
+to itself, and adds them to the tensor's row at its end. Importing this module needs Triton.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tbtrainer.statistics.buckets import (
+    BUCKET_COUNT,
+    LINEAR_BUCKET_COUNT,
+    MANTISSA_BITS,
+    MAX_EXPONENT,
+    MIN_EXPONENT,
+    ZERO_BUCKET,
+)
+from tbtrainer.statistics.pieces import in_order_of_memory
+
+if TYPE_CHECKING:
+    from tbtrainer.statistics.measure import TensorStatistics
+
+# Elements of a program, and of one of its steps.
+CHUNK = 2**16
+_BLOCK = 2048
+_LINEAR_BLOCK = 1024
+
+# Bytes. Where every chunk begins at a multiple of this, a thread loads as many at a time.
+_ALIGNMENT = 16
+
+# The layout of float32, and the buckets of one sign: `buckets.py`. A key is the exponent of a value
+# and the leading bits of its fraction; keys from the first to the last have a bucket each.
+_FRACTION_BITS = tl.constexpr(23)
+_EXPONENT_BIAS = tl.constexpr(127)
+_DOUBLE_FRACTION_BITS = tl.constexpr(52)
+_DOUBLE_EXPONENT_BIAS = tl.constexpr(1023)
+_MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+_INFINITY = tl.constexpr(0x7F800000)
+_KEY_SHIFT = tl.constexpr(23 - MANTISSA_BITS)
+_FIRST_KEY = tl.constexpr((MIN_EXPONENT + 127) << MANTISSA_BITS)
+_LAST_KEY = tl.constexpr(((MAX_EXPONENT + 127) << MANTISSA_BITS) - 1)
+_BUCKETS = tl.constexpr(BUCKET_COUNT)
+_ZERO_BUCKET = tl.constexpr(ZERO_BUCKET)
+_LAST_WITHIN = tl.constexpr(ZERO_BUCKET - 1)
+_LINEAR_BUCKETS = tl.constexpr(LINEAR_BUCKET_COUNT)
+
+# Places of each sign in a program's own counters: sixteen octaves but for one place, half an octave
+# of them above the largest of the first values. Place 0 of the positive numbers takes what lies
+# elsewhere, that of the negative ones the zeros.
+_WINDOW = tl.constexpr(256)
+_ZEROS = tl.constexpr(256)
+_SIGN_SHIFT = tl.constexpr(31 - 8)
+_HEADROOM = tl.constexpr(8)
+_UNSET = tl.constexpr(1 << 20)
+
+_TRITON_DTYPES = {
+    torch.float32: tl.float32,
+    # Its bits are the upper half of float32's: read as a number that is shifted.
+    torch.bfloat16: tl.int16,
+    torch.float16: tl.float16,
+    torch.float8_e5m2: tl.float8e5,
+    torch.float8_e4m3fn: tl.float8e4nv,
+}
+# What a card must be able to do to read a dtype.
+_CAPABILITY = {torch.float8_e4m3fn: (8, 9), torch.float8_e5m2: (8, 9)}
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether the kernels read a tensor: a float of up to 32 bits, whose memory is in one piece."""
+    if tensor.dtype not in _TRITON_DTYPES or tensor.is_neg():
+        return False
+    if tensor.is_cuda and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(tensor.device)
+        if capability < _CAPABILITY.get(tensor.dtype, (7, 0)):
+            return False
+    return in_order_of_memory(tensor).is_contiguous()
+
+
+def measure_into(
+    found: "TensorStatistics", tensors: Sequence[Tensor], divisor: Tensor | None
+) -> None:
+    """Adds the statistics of tensors on one device to the rows of `found`, which begin empty.
+
+    Args:
+        found: One row per tensor, on the tensors' device.
+        tensors: Not empty, and served.
+        divisor: What every element is divided by first, in float32; a scalar tensor.
+    """
+    for table in _tables(tensors):
+        chunks, device = len(table.chunks), table.chunks.device
+        sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
+        counts = torch.empty(chunks, 3, dtype=torch.int64, device=device)
+        with _on(device):
+            _measure[(chunks,)](
+                table.chunks,
+                sums,
+                counts,
+                found.buckets,
+                _on_device(divisor, device),
+                DTYPE=_TRITON_DTYPES[table.dtype],
+                ALIGNMENT=table.alignment,
+                BLOCK=_BLOCK,
+                num_warps=4,
+            )
+        row = table.chunks[:, 2]
+        found.count.index_add_(0, row, counts[:, 0])
+        found.zeros.index_add_(0, row, counts[:, 1])
+        found.nonfinite.index_add_(0, row, counts[:, 2])
+        found.sum.index_add_(0, row, sums[:, 0])
+        found.sum_of_squares.index_add_(0, row, sums[:, 1])
+        found.minimum.scatter_reduce_(0, row, sums[:, 2], "amin")
+        found.maximum.scatter_reduce_(0, row, sums[:, 3], "amax")
+        found.buckets[:, ZERO_BUCKET].index_add_(0, row, counts[:, 1])
+
+
+def linear_into(
+    counts: Tensor,
+    tensors: Sequence[Tensor],
+    minimum: Tensor,
+    maximum: Tensor,
+    divisor: Tensor | None,
+) -> None:
+    """Adds to `counts` the elements in equal buckets between each tensor's given ends.
+
+    Args:
+        counts: int64, shape (tensors, LINEAR_BUCKET_COUNT), on the tensors' device.
+        tensors: Not empty, and served.
+        minimum: float64, shape (tensors,), on that device.
+        maximum: float64, shape (tensors,), on that device.
+        divisor: What every element is divided by first, in float32; a scalar tensor.
+    """
+    for table in _tables(tensors):
+        with _on(counts.device):
+            _count_linear[(len(table.chunks),)](
+                table.chunks,
+                counts,
+                minimum,
+                maximum,
+                _on_device(divisor, counts.device),
+                DTYPE=_TRITON_DTYPES[table.dtype],
+                BLOCK=_LINEAR_BLOCK,
+                num_warps=4,
+            )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The chunks of all tensors of one dtype and alignment.
+
+    Attributes:
+        dtype: Of the tensors.
+        alignment: Of the chunks' addresses, in bytes.
+        chunks: Address, number of elements, and row of each chunk. int64, shape (chunks, 3), on
+            the tensors' device.
+    """
+
+    dtype: torch.dtype
+    alignment: int
+    chunks: Tensor
+
+
+def _tables(tensors: Sequence[Tensor]) -> Iterator[_Table]:
+    groups: dict[tuple[torch.dtype, int], list[tuple[int, int, int]]] = {}
+    for row, tensor in enumerate(tensors):
+        address = tensor.data_ptr()
+        alignment = tensor.dtype.itemsize if address % _ALIGNMENT else _ALIGNMENT
+        described = (address, tensor.numel(), row)
+        groups.setdefault((tensor.dtype, alignment), []).append(described)
+    for (dtype, alignment), group in groups.items():
+        chunks = torch.from_numpy(_cut(np.array(group, np.int64), dtype.itemsize))
+        if tensors[0].is_cuda:
+            # From pinned memory the copy waits for nothing.
+            chunks = chunks.pin_memory().to(tensors[0].device, non_blocking=True)
+        yield _Table(dtype, alignment, chunks)
+
+
+def _cut(described: np.ndarray, itemsize: int) -> np.ndarray:
+    """Address, elements and row of every tensor, cut into those of every chunk."""
+    pieces = -(-described[:, 1] // CHUNK)
+    address, elements, row = np.repeat(described, pieces, axis=0).T
+    number = np.arange(len(row)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begin = number * CHUNK
+    return np.stack([address + begin * itemsize, np.minimum(elements - begin, CHUNK), row], axis=1)
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _on_device(divisor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if divisor is None else divisor.to(device, torch.float32, non_blocking=True)
+
+
+# Triton's language has no annotations but those of constants.
+# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ANN001, ANN202, N803
+
+
+@triton.jit
+def _measure(
+    table,
+    sums,
+    counts,
+    buckets,
+    divisor,
+    DTYPE: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Reads one chunk: its sums and counts go to its own place, its buckets to the tensor's row."""
+    chunk = tl.program_id(0)
+    source = tl.load(table + 3 * chunk).to(tl.pointer_type(DTYPE))
+    source = tl.multiple_of(source, ALIGNMENT)
+    size = tl.load(table + 3 * chunk + 1).to(tl.int32)
+    row = tl.load(table + 3 * chunk + 2)
+    buckets += row * _BUCKETS
+
+    total = tl.full((), 0.0, tl.float64)
+    squares = tl.full((), 0.0, tl.float64)
+    minimum = tl.full((BLOCK,), float("inf"), tl.float32)
+    maximum = tl.full((BLOCK,), float("-inf"), tl.float32)
+    nonfinite = tl.full((), 0, tl.int32)
+    window = tl.zeros((2 * _WINDOW,), tl.int32)
+    base = tl.full((), _UNSET, tl.int32)
+
+    offsets = tl.arange(0, BLOCK)
+    whole = size // BLOCK * BLOCK
+    for begin in range(0, whole, BLOCK):
+        values = _as_float32(tl.load(source + begin + offsets))
+        total, squares, minimum, maximum, nonfinite, window, base = _add_block(
+            values, None, divisor, buckets, total, squares, minimum, maximum, nonfinite, window,
+            base, BLOCK,
+        )  # fmt: skip
+    if whole < size:
+        inside = offsets < size - whole
+        values = _as_float32(tl.load(source + whole + offsets, mask=inside, other=0.0))
+        total, squares, minimum, maximum, nonfinite, window, base = _add_block(
+            values, inside, divisor, buckets, total, squares, minimum, maximum, nonfinite, window,
+            base, BLOCK,
+        )  # fmt: skip
+
+    number = tl.arange(0, 2 * _WINDOW)
+    place = number % _WINDOW
+    within = base + place - _FIRST_KEY + 1
+    bucket = tl.where(number >= _WINDOW, -within + _ZERO_BUCKET - 1, within + _ZERO_BUCKET + 1)
+    filled = (place > 0) & (window > 0)
+    tl.atomic_add(buckets + bucket, window.to(tl.int64), mask=filled, sem="relaxed")
+    # The zeros, among which are what was not finite, and what was not there in the last block.
+    others = nonfinite + tl.cdiv(size, BLOCK) * BLOCK - size
+    zeros = tl.sum(tl.where(number == _ZEROS, window, 0), axis=0) - others
+
+    tl.store(sums + 4 * chunk, total)
+    tl.store(sums + 4 * chunk + 1, squares)
+    tl.store(sums + 4 * chunk + 2, tl.min(minimum, axis=0).to(tl.float64))
+    tl.store(sums + 4 * chunk + 3, tl.max(maximum, axis=0).to(tl.float64))
+    tl.store(counts + 3 * chunk, size.to(tl.int64))
+    tl.store(counts + 3 * chunk + 1, zeros.to(tl.int64))
+    tl.store(counts + 3 * chunk + 2, nonfinite.to(tl.int64))
+
+
+@triton.jit
+def _as_float32(loaded):
+    """The elements as they are; bfloat16 comes as its bits."""
+    if loaded.dtype == tl.int16:
+        values = (loaded.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        values = loaded.to(tl.float32)
+    return values
+
+
+@triton.jit
+def _add_block(
+    values, inside, divisor, buckets, total, squares, minimum, maximum, nonfinite, window, base,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Adds the values of a block to what a program has found; `inside` is None if all are."""
+    if divisor is not None:
+        values = tl.math.div_rn(values, tl.load(divisor))
+    lower = values
+    higher = values
+    if inside is not None:
+        lower = tl.where(inside, values, float("inf"))
+        higher = tl.where(inside, values, float("-inf"))
+    bits = values.to(tl.int32, bitcast=True)
+    largest = tl.max(bits & _MAGNITUDE, axis=0)
+    # Seldom, so that everybody else need not look.
+    if largest >= _INFINITY:
+        finite = (bits & _MAGNITUDE) < _INFINITY
+        nonfinite += BLOCK - tl.sum(finite.to(tl.int32), axis=0)
+        lower = tl.where(finite, lower, float("inf"))
+        higher = tl.where(finite, higher, float("-inf"))
+        values = tl.where(finite, values, 0.0)
+        bits = tl.where(finite, bits, 0)
+        largest = tl.max(bits & _MAGNITUDE, axis=0)
+    magnitude = bits & _MAGNITUDE
+    minimum = tl.minimum(minimum, lower)
+    maximum = tl.maximum(maximum, higher)
+
+    # Sums of the block in float32, divided by the power of two of its largest value, so that no
+    # square leaves the range; put together in float64.
+    exponent = tl.minimum(tl.maximum(largest >> _FRACTION_BITS, 1), 253)
+    # (A constant has to stand to the right, or the interpreter makes a constant of the result.)
+    factor = (-exponent + 2 * _EXPONENT_BIAS) << _FRACTION_BITS
+    scaled = values * factor.to(tl.float32, bitcast=True)
+    exponent += _DOUBLE_EXPONENT_BIAS - _EXPONENT_BIAS
+    unit = (exponent.to(tl.int64) << _DOUBLE_FRACTION_BITS).to(tl.float64, bitcast=True)
+    total += tl.sum(scaled, axis=0).to(tl.float64) * unit
+    squares += tl.sum(scaled * scaled, axis=0).to(tl.float64) * unit * unit
+
+    first = tl.minimum((largest >> _KEY_SHIFT) + _HEADROOM, _LAST_KEY) - (_WINDOW - 1)
+    base = tl.where((base == _UNSET) & (largest > 0), tl.maximum(first, _FIRST_KEY - 1), base)
+    place = (magnitude >> _KEY_SHIFT) - base
+    near = (place > 0) & (place < _WINDOW)
+    zero = magnitude == 0
+    sign = (bits >> _SIGN_SHIFT) & _WINDOW
+    counter = tl.where(near, place + sign, zero.to(tl.int32) * _ZEROS)
+    window += tl.histogram(counter, 2 * _WINDOW)
+    # The few that lie elsewhere, in few blocks, go to the row at once.
+    if tl.min(counter, axis=0) == 0:
+        within = (magnitude >> _KEY_SHIFT) - _FIRST_KEY + 1
+        within = tl.minimum(tl.maximum(within, 0), _LAST_WITHIN)
+        bucket = tl.where(bits < 0, -within + _ZERO_BUCKET - 1, within + _ZERO_BUCKET + 1)
+        one = tl.full((BLOCK,), 1, tl.int64)
+        tl.atomic_add(buckets + bucket, one, mask=counter == 0, sem="relaxed")
+    return total, squares, minimum, maximum, nonfinite, window, base
+
+
+@triton.jit
+def _count_linear(table, counts, low, high, divisor, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+    """Reads one chunk, and adds its counts to the tensor's row."""
+    chunk = tl.program_id(0)
+    source = tl.load(table + 3 * chunk).to(tl.pointer_type(DTYPE))
+    size = tl.load(table + 3 * chunk + 1).to(tl.int32)
+    row = tl.load(table + 3 * chunk + 2)
+    # Half of everything, so that no difference is beyond float64.
+    least = tl.load(low + row) / 2
+    width = (tl.load(high + row) / 2 - least) / _LINEAR_BUCKETS
+    width = tl.where(width > 0, width, 1.0)
+
+    number = tl.arange(0, _LINEAR_BUCKETS)
+    found = tl.zeros((_LINEAR_BUCKETS,), tl.int32)
+    for begin in range(0, size, BLOCK):
+        offsets = begin + tl.arange(0, BLOCK)
+        inside = offsets < size
+        values = _as_float32(tl.load(source + offsets, mask=inside, other=0.0))
+        if divisor is not None:
+            values = tl.math.div_rn(values, tl.load(divisor))
+        finite = inside & ((values.to(tl.int32, bitcast=True) & _MAGNITUDE) < _INFINITY)
+        place = (tl.where(finite, values, 0.0).to(tl.float64) / 2 - least) / width
+        place = tl.minimum(tl.maximum(place, 0.0), _LINEAR_BUCKETS - 1.0).to(tl.int32)
+        found += tl.histogram(tl.where(finite, place, 0), _LINEAR_BUCKETS)
+        # What is not counted was put into the first.
+        others = BLOCK - tl.sum(finite.to(tl.int32), axis=0)
+        found -= tl.where(number == 0, others, 0)
+    tl.atomic_add(
+        counts + row * _LINEAR_BUCKETS + number, found.to(tl.int64), mask=found > 0, sem="relaxed"
+    )
