@@ -31,8 +31,8 @@ class Sequences(Dataset):
         }
 
 
-def classifier(seed: int = 0) -> BertForSequenceClassification:
-    """A BERT of 15 thousand parameters with dropout, so that a random number drawn is noticed."""
+def classifier(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:
+    """A small BERT, with dropout, so that a random number drawn is noticed."""
     set_seed(seed)
     return BertForSequenceClassification(
         BertConfig(
@@ -43,6 +43,8 @@ def classifier(seed: int = 0) -> BertForSequenceClassification:
             intermediate_size=32,
             max_position_embeddings=LENGTH,
             num_labels=2,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
     )
 

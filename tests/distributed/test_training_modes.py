@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.distributed.launch import launch
+from tests.distributed.training_modes import CHANGES, SHOWN
 from tests.events import Histogram, event_files, histograms, scalars
+from tests.tiny import arguments, classifier, trainer
 
 # What tells that a mode is on: distributed type, wrapper, share of the parameters on each rank.
 MODES = {
@@ -51,8 +54,7 @@ def test_the_training_is_unchanged_on_every_rank(trained):
         assert all(verdict["equal"].values()), verdict
 
 
-def test_the_histograms_are_those_of_ddp(trained, ddp):
-    mode, _, file = trained
+def assert_alike(file: Path, ddp: Path, mode: str) -> None:
     expected, shown = histograms(ddp), histograms(file)
     assert shown.keys() == expected.keys()
     for key, reference in expected.items():
@@ -64,6 +66,22 @@ def test_the_histograms_are_those_of_ddp(trained, ddp):
                 assert getattr(histogram, value) == pytest.approx(
                     getattr(reference, value), rel=1e-3, abs=1e-6
                 ), (mode, key, value)
+
+
+def test_the_histograms_are_those_of_ddp(trained, ddp):
+    mode, _, file = trained
+    assert_alike(file, ddp, mode)
+
+
+def test_the_histograms_of_one_process_are_those_of_ddp(tmp_path):
+    verdicts, ddp = trained_in("ddp-without-dropout", tmp_path / "ddp")
+    assert verdicts[0]["wrapper"] == "DistributedDataParallel"
+    # Two processes take the batches of one that are twice as large.
+    values = {**CHANGES, **SHOWN, "per_device_train_batch_size": 8}
+    args = arguments(TBTrainingArguments, tmp_path / "one", **values)
+    trainer(TBTrainer, args, model=classifier(dropout=0.0)).train()
+    (file,) = event_files(tmp_path / "one")
+    assert_alike(file, ddp, "one process")
 
 
 def test_the_gradient_norms_are_those_of_ddp(trained, ddp):

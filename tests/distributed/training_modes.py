@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/distributed/training_modes.py MODE DIRECTORY
 
-MODE is one of ddp, fsdp1, fsdp2, zero1, zero2, zero3. Rank zero prints one JSON verdict.
+MODE is one of ddp, ddp-without-dropout, fsdp1, fsdp2, zero1, zero2, zero3. Rank zero prints one
+JSON verdict.
 """
 
 import json
@@ -19,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
-from tests.tiny import arguments, equal, trainer
+from tests.tiny import arguments, classifier, equal, trainer
 
 CHANGES: dict[str, Any] = {
     "eval_strategy": "steps",
@@ -31,6 +32,9 @@ SHOWN = {"histogram_steps": 2, "norm_detail": "parameter", "telemetry_errors": "
 
 def changes_of(mode: str) -> dict[str, Any]:
     """What puts `Trainer` into a mode."""
+    if mode == "ddp-without-dropout":
+        # Otherwise `Trainer` makes the loss of two processes twice that of one.
+        return {"average_tokens_across_devices": False}
     if mode == "ddp":
         return {"save_strategy": "steps", "save_steps": 5}
     if mode.startswith("fsdp"):
@@ -93,10 +97,13 @@ def main(mode: str, directory: str) -> None:
     changes = {**CHANGES, **changes_of(mode)}
     # Every node of a group has its own output directory, as on machines without a shared disk.
     output = Path(directory) / f"node-{os.environ['GROUP_RANK']}"
-    stock = trainer(Trainer, arguments(TrainingArguments, output / "stock", **changes))
+    dropout = 0.0 if mode == "ddp-without-dropout" else 0.1
+    args = arguments(TrainingArguments, output / "stock", **changes)
+    stock = trainer(Trainer, args, model=classifier(dropout=dropout))
     stock.train()
     expected = state_of(stock)
-    ours = trainer(TBTrainer, arguments(TBTrainingArguments, output / "ours", **changes, **SHOWN))
+    args = arguments(TBTrainingArguments, output / "ours", **changes, **SHOWN)
+    ours = trainer(TBTrainer, args, model=classifier(dropout=dropout))
     writer = type(ours.writer).__name__
     ours.train()
     actual = state_of(ours)
