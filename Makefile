@@ -53,11 +53,11 @@ screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the picture of the README fro
 	$(BIN)/python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
 
 bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
-	@set -e; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for name in snapshot statistics collectives writer training; do \
+		echo "== $$name"; PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_$$name.py; done
 
-bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device
-	$(BIN)/python tests/benchmarks/bench_snapshot.py --model gpt2 --device cuda
-	$(BIN)/python tests/benchmarks/bench_training.py --model gpt2 --device cuda
+bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS="--device cpu --size toy" tries it
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_gpu.py $(OPTIONS)
 
 clean:  ## remove the environment and everything that was built
 	rm -rf $(VENV) $(OLDEST) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
