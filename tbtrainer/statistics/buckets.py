@@ -73,21 +73,30 @@ BUCKET_EDGES = _bucket_edges()
 BUCKET_OF_KEY = _bucket_of_key()
 
 
-def buckets_of_wide_keys(keys: np.ndarray) -> np.ndarray:
-    """Adds the counts of the keys of float64 up to the counts of buckets.
+def taken_from_wide_keys(keys: np.ndarray, elements: int) -> np.ndarray:
+    """Adds the counts of the keys of float64 up to the counts of buckets, and sets them to zero.
 
     Args:
         keys: Finite elements per key, the zeros taken out. int64, shape (WIDE_KEY_COUNT,).
+        elements: Their sum. Where no element is beyond the range of the buckets, most keys need
+            not be looked at.
 
     Returns:
         Elements per bucket. int64, shape (BUCKET_COUNT,).
     """
-    positive, negative = (_one_sign(keys[zero:]) for zero in (0, WIDE_NEGATIVE_ZERO_KEY))
-    return np.concatenate([negative[::-1], [0], positive])
-
-
-def _one_sign(keys: np.ndarray) -> np.ndarray:
     begin = (MIN_EXPONENT + _WIDE_EXPONENT_BIAS) * _PER_OCTAVE
     end = (MAX_EXPONENT + _WIDE_EXPONENT_BIAS) * _PER_OCTAVE
-    smaller, larger = keys[:begin], keys[end:WIDE_NEGATIVE_ZERO_KEY]
-    return np.concatenate([[smaller.sum()], keys[begin:end], [larger.sum()]])
+    buckets = np.zeros(BUCKET_COUNT, np.int64)
+    for signed_keys, signed_buckets in (
+        (keys[:WIDE_NEGATIVE_ZERO_KEY], buckets[ZERO_BUCKET + 1 :]),
+        (keys[WIDE_NEGATIVE_ZERO_KEY:], buckets[:ZERO_BUCKET][::-1]),
+    ):
+        signed_buckets[1:-1] = signed_keys[begin:end]
+        signed_keys[begin:end] = 0
+        if buckets.sum() < elements:
+            signed_buckets[0], signed_buckets[-1] = (
+                signed_keys[:begin].sum(),
+                signed_keys[end:].sum(),
+            )
+            signed_keys.fill(0)
+    return buckets

@@ -17,7 +17,7 @@ from tbtrainer.statistics.buckets import (
     WIDE_KEY_COUNT,
     WIDE_NEGATIVE_ZERO_KEY,
     ZERO_BUCKET,
-    buckets_of_wide_keys,
+    taken_from_wide_keys,
 )
 from tbtrainer.statistics.pieces import pieces
 from tbtrainer.statistics.small import SMALL_MAX_ELEMENTS
@@ -212,9 +212,9 @@ class _ChunkReader:
         for zero_key in (0, WIDE_NEGATIVE_ZERO_KEY):
             self._zeros += int(keys[zero_key])
             keys[zero_key] = 0
-        buckets = buckets_of_wide_keys(keys)
+        others = self._count - self._nonfinite - self._zeros
+        buckets = taken_from_wide_keys(keys, others)
         buckets[ZERO_BUCKET] = self._zeros
-        keys.fill(0)
         with lock:
             for whole, part in (
                 (found.count, self._count),
