@@ -80,12 +80,12 @@ class RunSession:
         self._has_trained = True
 
     def write(self, records: Iterable[tuple[str, float | str]], step: int) -> None:
-        """Writes numbers as scalars and text as text, at `step`."""
+        """Writes numbers as scalars and text as text, without its secrets, at `step`."""
         if not self._writes:
             return
         for tag, value in records:
             if isinstance(value, str):
-                self.writer.add_text(tag, value, step)
+                self.writer.add_text(tag, redacted_text(value), step)
             else:
                 self.writer.add_scalar(tag, value, step)
 
