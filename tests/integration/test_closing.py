@@ -40,11 +40,21 @@ class DeadlyWorker(Sequences):
 
 def open_event_files() -> list[str]:
     links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
-    return [os.readlink(link) for link in links if link.is_symlink() and "tfevents" in str(link)]
+    targets = [os.readlink(link) for link in links if link.is_symlink()]
+    return [target for target in targets if "tfevents" in target]
 
 
-def threads() -> set[str]:
-    return {t.name for t in threading.enumerate() if t.name.startswith("tbtrainer")}
+@pytest.fixture
+def left_behind():
+    """Threads and event files that are open and were not before."""
+    before, files_before = set(threading.enumerate()), set(open_event_files())
+
+    def found() -> tuple[list[str], list[str]]:
+        threads = [t.name for t in threading.enumerate() if t not in before]
+        files = [file for file in open_event_files() if file not in files_before]
+        return [name for name in threads if name.startswith("tbtrainer")], files
+
+    return found
 
 
 def losses(directory: Path) -> list[int]:
@@ -55,33 +65,33 @@ def losses(directory: Path) -> list[int]:
 @pytest.mark.parametrize(
     "error", [Crash("a step"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
 )
-def test_an_error_passes_unchanged_and_the_run_is_complete(error, tmp_path):
+def test_an_error_passes_unchanged_and_the_run_is_complete(error, left_behind, tmp_path):
     args = arguments(TBTrainingArguments, tmp_path, histogram_steps=1)
     made = trainer(TBTrainer, args, callbacks=[RaiseAt(error)])
     with pytest.raises(type(error)) as raised:
         made.train()
     assert raised.value is error
-    assert (threads(), open_event_files()) == (set(), [])
+    assert left_behind() == ([], [])
     assert losses(tmp_path) == [2, 4, 6]
     assert made.writer.counters.pending == 0
 
 
-def test_a_worker_that_dies_leaves_the_run_complete(tmp_path):
+def test_a_worker_that_dies_leaves_the_run_complete(left_behind, tmp_path):
     args = arguments(
         TBTrainingArguments, tmp_path, logging_steps=1, dataloader_num_workers=1, seed=1
     )
     made = trainer(TBTrainer, args, train_dataset=DeadlyWorker(64))
     with pytest.raises(RuntimeError, match="exited unexpectedly"):
         made.train()
-    assert (threads(), open_event_files()) == (set(), [])
+    assert left_behind() == ([], [])
     taken = made.state.global_step
     assert losses(tmp_path) == list(range(1, taken + 1))
 
 
-def test_an_evaluation_after_the_training_goes_on_in_its_file_and_closes_it(tmp_path):
+def test_an_evaluation_after_the_training_goes_on_in_its_file_and_closes_it(left_behind, tmp_path):
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     made.train()
     made.evaluate()
-    assert (threads(), open_event_files()) == (set(), [])
+    assert left_behind() == ([], [])
     (file,) = event_files(tmp_path)
     assert [step for tag, step, _ in scalars(file) if tag == "eval/loss"] == [10]
