@@ -84,8 +84,10 @@ def test_a_worker_that_dies_leaves_the_run_complete(left_behind, tmp_path):
     with pytest.raises(RuntimeError, match="exited unexpectedly"):
         made.train()
     assert left_behind() == ([], [])
-    taken = made.state.global_step
-    assert losses(tmp_path) == list(range(1, taken + 1))
+    shown = losses(tmp_path)
+    assert shown == list(range(1, len(shown) + 1))
+    # The death is told by a signal, which may come between a step and its log entry.
+    assert made.state.global_step - len(shown) in (0, 1)
 
 
 def test_an_evaluation_after_the_training_goes_on_in_its_file_and_closes_it(left_behind, tmp_path):
