@@ -68,9 +68,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(OLDEST)/stamps/oldest: $(REQUIREMENTS)
-	$(MAKE) VENV=$(OLDEST) $(OLDEST)/stamps/test
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "transformers==4.57.*"
-	@touch $@
+	$(MAKE) VENV=$(OLDEST) $(OLDEST)/bin/python
+	@echo "Installing tbtrainer[test] with transformers 4.57 into $(OLDEST) (some minutes the first time)"
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[test]" "transformers==4.57.*"
+	@mkdir -p $(@D) && touch $@
 
 # One stamp per extra of setup.cfg.
 $(STAMPS)/%: $(REQUIREMENTS) | $(BIN)/python
