@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -169,12 +170,24 @@ def telemetry_arguments(args: TrainingArguments) -> TensorBoardArguments:
         A `TensorBoardArguments` whose `logging_dir` is `None` unless the user named one.
     """
     if not isinstance(args, TensorBoardArguments):
-        # transformers 4.57's own `logging_dir`; 5.x has none.
-        return TensorBoardArguments(logging_dir=getattr(args, "logging_dir", None))
+        return TensorBoardArguments(logging_dir=_logging_dir_named_in(args))
     values = {f.name: getattr(args, f.name) for f in fields(TensorBoardArguments)}
     if getattr(args, "_logging_dir_is_default", False):
         values["logging_dir"] = None
     return TensorBoardArguments(**values)
+
+
+def _logging_dir_named_in(args: TrainingArguments) -> str | None:
+    """The own `logging_dir` of transformers 4.57, which it fills in itself; 5.x has none.
+
+    What it fills in is not the user's choice: `TENSORBOARD_LOGGING_DIR` comes first.
+    """
+    named: str | None = getattr(args, "logging_dir", None)
+    if named is None:
+        return None
+    folder, name = os.path.split(named)
+    filled_in = re.fullmatch(r"\w{3}\d\d_\d\d-\d\d-\d\d_" + re.escape(socket.gethostname()), name)
+    return None if filled_in and folder == os.path.join(str(args.output_dir), "runs") else named
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter
-from tbtrainer.sharding import ParameterTable, breaches, reduce_counts, reduce_extremes
+from tbtrainer.sharding import (
+    ParameterTable,
+    breaches,
+    count_buffer,
+    reduce_counts,
+    reduce_extremes,
+)
 from tbtrainer.statistics import (
     LINEAR_BUCKET_COUNT,
     LINEAR_MAX_ELEMENTS,
@@ -56,6 +62,15 @@ class HistogramRecorder:
         self._linear_rows = [
             index for index, row in enumerate(table.rows) if row.global_count <= LINEAR_MAX_ELEMENTS
         ]
+        # What a rank contributes that could not measure, and where counts are put together: made
+        # now, because a rank without memory left has to reach the collectives all the same.
+        self._nothing: tuple[TensorStatistics, Tensor] | None = None
+        self._buffer: Tensor | None = None
+        if table.needs_reduction:
+            self._nothing = self._empty()
+            self._buffer = count_buffer(*self._nothing)
+        small = torch.tensor(self._linear_rows, dtype=torch.int64)
+        self._small = small.to(device, non_blocking=True)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tbtrainer-histograms")
         self._pending: deque[Future[None]] = deque()
 
@@ -95,31 +110,36 @@ class HistogramRecorder:
         self.drain()
         self._thread.shutdown()
 
+    def _empty(self) -> tuple[TensorStatistics, Tensor]:
+        """Statistics, and counts of the linear pass, of tensors without an element."""
+        shape = (len(self._linear_rows), LINEAR_BUCKET_COUNT)
+        linear = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        return TensorStatistics.empty(len(self._table.rows), self._device), linear
+
     @torch.no_grad()
     def _measured(
         self, parts: Callable[[], Sequence[Tensor | None]], divisor: Tensor | None
     ) -> tuple[TensorStatistics, Tensor]:
         """Statistics of the whole tensors. A rank that fails adds nothing, but takes part."""
-        rows = len(self._table.rows)
-        tensors: Sequence[Tensor | None] = [None] * rows
-        statistics = TensorStatistics.empty(rows, self._device)
+        tensors: Sequence[Tensor | None] | None = None
+        statistics = linear = None
         with self._isolation.guard("measure the tensors of a snapshot"):
             tensors = parts()
             statistics = measure(tensors, self._device, divisor)
+        nothing, no_linear = self._nothing or self._empty()
+        statistics = statistics or nothing
         minimum, maximum = statistics.minimum, statistics.maximum
         if self._table.needs_reduction:
             minimum, maximum = reduce_extremes(minimum, maximum, self._table.group)
-        small = torch.tensor(self._linear_rows, dtype=torch.int64)
-        small = small.to(self._device, non_blocking=True)
-        linear = torch.zeros(
-            len(self._linear_rows), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=self._device
-        )
         with self._isolation.guard("measure the small tensors of a snapshot"):
-            chosen = [tensors[row] for row in self._linear_rows]
-            linear = measure_linear(chosen, minimum[small], maximum[small], divisor)
+            if tensors is not None:
+                chosen = [tensors[row] for row in self._linear_rows]
+                ends = minimum[self._small], maximum[self._small]
+                linear = measure_linear(chosen, *ends, divisor)
+        linear = no_linear if linear is None else linear
         statistics = statistics.with_extremes(minimum, maximum)
         if self._table.needs_reduction:
-            statistics, linear = reduce_counts(statistics, linear, self._table.group)
+            return reduce_counts(statistics, linear, self._table.group, self._buffer)
         return statistics, linear
 
     def _write(self, target: str, step: int, snapshot: HostSnapshot) -> None:

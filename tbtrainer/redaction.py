@@ -99,6 +99,11 @@ def redacted_text(text: str) -> str:
     return _redacted_text(text, "", _DEEPEST)
 
 
+def without_url_credentials(url: str) -> str:
+    """Returns a URL with `<hidden>` in the place of its credentials and secret parameters."""
+    return _URL_PARAMETER.sub(rf"\1={HIDDEN}", _URL_CREDENTIALS.sub(f"{HIDDEN}@", url))
+
+
 def redacted_json(values: Mapping[str, Any]) -> str:
     """Returns a mapping as indented JSON without its secrets."""
     return json.dumps(redacted(values), indent=2)

@@ -14,7 +14,7 @@ from tbtrainer.names import clean_name
 from tbtrainer.norms import GradientNorms, GradientNormSummary
 from tbtrainer.run import RunWriter
 from tbtrainer.schedule import SnapshotSchedule
-from tbtrainer.sharding import parameter_table
+from tbtrainer.sharding import failed_anywhere, parameter_table
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,22 @@ class Telemetry:
         everything = parameter_table(model, is_world_process_zero=writes)
         shown = everything.select(arguments.histogram_include, arguments.histogram_exclude)
         self._shown = shown
-        self._norms = GradientNorms(
-            everything, arguments.norm_detail, max_grad_norm, device, isolation
-        )
-        self._histograms = HistogramRecorder(
-            shown, writer, arguments.histogram_buckets, device, isolation
-        )
         self._last_gradients = self._last_parameters = -1
+        failure: Exception | None = None
+        try:
+            self._norms = GradientNorms(
+                everything, arguments.norm_detail, max_grad_norm, device, isolation
+            )
+            self._histograms = HistogramRecorder(
+                shown, writer, arguments.histogram_buckets, device, isolation
+            )
+        except Exception as error:
+            failure = error
+        # A rank that did without would be missed in every collective.
+        if everything.needs_reduction and failed_anywhere(failure is not None):
+            raise failure or RuntimeError("another rank could not; it says why")
+        if failure is not None:
+            raise failure
 
     @torch.no_grad()
     def observe_gradients(self, step: int, loss_scale: Tensor | None = None) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     IntervalStrategy,
     get_last_checkpoint,
+    has_length,
 )
 
 from tbtrainer.arguments import telemetry_arguments
@@ -71,6 +72,7 @@ class TBTrainerMixin(_AnyTrainer):
         self._tb_while_observed = ExitStack()
         self._tb_refused_keys: set[str] = set()
         self._tb_open_evaluations = 0
+        self._tb_trains = False
         self._tb_run = RunSession(
             self._tb_arguments.logging_dir,
             self.args.output_dir,
@@ -116,11 +118,22 @@ class TBTrainerMixin(_AnyTrainer):
                 if trial is not None
                 else None,
             )
-        with flushed_on_sigterm(self._tb_run.settle):
+        # A handler of Python's runs between two steps of Python alone: other ranks, which may be
+        # waiting in a collective, keep their own way to end.
+        writes = self.is_world_process_zero()
+        with flushed_on_sigterm(self._tb_run.settle) if writes else nullcontext():
+            self._tb_trains = True
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
+                self._tb_trains = False
                 self._end_training()
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Called once per attempt by `auto_find_batch_size`, which wraps the model anew."""
+        with self._tb_isolation.guard("let go of an earlier attempt"):
+            self._stop_telemetry()
+        return super()._inner_training_loop(*args, **kwargs)
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: Any) -> str | None:
         if resume_from_checkpoint is True:
@@ -131,10 +144,13 @@ class TBTrainerMixin(_AnyTrainer):
         """Looks at the model as it is trained: wrapped, sharded, on its device."""
         if self._tb_model is model:
             return
+        writer: RunWriter | None = None
+        with self._observing("open the run"):
+            writer = self.writer if isinstance(self.writer, RunWriter) else None
+        # Whatever happened to the writer: the ranks look at their parameters together.
         with self._observing("look at the model's parameters"):
             self._stop_telemetry()
             self._tb_model = model
-            writer = self.writer if isinstance(self.writer, RunWriter) else None
             self._tb_telemetry = Telemetry(
                 model,
                 self._tb_arguments,
@@ -155,7 +171,7 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _snapshot_schedule(self) -> SnapshotSchedule:
         loader = self.callback_handler.train_dataloader
-        batches = len(loader) if hasattr(loader, "__len__") else None
+        batches = len(loader) if has_length(loader) else None
         return SnapshotSchedule.from_arguments(
             IntervalStrategy(self._tb_arguments.histogram_strategy),
             self._tb_arguments.histogram_steps,
@@ -211,6 +227,8 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Reads the parameters after the step, then logs, evaluates and saves as `Trainer` does."""
+        if self._tb_model is None:  # A `training_step` that does not call the one here.
+            self._begin_telemetry(self.model_wrapped)
         with self._observing("read the parameters") as telemetry:
             if telemetry is not None:
                 telemetry.observe_parameters(self.state.global_step)
@@ -268,7 +286,7 @@ class TBTrainerMixin(_AnyTrainer):
         finally:
             self._tb_open_evaluations -= 1
             with self._observing("close the run after an evaluation"):
-                if not self.is_in_train and self._tb_open_evaluations == 0:
+                if not self._tb_trains and self._tb_open_evaluations == 0:
                     self._tb_run.rest()
 
     # ---- A checkpoint is saved and marked ----

@@ -124,7 +124,7 @@ class Delivery:
 
     def _is_hung(self) -> bool:
         busy = self._busy_since
-        return busy is not None and time.monotonic() - busy > SETTLE_SECONDS
+        return busy is not None and time.monotonic() - busy > self._file.seconds_until_hung
 
     def _patience(self) -> float:
         """Seconds that a log call waits."""
@@ -138,7 +138,8 @@ class Delivery:
         while condition() and self._fault is None and not self._is_hung():
             remaining = deadline - time.monotonic()
             if self._busy_since is not None:
-                remaining = min(remaining, self._busy_since + SETTLE_SECONDS - time.monotonic())
+                hung_at = self._busy_since + self._file.seconds_until_hung
+                remaining = min(remaining, hung_at - time.monotonic())
             if remaining <= 0:
                 self._tired_of_waiting = True
                 return

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import uuid
 from datetime import datetime
 from urllib.parse import unquote
 
@@ -95,7 +96,19 @@ def _claimed(directory: str) -> bool:
         return False
     try:
         # Of several processes, one makes this file.
-        os.close(os.open(os.path.join(directory, CLAIM), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        with open(os.path.join(directory, CLAIM), "x", encoding="ascii") as file:
+            file.write(uuid.uuid4().hex)
     except FileExistsError:
         return False
     return True
+
+
+def claim_of(directory: str) -> str:
+    """Returns what the run of a directory has claimed it with; empty text if nothing."""
+    if is_remote(directory):
+        return remote.claim_of(directory)
+    try:
+        with open(os.path.join(directory, CLAIM), encoding="ascii") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError):
+        return ""

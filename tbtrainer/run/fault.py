@@ -70,8 +70,8 @@ class FaultReport:
 
     def note_unanswered(self, counters: Counters) -> None:
         """Says what waits at the end of a run on a disk that does not answer."""
-        if counters.pending != self._told_left:
-            self._told_left = counters.pending
+        told, self._told_left = self._told_left, counters.pending
+        if counters.pending and counters.pending != told:
             logger.warning(
                 "%s does not answer: %d records wait there unwritten, and are lost if the process "
                 "ends before it does.",

@@ -34,6 +34,8 @@ class EventFile(Protocol):
 
     path: str | None
     seconds_between_appends: float
+    # An append that takes longer is said to hang, and is not waited for at the end.
+    seconds_until_hung: float
 
     def append(self, records: Sequence[bytes], newest_step: int) -> Appended:
         """Writes records. Reports faults, and never raises them."""
@@ -56,6 +58,7 @@ class LocalEventFile:
     """
 
     seconds_between_appends = 0.0
+    seconds_until_hung = 0.8
 
     def __init__(
         self, directory: str, start_step: int, mode: int = 0o666, suffix: str = ""
@@ -129,9 +132,11 @@ class LocalEventFile:
             return True
         except PermissionError:
             return False  # The path is closed to us now, the descriptor is not.
-        return (named.st_ino, named.st_dev) != self._identity or (
-            os.fstat(descriptor).st_size < self._size
-        )
+        try:
+            size = os.fstat(descriptor).st_size
+        except OSError:
+            return True  # It belongs to a mount that was lost; the path has come back.
+        return (named.st_ino, named.st_dev) != self._identity or size < self._size
 
     def _cut_torn_end(self) -> bool:
         """Cuts the file after its last whole record: loaders never see what follows a torn one."""
@@ -149,10 +154,13 @@ class LocalEventFile:
 
         A loader that has gone on to a newer file does not come back for what an older one gets.
         """
-        newest = max(event_files_in(self._directory), default="")
-        if newest != os.path.basename(path):
+        try:
+            newest = max(event_files_in(self._directory), default="")
+            if newest != os.path.basename(path):
+                return False
+            descriptor = os.open(path, os.O_WRONLY)
+        except (FileNotFoundError, NotADirectoryError):
             return False
-        descriptor = os.open(path, os.O_WRONLY)
         opened = os.fstat(descriptor)
         if (opened.st_ino, opened.st_dev) != self._identity or opened.st_size != self._size:
             os.close(descriptor)

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterable
 
-# An empty file that says whose the directory is: one run's.
+# A file that says whose the directory is: one run's. It holds a name that no other run has.
 CLAIM = ".tbtrainer-run"
 # End of the names of event files in directories below a run that belong to it: `add_scalars` and
 # `add_hparams` of `SummaryWriter` make such directories.

@@ -19,7 +19,11 @@ from tbtrainer.run.records import session_header
 _PART_BYTES = 4 * 2**20
 # Every put on a hub is a commit.
 _SECONDS_BETWEEN_PUTS = {"hf": 60.0}
+# A part of some megabytes takes its time.
+_SECONDS_UNTIL_HUNG = 10.0
 _numbers = itertools.count()
+# What was read once, so that no checkpoint waits for it again.
+_claims: dict[str, str] = {}
 
 
 def filesystem(directory: str) -> tuple[Any, str]:
@@ -76,6 +80,17 @@ def claimed(directory: str) -> bool:
     return bool(opened.cat_file(f"{path}/{CLAIM}") == mark)
 
 
+def claim_of(directory: str) -> str:
+    """Returns the mark with which a run claimed a remote directory; empty text if there is none."""
+    if directory not in _claims:
+        try:
+            opened, path = filesystem(directory)
+            _claims[directory] = opened.cat_file(f"{path}/{CLAIM}").decode()
+        except Exception:  # Missing, or out of reach.
+            return ""
+    return _claims[directory]
+
+
 class RemoteEventFile:
     """Puts records into parts of a few megabytes, each a whole event file.
 
@@ -87,6 +102,7 @@ class RemoteEventFile:
 
     def __init__(self, directory: str, start_step: int, suffix: str = "") -> None:
         self.path: str | None = None
+        self.seconds_until_hung = _SECONDS_UNTIL_HUNG
         self._directory, self._suffix = directory, suffix
         self._start_step = start_step
         self._part = b""

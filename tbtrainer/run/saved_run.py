@@ -2,9 +2,11 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 
-from tbtrainer.redaction import HIDDEN, redacted_text
+from tbtrainer.redaction import HIDDEN, without_url_credentials
+from tbtrainer.run.directory import claim_of
 from tbtrainer.run.names import is_remote
 
 # The one file of ours in a checkpoint; all others are stock's, byte for byte.
@@ -19,21 +21,24 @@ class SavedRun:
         run_directory: The run directory, absolute, as it was when the checkpoint was saved; of a
             URL without its credentials, because checkpoints are given away.
         relative_directory: The same, seen from the checkpoint: it holds when both were moved.
+        run_id: What the run wrote into its directory, to be told from another's in the same place;
+            empty if it could not.
         step: Optimizer steps taken when the checkpoint was saved.
     """
 
     run_directory: str
     relative_directory: str
+    run_id: str
     step: int
 
     @classmethod
     def of(cls, run_directory: str, checkpoint: str, step: int) -> "SavedRun":
         """Describes a run for a checkpoint that is about to be marked."""
         if is_remote(run_directory):
-            shown = redacted_text(run_directory)
-            return cls(shown, shown, step)
+            shown = without_url_credentials(run_directory)
+            return cls(shown, shown, claim_of(run_directory), step)
         relative = os.path.relpath(run_directory, checkpoint)
-        return cls(os.path.abspath(run_directory), relative, step)
+        return cls(os.path.abspath(run_directory), relative, claim_of(run_directory), step)
 
     @classmethod
     def read(cls, checkpoint: str) -> "SavedRun | None":
@@ -44,8 +49,30 @@ class SavedRun:
         with open(path, encoding="utf-8") as file:
             values = json.load(file)
         return cls(
-            str(values["run_directory"]), str(values["relative_directory"]), int(values["step"])
+            str(values["run_directory"]),
+            str(values["relative_directory"]),
+            str(values["run_id"]),
+            int(values["step"]),
         )
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str) -> "SavedRun | None":
+        """Finds the run of a checkpoint.
+
+        A process may have been killed between a checkpoint's last file and this one. Its run is
+        then that of the newest checkpoint beside it that has one.
+        """
+        saved = cls.read(checkpoint)
+        if saved is not None:
+            return saved
+        folder, name = os.path.split(os.path.abspath(checkpoint))
+        step = _step_of(name)
+        beside = [other for other in os.listdir(folder) if 0 <= _step_of(other) < step]
+        for other in sorted(beside, key=_step_of, reverse=True):
+            saved = cls.read(os.path.join(folder, other))
+            if saved is not None:
+                return replace(saved, step=step)
+        return None
 
     def write(self, checkpoint: str) -> None:
         """Writes the file into the checkpoint, whole or not at all."""
@@ -63,12 +90,23 @@ class SavedRun:
             requested: The run directory of a fresh run, whose URL may have the credentials.
         """
         if is_remote(self.run_directory):
-            return _with_credentials(self.run_directory, requested)
+            url = _with_credentials(self.run_directory, requested)
+            return url if url is not None and self._is_in(url) else None
         beside = os.path.normpath(os.path.join(checkpoint, self.relative_directory))
         for directory in (beside, self.run_directory):
-            if os.path.isdir(directory):
+            if os.path.isdir(directory) and self._is_in(directory):
                 return directory
         return None
+
+    def _is_in(self, directory: str) -> bool:
+        """Whether a directory is this run's, and not another's in the same place."""
+        return not self.run_id or claim_of(directory) == self.run_id
+
+
+def _step_of(name: str) -> int:
+    """The step in the name of a checkpoint's directory, -1 if it is no such name."""
+    found = re.fullmatch(r"checkpoint-(\d+)", name)
+    return int(found.group(1)) if found else -1
 
 
 def _with_credentials(shown: str, requested: str) -> str | None:
@@ -76,5 +114,5 @@ def _with_credentials(shown: str, requested: str) -> str | None:
     if HIDDEN not in shown:
         return shown
     # A sibling's URL goes on where the requested one ends.
-    start = redacted_text(requested)
+    start = without_url_credentials(requested)
     return requested + shown.removeprefix(start) if shown.startswith(start) else None

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.redaction import redacted_text
 from tbtrainer.run.directory import check_run_directory, claim_run_directory, default_run_directory
+from tbtrainer.run.names import is_remote
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.writer import RunWriter, SilentWriter
@@ -40,6 +42,8 @@ class RunSession:
         fsync: bool = False,
     ) -> None:
         self._requested = default_run_directory(logging_dir, output_dir)
+        self._is_named = bool(logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR"))
+        self._output_dir = output_dir
         self._writes = writes
         self._isolation = isolation
         self._file_mode = 0o600 if private else 0o666
@@ -48,8 +52,13 @@ class RunSession:
         self._has_trained = False
 
     def check(self) -> None:
-        """Raises a `ValueError` that says what is wrong if the directory cannot be written to."""
-        check_run_directory(self._requested)
+        """Raises a `ValueError` if the directory that somebody named cannot be written to.
+
+        The default lies below the trainer's output directory, which need not be writable by who
+        evaluates alone.
+        """
+        if self._is_named:
+            check_run_directory(self._requested)
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
@@ -119,8 +128,9 @@ class RunSession:
             return SilentWriter()
         try:
             claimed = claim_run_directory(directory)
-        except OSError:
+        except Exception as error:  # Every object store has exceptions of its own.
             # The event file's writer will say so, keep the records and try again.
+            logger.debug("%s is not claimed: %s", redacted_text(directory), error)
             claimed = directory
         if claimed != directory:
             logger.warning(
@@ -145,19 +155,41 @@ class RunSession:
 
     def _run_of(self, checkpoint: str) -> tuple[str, int] | None:
         """Directory and step of the checkpoint's run, or `None`, with the reason said."""
-        saved = SavedRun.read(checkpoint)
-        directory = saved.directory_now(checkpoint, self._requested) if saved is not None else None
+        saved = SavedRun.of_checkpoint(checkpoint)
         if saved is None:
             logger.warning("%s was saved without a run: a new one begins.", checkpoint)
-        elif directory is None:
+            return None
+        directory = saved.directory_now(checkpoint, self._requested)
+        if directory is None:
             logger.warning(
                 "The run of %s, %s, is gone or cannot be reached: a new one begins.",
                 checkpoint,
                 saved.run_directory,
             )
-        else:
-            return directory, saved.step
-        return None
+            return None
+        if not self._is_ours(directory, checkpoint):
+            logger.warning(
+                "%s belongs to the run %s, which is left as it is: this training has been given "
+                "another place, and begins a run of its own.",
+                checkpoint,
+                redacted_text(directory),
+            )
+            return None
+        logger.info("The run %s goes on after step %d.", redacted_text(directory), saved.step)
+        return directory, saved.step
+
+    def _is_ours(self, directory: str, checkpoint: str) -> bool:
+        """Whether a checkpoint's run lies where this training's would: not a branch of another."""
+        if self._is_named:
+            requested = self._requested.rstrip("/")
+            if not is_remote(directory):
+                directory, requested = os.path.realpath(directory), os.path.realpath(requested)
+            return (
+                re.fullmatch(re.escape(requested) + r"(-\d+)?", directory.rstrip("/")) is not None
+            )
+        here = os.path.realpath(self._output_dir)
+        places = [os.path.realpath(place) for place in (directory, checkpoint)]
+        return any(os.path.commonpath([here, place]) == here for place in places)
 
     def _continue(self, directory: str, step: int) -> None:
         self._leave()

@@ -63,6 +63,13 @@ def agreed_reasons(
     ]
 
 
+def failed_anywhere(failed: bool) -> bool:
+    """Says on every rank whether any failed, in one collective of all ranks."""
+    mine = torch.tensor([failed], dtype=torch.int64, device=_collective_device())
+    dist.all_reduce(mine, dist.ReduceOp.MAX)
+    return bool(mine.item())
+
+
 def _disagreement(
     rows: "Sequence[Row]", error: Exception | None, device: torch.device
 ) -> str | None:

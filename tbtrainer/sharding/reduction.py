@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tbtrainer.statistics import TensorStatistics
 
+_ADDED = [f.name for f in fields(TensorStatistics) if f.name not in ("minimum", "maximum")]
+
 
 def reduce_extremes(
     minimum: Tensor, maximum: Tensor, group: dist.ProcessGroup | None
@@ -33,7 +35,10 @@ def reduce_extremes(
 
 
 def reduce_counts(
-    statistics: TensorStatistics, linear: Tensor, group: dist.ProcessGroup | None
+    statistics: TensorStatistics,
+    linear: Tensor,
+    group: dist.ProcessGroup | None,
+    buffer: Tensor | None = None,
 ) -> tuple[TensorStatistics, Tensor]:
     """Adds counts and sums over all ranks, in one SUM collective.
 
@@ -43,24 +48,32 @@ def reduce_counts(
         statistics: Of this rank's parts. Minimum and maximum are kept as they are.
         linear: Counts of the linear pass, int64, shape (small tensors, linear buckets).
         group: The ranks; `None` for all.
+        buffer: Where the numbers are put together, so that nothing need be allocated on the way to
+            the collective: of `count_buffer`.
 
     Returns:
         Statistics and linear counts of the whole tensors on world rank zero; on other ranks
         numbers without a meaning.
     """
-    names = [f.name for f in fields(statistics) if f.name not in ("minimum", "maximum")]
-    parts = [getattr(statistics, name) for name in names] + [linear]
-    packed = torch.empty(
-        sum(part.numel() for part in parts), dtype=torch.float64, device=linear.device
-    )
+    parts = [getattr(statistics, name) for name in _ADDED] + [linear]
+    packed = count_buffer(statistics, linear) if buffer is None else buffer
     places = packed.split([part.numel() for part in parts])
     for place, part in zip(places, parts, strict=True):
         place.copy_(part.reshape(-1))
     dist.reduce(packed, 0, dist.ReduceOp.SUM, group)
     *sums, linear_sum = (
-        place.view(part.shape).to(part.dtype) for place, part in zip(places, parts, strict=True)
+        # Copies: the buffer is used again.
+        place.view(part.shape).to(part.dtype, copy=True)
+        for place, part in zip(places, parts, strict=True)
     )
-    return replace(statistics, **dict(zip(names, sums, strict=True))), linear_sum
+    return replace(statistics, **dict(zip(_ADDED, sums, strict=True))), linear_sum
+
+
+def count_buffer(statistics: TensorStatistics, linear: Tensor) -> Tensor:
+    """A buffer for `reduce_counts` of statistics and linear counts of these shapes."""
+    parts = [getattr(statistics, name) for name in _ADDED] + [linear]
+    size = sum(part.numel() for part in parts)
+    return torch.empty(size, dtype=torch.float64, device=linear.device)
 
 
 def reduce_sum(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:

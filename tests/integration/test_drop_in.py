@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,15 @@ def test_a_file_in_the_place_of_the_run_directory_is_said_before_training(tmp_pa
     (tmp_path / "occupied").write_text("a file")
     args = arguments(TBTrainingArguments, tmp_path, logging_dir=str(tmp_path / "occupied" / "run"))
     with pytest.raises(ValueError, match=r"logging_dir=.*occupied"):
+        trainer(TBTrainer, args)
+
+
+def test_a_default_directory_that_cannot_be_written_to_stops_no_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
+    assert "eval_loss" in made.evaluate()
+    with pytest.raises(ValueError, match="logging_dir"):
+        args = arguments(TBTrainingArguments, tmp_path, logging_dir=str(tmp_path / "named"))
         trainer(TBTrainer, args)
 
 

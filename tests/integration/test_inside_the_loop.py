@@ -1,5 +1,6 @@
 """Histograms and norms show the tensors of the step they are at."""
 
+import itertools
 import logging
 import math
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, histograms, scalars
-from tests.tiny import arguments, trainer
+from tests.tiny import Sequences, arguments, trainer
 
 
 class Watched(TBTrainer):
@@ -84,6 +86,22 @@ def test_a_snapshot_ends_every_epoch(tmp_path):
         gradient_accumulation_steps=3,
     )
     assert {step for _, step in histograms(file)} == {6, 12}
+
+
+class Stream(IterableDataset):
+    """Rows without an end and without a length."""
+
+    def __iter__(self):
+        rows = Sequences(64)
+        for index in itertools.cycle(range(len(rows))):
+            yield rows[index]
+
+
+def test_a_dataset_without_a_length_is_shown_too(tmp_path):
+    args = arguments(TBTrainingArguments, tmp_path, histogram_steps=5, telemetry_errors="raise")
+    trainer(TBTrainer, args, train_dataset=Stream()).train()
+    (file,) = event_files(tmp_path)
+    assert {step for _, step in histograms(file)} == {5, 10}
 
 
 def test_no_histograms_when_switched_off(tmp_path):

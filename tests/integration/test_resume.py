@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,43 @@ def test_a_run_that_was_moved_with_its_checkpoints_goes_on_where_it_is(tmp_path)
     assert not (tmp_path / "before").exists()
     steps = [step for tag, step, _ in all_scalars(tmp_path) if tag == "train/loss"]
     assert steps == [2, 4, 6, 8, 10]
+
+
+def test_a_branch_of_a_training_leaves_the_run_it_comes_from_alone(tmp_path, caplog):
+    crashed(tmp_path / "parent", 7)
+    before = all_scalars(tmp_path / "parent")
+    made = resumed(tmp_path / "branch", checkpoint=str(tmp_path / "parent" / "checkpoint-4"))
+    assert Path(made.writer.log_dir).is_relative_to(tmp_path / "branch")
+    assert all_scalars(tmp_path / "parent") == before
+    assert caplog.text.count("is left as it is") == 1
+
+
+def test_a_checkpoint_copied_beside_another_run_does_not_rewind_that(tmp_path):
+    for name in ("one", "other"):
+        crashed(tmp_path / name, 7, logging_dir=str(tmp_path / name / "logs"))
+    before = all_scalars(tmp_path / "other" / "logs")
+    shutil.rmtree(tmp_path / "other" / "checkpoint-4")
+    shutil.copytree(tmp_path / "one" / "checkpoint-4", tmp_path / "other" / "checkpoint-4")
+    made = resumed(tmp_path / "other", logging_dir=str(tmp_path / "other" / "logs"))
+    assert all_scalars(tmp_path / "other" / "logs") == before
+    assert made.writer.log_dir == str(tmp_path / "other" / "logs-1")
+
+
+def test_a_checkpoint_whose_marker_was_never_written_goes_on_in_the_run_of_those_beside(tmp_path):
+    crashed(tmp_path, 9)
+    (tmp_path / "checkpoint-8" / "tensorboard_run.json").unlink()
+    resumed(tmp_path)
+    assert len({file.parent for file in event_files(tmp_path)}) == 1
+    steps = [step for tag, step, _ in all_scalars(tmp_path) if tag == "train/loss"]
+    assert steps == [2, 4, 6, 8, 10]
+
+
+def test_an_evaluation_after_the_runs_were_deleted_begins_again(tmp_path):
+    made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
+    made.train()
+    shutil.rmtree(tmp_path / "runs")
+    made.evaluate()
+    assert [step for tag, step, _ in all_scalars(tmp_path) if tag == "eval/loss"] == [10]
 
 
 def test_a_second_training_in_one_process_is_a_second_run(tmp_path):

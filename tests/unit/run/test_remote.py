@@ -64,6 +64,21 @@ def test_a_log_call_does_not_wait_for_a_remote_store(url, monkeypatch):
     assert writer.counters == Counters(written=20, pending=0, dropped=0)
 
 
+def test_the_end_waits_for_a_slow_store(url, tmp_path, monkeypatch):
+    put = STORE.pipe_file
+
+    def slow(*args: object, **kwargs: object) -> None:
+        time.sleep(1.2)
+        put(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(STORE), "pipe_file", staticmethod(slow))
+        writer = RunWriter(url)
+        offer(writer, range(20))
+        writer.close()
+    assert steps_in(url, tmp_path) == list(range(20))
+
+
 def test_a_store_that_fails_is_tried_again(url, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
 
