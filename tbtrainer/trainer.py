@@ -90,7 +90,11 @@ class TBTrainerMixin(_AnyTrainer):
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
-        """The run's `SummaryWriter`; elsewhere than on world rank zero a silent double."""
+        """The run's `SummaryWriter`; elsewhere than on world rank zero a silent double.
+
+        Write at `state.global_step`: when the training is resumed from a checkpoint, records with a
+        later step are taken out.
+        """
         return self._tb_run.writer
 
     def _remove_stock_callback(self) -> None:
