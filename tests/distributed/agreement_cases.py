@@ -2,8 +2,12 @@
 
 import json
 import logging
+import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -12,10 +16,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
 
+from tbtrainer import TensorBoardArguments
+from tbtrainer.histograms import HistogramRecorder
+from tbtrainer.isolation import Isolation
+from tbtrainer.run import RunWriter
+from tbtrainer.schedule import SnapshotSchedule
 from tbtrainer.sharding import breaches, parameter_table
 from tbtrainer.sharding.dtensor import DTensorAdapter
+from tbtrainer.statistics import TensorStatistics
+from tbtrainer.telemetry import Telemetry
 from tests.distributed.odd_model import OddModel
-from tests.distributed.verification import Collected, whole_statistics
+from tests.distributed.verification import CPU, Collected, whole_statistics
+from tests.events import event_files, histograms
 
 
 def rank() -> int:
@@ -80,6 +92,46 @@ def one_rank_cannot_read() -> dict[str, Any]:
     }
 
 
+def out_of_memory(*_: object) -> None:
+    """Stands for a device without room."""
+    raise torch.OutOfMemoryError("no room for the counters")
+
+
+def one_rank_has_no_memory() -> list[int]:
+    """An error wherever statistics are allocated, on one rank, at a snapshot and at the next."""
+    model = OddModel()
+    fully_shard(model)
+    with tempfile.TemporaryDirectory() as directory:
+        writer = RunWriter(directory) if rank() == 0 else None
+        recorder = HistogramRecorder(table_of(model), writer, 64, CPU, Isolation("warn"))
+        with (
+            mock.patch.object(TensorStatistics, "empty", out_of_memory) if rank() else nullcontext()
+        ):
+            recorder.record("parameters", 1, recorder._table.parameters)
+        recorder.record("parameters", 2, recorder._table.parameters)
+        recorder.close()
+        if writer is None:
+            return []
+        writer.close()
+        return sorted(
+            {step for file in event_files(Path(directory)) for _, step in histograms(file)}
+        )
+
+
+def one_rank_cannot_build() -> str:
+    """An error while the telemetry is built, on one rank: none may go on alone."""
+    model = OddModel()
+    fully_shard(model)
+    broken = mock.patch.object(HistogramRecorder, "__init__", out_of_memory)
+    try:
+        with broken if rank() == 1 else nullcontext():
+            schedule = SnapshotSchedule(every=1, last=1)
+            Telemetry(model, TensorBoardArguments(), schedule, None, CPU, 1.0, Isolation("warn"))
+    except Exception as error:
+        return type(error).__name__
+    return "built"
+
+
 def sparse_gradient() -> list[bool]:
     """A gradient that has no elements to be read."""
     model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Linear(3, 2))
@@ -134,6 +186,8 @@ CASES = (
     different_parameters,
     one_rank_cannot_list,
     one_rank_cannot_read,
+    one_rank_has_no_memory,
+    one_rank_cannot_build,
     sparse_gradient,
     partial_sums,
     collectives,

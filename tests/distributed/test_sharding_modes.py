@@ -214,6 +214,20 @@ def test_a_rank_that_cannot_read_a_tensor_says_so(cases: dict[str, Any]) -> None
     assert "embed.weight" in message
 
 
+def test_a_rank_without_memory_reaches_the_collectives_of_this_snapshot_and_the_next(
+    cases: dict[str, Any],
+) -> None:
+    here, there = cases["one_rank_has_no_memory"]
+    # Of the first, what is whole without that rank is right, and what is not is left out.
+    assert here["result"] == [1, 2]
+    assert any("no room for the counters" in message for message in there["warnings"])
+
+
+def test_where_one_rank_cannot_build_the_telemetry_none_has_it(cases: dict[str, Any]) -> None:
+    found = [rank["result"] for rank in cases["one_rank_cannot_build"]]
+    assert found == ["RuntimeError", "OutOfMemoryError"]
+
+
 def test_a_sparse_gradient_is_left_out_and_said_once(cases: dict[str, Any]) -> None:
     assert cases["sparse_gradient"][0]["result"] == [False, True, True]
     assert len(cases["sparse_gradient"][0]["warnings"]) == 1
