@@ -14,7 +14,7 @@ SOURCES := tbtrainer tests docs/examples setup.py
 
 # The oldest transformers that setup.cfg allows, in an environment of its own.
 OLDEST := $(VENV)-oldest
-TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/test_scalars.py unit/test_metrics.py \
+TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/observers/test_log_entries.py unit/test_metrics.py \
 	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py)
 
 .DEFAULT_GOAL := help

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from tbtrainer.arguments import TensorBoardArguments
-from tbtrainer.histograms import HistogramRecorder
 from tbtrainer.isolation import Isolation
-from tbtrainer.names import clean_name
-from tbtrainer.norms import GradientNorms, GradientNormSummary
+from tbtrainer.observers.gradient_norms import GradientNorms, GradientNormSummary
+from tbtrainer.observers.histograms import HistogramRecorder
+from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
-from tbtrainer.schedule import SnapshotSchedule
 from tbtrainer.sharding import failed_anywhere, parameter_table
+from tbtrainer.sharding.parameter_names import clean_name
 
 logger = logging.getLogger(__name__)
 

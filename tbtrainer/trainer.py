@@ -23,9 +23,12 @@ from transformers.trainer_utils import (
 )
 
 from tbtrainer.arguments import telemetry_arguments
-from tbtrainer.checkpoints import show_checkpoint
 from tbtrainer.isolation import Isolation
-from tbtrainer.overhead import Overhead
+from tbtrainer.observers.checkpoints import show_checkpoint
+from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
+from tbtrainer.observers.log_entries import records
+from tbtrainer.observers.overhead import Overhead
+from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
 from tbtrainer.redaction import redacted_json
 from tbtrainer.run import (
     RunSession,
@@ -33,9 +36,6 @@ from tbtrainer.run import (
     SilentWriter,
     flushed_on_sigterm,
 )
-from tbtrainer.scalars import records
-from tbtrainer.schedule import SnapshotSchedule, steps_per_epoch
-from tbtrainer.sharding import engine_loss_scale, observed_engine_step
 from tbtrainer.telemetry import Telemetry, warn_of_patterns_without_match
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import uuid
 from datetime import datetime
 from urllib.parse import unquote
 
-from tbtrainer.run import remote
-from tbtrainer.run.names import CLAIM, event_files_in, is_remote
+from tbtrainer.event_file import remote_file
+from tbtrainer.event_file.names import CLAIM, event_files_in, is_remote
 
 # A fresh run that cannot claim its directory tries this many numbered siblings.
 _SIBLINGS = 10_000
@@ -44,7 +44,7 @@ def check_run_directory(path: str) -> None:
             cannot be written to. Of a remote directory: the package for it is missing.
     """
     if is_remote(path):
-        remote.filesystem(path)
+        remote_file.filesystem(path)
         return
     existing = os.path.abspath(path)
     while not os.path.lexists(existing):
@@ -82,7 +82,7 @@ def claim_run_directory(path: str) -> str:
     Raises:
         OSError: The directory cannot be made or written to.
     """
-    claimed = remote.claimed if is_remote(path) else _claimed
+    claimed = remote_file.claimed if is_remote(path) else _claimed
     for number in range(_SIBLINGS):
         candidate = path if number == 0 else f"{path.rstrip('/')}-{number}"
         if claimed(candidate):
@@ -106,7 +106,7 @@ def _claimed(directory: str) -> bool:
 def claim_of(directory: str) -> str:
     """Returns what the run of a directory has claimed it with; empty text if nothing."""
     if is_remote(directory):
-        return remote.claim_of(directory)
+        return remote_file.claim_of(directory)
     try:
         with open(os.path.join(directory, CLAIM), encoding="ascii") as file:
             return file.read()

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
-from tbtrainer.run.names import CLAIM, PART_OF_RUN, is_event_file, is_remote
-from tbtrainer.run.records import unframed, whole_records
-from tbtrainer.run.remote import filesystem
+from tbtrainer.event_file.names import CLAIM, PART_OF_RUN, is_event_file, is_remote
+from tbtrainer.event_file.records import unframed, whole_records
+from tbtrainer.event_file.remote_file import filesystem
 
 _COPY_BYTES = 2**20
 

@@ -5,9 +5,9 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 
+from tbtrainer.event_file.names import is_remote
 from tbtrainer.redaction import HIDDEN, without_url_credentials
 from tbtrainer.run.directory import claim_of
-from tbtrainer.run.names import is_remote
 
 # The one file of ours in a checkpoint; all others are stock's, byte for byte.
 RUN_FILE = "tensorboard_run.json"

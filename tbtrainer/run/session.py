@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from tbtrainer.event_file.names import is_remote
 from tbtrainer.isolation import Isolation
 from tbtrainer.redaction import redacted_text
 from tbtrainer.run.directory import check_run_directory, claim_run_directory, default_run_directory
-from tbtrainer.run.names import is_remote
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
-from tbtrainer.run.writer import RunWriter, SilentWriter
+from tbtrainer.run.summary_writer import RunWriter, SilentWriter
 
 logger = logging.getLogger(__name__)
 

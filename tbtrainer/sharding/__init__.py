@@ -1,15 +1,14 @@
 """Which part of a tensor is this rank's, and how the parts of all ranks become the whole."""
 
-from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+from tbtrainer.sharding.adapter import NotServed, Row, ShardAdapter
 from tbtrainer.sharding.agreement import failed_anywhere
-from tbtrainer.sharding.deepspeed import engine_loss_scale, observed_engine_step
 from tbtrainer.sharding.reduction import (
     count_buffer,
     reduce_counts,
     reduce_extremes,
     reduce_sum,
 )
-from tbtrainer.sharding.table import ParameterTable, Row, breaches, parameter_table
+from tbtrainer.sharding.table import ParameterTable, breaches, parameter_table
 
 __all__ = [
     "NotServed",
@@ -18,9 +17,7 @@ __all__ = [
     "ShardAdapter",
     "breaches",
     "count_buffer",
-    "engine_loss_scale",
     "failed_anywhere",
-    "observed_engine_step",
     "parameter_table",
     "reduce_counts",
     "reduce_extremes",

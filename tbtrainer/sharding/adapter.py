@@ -1,5 +1,6 @@
 """What every way of sharding answers: which elements of a tensor are counted by this rank."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -58,3 +59,20 @@ class ShardAdapter(Protocol):
             NotServed: They cannot be told.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter of the table.
+
+    Attributes:
+        name: As the model's author wrote it.
+        parameter: The parameter as it is registered on this rank, whole or not.
+        global_count: Elements of the whole tensor.
+        adapter: What knows this rank's part of it.
+    """
+
+    name: str
+    parameter: Tensor
+    global_count: int
+    adapter: ShardAdapter

@@ -3,20 +3,18 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tbtrainer.sharding.table import Row
+from tbtrainer.sharding.adapter import Row
 
 logger = logging.getLogger(__name__)
 
 
 def agreed_reasons(
-    rows: "Sequence[Row]", reasons: Sequence[str | None], error: Exception | None
+    rows: Sequence[Row], reasons: Sequence[str | None], error: Exception | None
 ) -> list[str | None]:
     """Finds the rows that every rank can serve.
 
@@ -70,9 +68,7 @@ def failed_anywhere(failed: bool) -> bool:
     return bool(mine.item())
 
 
-def _disagreement(
-    rows: "Sequence[Row]", error: Exception | None, device: torch.device
-) -> str | None:
+def _disagreement(rows: Sequence[Row], error: Exception | None, device: torch.device) -> str | None:
     """Why no row can be shown, the same on every rank, or `None`."""
     described = repr([(row.name, row.adapter.mode, row.global_count) for row in rows])
     digest = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big")
@@ -86,7 +82,7 @@ def _disagreement(
     return None
 
 
-def _samples(row: "Row", device: torch.device) -> Tensor:
+def _samples(row: Row, device: torch.device) -> Tensor:
     """Two elements of a tensor that every rank holds whole. float64, shape (2,).
 
     Must not fail: the other ranks are on their way to a collective.

@@ -3,39 +3,21 @@
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tbtrainer.names import clean_name
-from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+from tbtrainer.sharding.adapter import NotServed, Row, ShardAdapter
 from tbtrainer.sharding.agreement import agreed_reasons
 from tbtrainer.sharding.deepspeed import deepspeed_adapters
 from tbtrainer.sharding.dtensor import dtensor_adapters
 from tbtrainer.sharding.fsdp1 import fsdp1_adapters
+from tbtrainer.sharding.parameter_names import clean_name
 from tbtrainer.sharding.plain import PlainAdapter
 from tbtrainer.statistics import why_not_measurable
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One parameter of the table.
-
-    Attributes:
-        name: As the model's author wrote it.
-        parameter: The parameter as it is registered on this rank, whole or not.
-        global_count: Elements of the whole tensor.
-        adapter: What knows this rank's part of it.
-    """
-
-    name: str
-    parameter: Tensor
-    global_count: int
-    adapter: ShardAdapter
 
 
 class ParameterTable:

@@ -6,14 +6,14 @@ from tbtrainer.statistics.buckets import (
     LINEAR_BUCKET_COUNT,
     LINEAR_MAX_ELEMENTS,
 )
-from tbtrainer.statistics.histogram import Histogram, histograms
 from tbtrainer.statistics.measure import (
-    TensorStatistics,
     measure,
     measure_linear,
     why_not_measurable,
 )
+from tbtrainer.statistics.merge import Histogram, histograms
 from tbtrainer.statistics.snapshot import HostSnapshot
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 __all__ = [
     "BUCKET_COUNT",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics.measure import TensorStatistics
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tbtrainer.histograms import HistogramRecorder
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.sharding import parameter_table
 
 

@@ -17,8 +17,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from tbtrainer.histograms import HistogramRecorder
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 

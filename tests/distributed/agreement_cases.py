@@ -17,10 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
 
 from tbtrainer import TensorBoardArguments
-from tbtrainer.histograms import HistogramRecorder
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.histograms import HistogramRecorder
+from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
-from tbtrainer.schedule import SnapshotSchedule
 from tbtrainer.sharding import breaches, parameter_table
 from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics

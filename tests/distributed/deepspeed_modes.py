@@ -13,7 +13,8 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
-from tbtrainer.sharding import ParameterTable, engine_loss_scale, observed_engine_step
+from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
+from tbtrainer.sharding import ParameterTable
 from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.torch_modes import with_lora
 from tests.distributed.verification import Case, run

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tbtrainer.run import local_file
+from tbtrainer.event_file import local_file
 
 
 @functools.cache

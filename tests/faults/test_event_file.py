@@ -17,9 +17,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter, SilentWriter
-from tbtrainer.run.record_queue import Counters
 from tests.events import event_files, histograms, scalars
 from tests.faults import disk
 
@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_opened_is_opened_later(code, tmp_path, monkeypatc
         def refuse(*args: object, **kwargs: object) -> int:
             raise OSError(code, os.strerror(code))
 
-        patched.setattr("tbtrainer.run.local_file.os.open", refuse)
+        patched.setattr("tbtrainer.event_file.local_file.os.open", refuse)
         offer(writer, range(20))
         time.sleep(0.1)
         assert writer.counters.pending == 20
@@ -168,7 +168,7 @@ began = time.monotonic()
 def test_a_disk_that_stops_answering_is_said_once_and_its_return_once(
     tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr("tbtrainer.run.fault._SILENT_SECONDS", 0.1)
+    monkeypatch.setattr("tbtrainer.event_file.fault_report._SILENT_SECONDS", 0.1)
     released = threading.Event()
     with disk.writes(disk.hung(released)), caplog.at_level(logging.WARNING):
         writer = RunWriter(str(tmp_path))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-import tbtrainer.histograms
+import tbtrainer.observers.histograms
 import tbtrainer.trainer
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, scalars
@@ -214,9 +214,11 @@ def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
     def broken(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    original = getattr(tbtrainer.histograms, place)
+    original = getattr(tbtrainer.observers.histograms, place)
     calls = iter([broken] * 5)
-    monkeypatch.setattr(tbtrainer.histograms, place, lambda *a, **k: next(calls, original)(*a, **k))
+    monkeypatch.setattr(
+        tbtrainer.observers.histograms, place, lambda *a, **k: next(calls, original)(*a, **k)
+    )
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trained(tmp_path, expected)
     said = [r.getMessage() for r in caplog.records if "a bug" in r.getMessage()]
@@ -245,7 +247,7 @@ def test_values_that_cannot_be_shown_are_named_once(expected, tmp_path, caplog):
     made.add_callback(Odd())
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         made.train()
-    assert len([r for r in caplog.records if r.name == "tbtrainer.scalars"]) == 2
+    assert len([r for r in caplog.records if r.name == "tbtrainer.observers.log_entries"]) == 2
     assert len([r for r in caplog.records if r.name == "tbtrainer.isolation"]) == 1
     (file,) = event_files(tmp_path)
     huge = [(step, value) for tag, step, value in scalars(file) if tag == "train/huge"]

@@ -7,9 +7,9 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
-from tbtrainer.histograms import HistogramRecorder
 from tbtrainer.isolation import Isolation
-from tbtrainer.norms import GradientNorms
+from tbtrainer.observers.gradient_norms import GradientNorms
+from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import measure, measure_linear

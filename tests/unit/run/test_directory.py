@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tbtrainer.event_file.names import event_file_name
 from tbtrainer.run import check_run_directory, claim_run_directory, default_run_directory
-from tbtrainer.run.names import event_file_name
 
 
 def test_the_users_directory_comes_before_the_environments(monkeypatch):

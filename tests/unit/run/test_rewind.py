@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tbtrainer.event_file.records import whole_records
 from tbtrainer.run import RunWriter, claim_run_directory, rewind
-from tbtrainer.run.records import whole_records
 from tests.events import event_files, events, scalars
 from tests.tensorboard_server import tensorboard
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbtrainer.sharding import NotServed, deepspeed, engine_loss_scale, observed_engine_step
+from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
+from tbtrainer.sharding import NotServed, deepspeed
 from tbtrainer.sharding.deepspeed import PartitionedGradientsAdapter, Zero3Adapter
 
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbtrainer.statistics import LINEAR_BUCKET_COUNT, measure, measure_linear, small
+from tbtrainer.statistics import LINEAR_BUCKET_COUNT, measure, measure_linear
+from tbtrainer.statistics.readers import cpu_small
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ def test_parts_between_the_same_ends_add_up(size, cut, seed):
 def test_a_tensor_of_several_batches_is_counted_whole(monkeypatch):
     tensors = [torch.arange(100.0), None, torch.arange(7.0), torch.empty(0), torch.ones(3, 4).t()]
     expected, found = linear_of(*tensors), measure(tensors, CPU)
-    monkeypatch.setattr(small, "_BATCH_ELEMENTS", 10)
+    monkeypatch.setattr(cpu_small, "_BATCH_ELEMENTS", 10)
     assert torch.equal(measure_linear(tensors, found.minimum, found.maximum), expected)
     assert expected.sum(1).tolist() == [100, 0, 7, 0, 12]
 

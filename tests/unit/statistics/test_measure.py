@@ -11,12 +11,10 @@ from tbtrainer.statistics import (
     BUCKET_COUNT,
     BUCKET_EDGES,
     TensorStatistics,
-    accelerator,
-    cpu,
     measure,
-    small,
 )
 from tbtrainer.statistics.buckets import ZERO_BUCKET
+from tbtrainer.statistics.readers import cpu, cpu_small, pytorch
 
 CPU = torch.device("cpu")
 
@@ -26,10 +24,10 @@ WHOLE = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.b
 EXTREME = [0.0, -0.0, 1e-45, -1e-40, 1e-300, 3e38, -3e38, 1e308, np.inf, -np.inf, np.nan, 2.0**24]
 
 
-def by_accelerator(tensors: list[torch.Tensor]) -> TensorStatistics:
+def by_pytorch(tensors: list[torch.Tensor]) -> TensorStatistics:
     """The path of other devices, which runs on the CPU as well."""
     found = TensorStatistics.empty(len(tensors), CPU)
-    accelerator.measure_into(found, tensors, None)
+    pytorch.measure_into(found, tensors, None)
     return found
 
 
@@ -51,7 +49,7 @@ def by_kernel(tensors: list[torch.Tensor]) -> TensorStatistics:
     return measure(tensors, CPU, backend="kernel")
 
 
-PATHS = pytest.mark.parametrize("path", [together, by_chunks, by_accelerator, by_kernel])
+PATHS = pytest.mark.parametrize("path", [together, by_chunks, by_pytorch, by_kernel])
 
 
 def expected_buckets(values: np.ndarray) -> np.ndarray:
@@ -148,7 +146,7 @@ def test_a_tensor_of_many_chunks_is_measured_by_several_threads():
 
 def test_large_and_small_tensors_keep_their_rows():
     generator = torch.Generator().manual_seed(3)
-    sizes = [3, small.SMALL_MAX_ELEMENTS + 1, 0, 7, small.SMALL_MAX_ELEMENTS]
+    sizes = [3, cpu_small.SMALL_MAX_ELEMENTS + 1, 0, 7, cpu_small.SMALL_MAX_ELEMENTS]
     tensors = [torch.randn(size, generator=generator) for size in sizes]
     found = measure([*tensors, None], CPU)
     for row, tensor in enumerate(tensors):

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tbtrainer.statistics import TensorStatistics, accelerator, cpu, measure, measure_linear
-from tbtrainer.statistics.pieces import pieces
+from tbtrainer.statistics import TensorStatistics, measure, measure_linear
+from tbtrainer.statistics.readers import cpu, pytorch
+from tbtrainer.statistics.readers.pieces import pieces
 
 CPU = torch.device("cpu")
 FIELDS = ("count", "zeros", "nonfinite", "sum", "sum_of_squares", "minimum", "maximum", "buckets")
@@ -132,7 +133,7 @@ def test_no_memory_in_proportion_to_the_tensor_is_taken(monkeypatch, dtype, stri
 @pytest.mark.parametrize("divisor", [None, 1024.0])
 def test_another_device_is_never_waited_for(monkeypatch, divisor):
     # The meta device has no values: what would have to wait for one raises.
-    monkeypatch.setattr(accelerator, "CHUNK", 2**15)
+    monkeypatch.setattr(pytorch, "CHUNK", 2**15)
     device = torch.device("meta")
     tensors: list[torch.Tensor | None] = [
         torch.empty(size, dtype=dtype, device=device)
@@ -161,10 +162,10 @@ def test_every_device_finds_the_same(rows, batched, chunk):
     found = TensorStatistics.empty(len(tensors), CPU)
     linear_found = torch.zeros_like(linear)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accelerator, "CHUNK", chunk)
-        patch.setattr(accelerator, "SMALL_MAX_ELEMENTS", 100 if batched else 0)
-        accelerator.measure_into(found, tensors, None)
-        accelerator.linear_into(linear_found, tensors, expected.minimum, expected.maximum, None)
+        patch.setattr(pytorch, "CHUNK", chunk)
+        patch.setattr(pytorch, "SMALL_MAX_ELEMENTS", 100 if batched else 0)
+        pytorch.measure_into(found, tensors, None)
+        pytorch.linear_into(linear_found, tensors, expected.minimum, expected.maximum, None)
     for name in set(FIELDS) - {"sum", "sum_of_squares"}:
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     scale = [float(np.abs(t[t.isfinite()].double().numpy()).sum()) for t in tensors]

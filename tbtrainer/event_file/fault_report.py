@@ -3,7 +3,7 @@
 import logging
 import time
 
-from tbtrainer.run.record_queue import Counters
+from tbtrainer.event_file.record_queue import Counters
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from tbtrainer.statistics.buckets import (
     LINEAR_BUCKET_COUNT,
     ZERO_BUCKET,
 )
-from tbtrainer.statistics.pieces import pieces
-
-if TYPE_CHECKING:
-    from tbtrainer.statistics.measure import TensorStatistics
+from tbtrainer.statistics.readers.pieces import pieces
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements. Below this the calls for one tensor cost more than its memory does.
 SMALL_MAX_ELEMENTS = 16_384
@@ -34,7 +31,7 @@ Integers = NDArray[np.int64]
 # Infinities and what is beyond float64 are counted, and nothing to warn of.
 @np.errstate(all="ignore")
 def measure_into(
-    found: "TensorStatistics", rows: Sequence[int], tensors: Sequence[Tensor], scale: float | None
+    found: TensorStatistics, rows: Sequence[int], tensors: Sequence[Tensor], scale: float | None
 ) -> None:
     """Fills rows of `found` with the statistics of small CPU tensors.
 

@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from tbtrainer.event_file import delivery
+from tbtrainer.event_file.local_file import EventFile, LocalEventFile
+from tbtrainer.event_file.names import is_remote
+from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.records import framed
+from tbtrainer.event_file.remote_file import RemoteEventFile
 from tbtrainer.redaction import redacted_text
-from tbtrainer.run import delivery
-from tbtrainer.run.local_file import EventFile, LocalEventFile
-from tbtrainer.run.names import is_remote
-from tbtrainer.run.record_queue import Counters
-from tbtrainer.run.records import framed
-from tbtrainer.run.remote import RemoteEventFile
 
 QUEUE_BYTES = 64 * 2**20
 

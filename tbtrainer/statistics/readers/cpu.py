@@ -4,14 +4,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tbtrainer.statistics import small
 from tbtrainer.statistics.buckets import (
     WIDE_KEY_BITS,
     WIDE_KEY_COUNT,
@@ -19,11 +18,10 @@ from tbtrainer.statistics.buckets import (
     ZERO_BUCKET,
     taken_from_wide_keys,
 )
-from tbtrainer.statistics.pieces import pieces
-from tbtrainer.statistics.small import SMALL_MAX_ELEMENTS
-
-if TYPE_CHECKING:
-    from tbtrainer.statistics.measure import TensorStatistics
+from tbtrainer.statistics.readers import cpu_small
+from tbtrainer.statistics.readers.cpu_small import SMALL_MAX_ELEMENTS
+from tbtrainer.statistics.readers.pieces import pieces
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements of a chunk. A chunk is a dozen calls, each of which holds Python's lock for a microsecond
 # or two, and its buffers of 4 MiB come from the second or third cache.
@@ -56,7 +54,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def measure_into(
-    found: "TensorStatistics", tensors: Sequence[Tensor], divisor: Tensor | None
+    found: TensorStatistics, tensors: Sequence[Tensor], divisor: Tensor | None
 ) -> None:
     """Adds the statistics of CPU tensors to the rows of `found`, which begin empty.
 
@@ -67,7 +65,7 @@ def measure_into(
     """
     scale = None if divisor is None else divisor.item()
     little = [row for row, tensor in enumerate(tensors) if tensor.numel() <= SMALL_MAX_ELEMENTS]
-    small.measure_into(found, little, [tensors[row] for row in little], scale)
+    cpu_small.measure_into(found, little, [tensors[row] for row in little], scale)
     large = {row: t for row, t in enumerate(tensors) if t.numel() > SMALL_MAX_ELEMENTS}
     if large:
         _measure_large(found, large, scale)
@@ -90,11 +88,11 @@ def linear_into(
         divisor: What every element is divided by first, a scalar tensor.
     """
     scale = None if divisor is None else divisor.item()
-    small.linear_into(counts, tensors, minimum.numpy(), maximum.numpy(), scale)
+    cpu_small.linear_into(counts, tensors, minimum.numpy(), maximum.numpy(), scale)
 
 
 def _measure_large(
-    found: "TensorStatistics", tensors: dict[int, Tensor], scale: float | None
+    found: TensorStatistics, tensors: dict[int, Tensor], scale: float | None
 ) -> None:
     # Threads take chunks from one queue, so a tensor much larger than the others is shared.
     chunks = _Queue(tensors)
@@ -206,7 +204,7 @@ class _ChunkReader:
         self._count_keys(wide if within_float32 else _narrowed(wide, max(-low, high)))
         return total, squares
 
-    def flush(self, found: "TensorStatistics", row: int, lock: threading.Lock) -> None:
+    def flush(self, found: TensorStatistics, row: int, lock: threading.Lock) -> None:
         """Adds what was read since the last flush to a row."""
         keys = self._key_counts.numpy()
         for zero_key in (0, WIDE_NEGATIVE_ZERO_KEY):

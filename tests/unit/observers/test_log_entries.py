@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.integrations.integration_utils import rewrite_logs
 
-from tbtrainer.scalars import records, stock_tag
+from tbtrainer.observers.log_entries import records, stock_tag
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ to itself, and adds them to the tensor's row at its end. Importing this module n
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,8 @@ from tbtrainer.statistics.buckets import (
     MIN_EXPONENT,
     ZERO_BUCKET,
 )
-from tbtrainer.statistics.pieces import in_order_of_memory
-
-if TYPE_CHECKING:
-    from tbtrainer.statistics.measure import TensorStatistics
+from tbtrainer.statistics.readers.pieces import in_order_of_memory
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements of a program, and of one of its steps.
 CHUNK = 2**16
@@ -85,7 +83,7 @@ def serves(tensor: Tensor) -> bool:
 
 
 def measure_into(
-    found: "TensorStatistics", tensors: Sequence[Tensor], divisor: Tensor | None
+    found: TensorStatistics, tensors: Sequence[Tensor], divisor: Tensor | None
 ) -> None:
     """Adds the statistics of tensors on one device to the rows of `found`, which begin empty.
 

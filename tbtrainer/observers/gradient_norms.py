@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tbtrainer.isolation import Isolation
-from tbtrainer.names import block_name
 from tbtrainer.sharding import ParameterTable, reduce_sum
+from tbtrainer.sharding.parameter_names import block_name
 
 # torch 2.13's CPU norm adds float32 in one running sum per lane: 4e-4 off after 11 million
 # elements. Norms of chunks this long are right to 1e-6, and are put together in float64.

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from tbtrainer.run.fault import FaultReport
-from tbtrainer.run.local_file import Appended, EventFile, LocalEventFile
-from tbtrainer.run.record_queue import Counters, RecordQueue
+from tbtrainer.event_file.fault_report import FaultReport
+from tbtrainer.event_file.local_file import Appended, EventFile, LocalEventFile
+from tbtrainer.event_file.record_queue import Counters, RecordQueue
 
 logger = logging.getLogger(__name__)
 

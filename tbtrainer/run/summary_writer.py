@@ -11,11 +11,11 @@ from torch.utils.tensorboard import writer as torch_writer
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
+from tbtrainer.event_file.delivery import FLUSH_SECONDS, SETTLE_SECONDS
+from tbtrainer.event_file.names import PART_OF_RUN
+from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
-from tbtrainer.run.delivery import FLUSH_SECONDS, SETTLE_SECONDS
-from tbtrainer.run.event_file import QUEUE_BYTES, EventFileWriter, close_all
-from tbtrainer.run.names import PART_OF_RUN
-from tbtrainer.run.record_queue import Counters
 
 
 class RunWriter(SummaryWriter):

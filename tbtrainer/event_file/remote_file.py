@@ -10,9 +10,9 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from tbtrainer.run.local_file import Appended
-from tbtrainer.run.names import CLAIM, event_file_name, is_event_file
-from tbtrainer.run.records import session_header
+from tbtrainer.event_file.local_file import Appended
+from tbtrainer.event_file.names import CLAIM, event_file_name, is_event_file
+from tbtrainer.event_file.records import session_header
 
 # Objects cannot be appended to. The newest part is put again, longer each time, until it has this
 # size and the next is begun.

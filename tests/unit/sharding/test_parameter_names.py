@@ -1,6 +1,6 @@
 import pytest
 
-from tbtrainer.names import block_name, clean_name
+from tbtrainer.sharding.parameter_names import block_name, clean_name
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from tbtrainer.run.names import event_file_name, event_files_in
-from tbtrainer.run.records import session_header
+from tbtrainer.event_file.names import event_file_name, event_files_in
+from tbtrainer.event_file.records import session_header
 
 # The one system call that puts data into a file, named so that a test can make it fail.
 os_write = os.write

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbtrainer.statistics.buckets import BUCKET_EDGES, LINEAR_BUCKET_COUNT
-from tbtrainer.statistics.measure import TensorStatistics
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 Floats = NDArray[np.float64]
 

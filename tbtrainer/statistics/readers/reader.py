@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics import accelerator, cpu
+from tbtrainer.statistics.readers import cpu, pytorch
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def reader_of(tensor: Tensor, backend: Backend) -> ModuleType:
 
 def plain_reader(device: torch.device) -> ModuleType:
     """Returns the module that reads any tensor of a device."""
-    return cpu if device.type == "cpu" else accelerator
+    return cpu if device.type == "cpu" else pytorch
 
 
 def give_up_kernels(error: Exception) -> None:
@@ -57,7 +57,7 @@ def give_up_kernels(error: Exception) -> None:
 @functools.cache
 def _kernel() -> ModuleType | None:
     try:
-        from tbtrainer.statistics import kernel
+        from tbtrainer.statistics.readers import kernels
     except ImportError:
         return None
-    return kernel
+    return kernels

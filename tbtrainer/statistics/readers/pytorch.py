@@ -6,7 +6,6 @@ somebody has to know, and every value that Python looks at.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,10 +17,8 @@ from tbtrainer.statistics.buckets import (
     LINEAR_BUCKET_COUNT,
     ZERO_BUCKET,
 )
-from tbtrainer.statistics.pieces import pieces
-
-if TYPE_CHECKING:
-    from tbtrainer.statistics.measure import TensorStatistics
+from tbtrainer.statistics.readers.pieces import pieces
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements read at a time: what bounds the memory of the intermediate results.
 CHUNK = 2**21
@@ -33,7 +30,7 @@ _tables: dict[torch.device, Tensor] = {}
 
 
 def measure_into(
-    found: "TensorStatistics", tensors: Sequence[Tensor], divisor: Tensor | None
+    found: TensorStatistics, tensors: Sequence[Tensor], divisor: Tensor | None
 ) -> None:
     """Adds the statistics of tensors on one device to the rows of `found`, which begin empty.
 
@@ -135,7 +132,7 @@ def _joined(batch: list[tuple[int, Tensor]]) -> _Batch:
     return _Batch([row for row, _ in batch], [part.numel() for part in flat], torch.cat(flat))
 
 
-def _add_batch(found: "TensorStatistics", batch: _Batch, divisor: Tensor | None) -> None:
+def _add_batch(found: TensorStatistics, batch: _Batch, divisor: Tensor | None) -> None:
     owners = batch.owners()
     exact = _exact(batch.values, divisor)
     finite, zeros = torch.isfinite(exact), exact == 0
@@ -151,7 +148,7 @@ def _add_batch(found: "TensorStatistics", batch: _Batch, divisor: Tensor | None)
     _count_buckets(found.buckets, owners, exact, finite, zeros)
 
 
-def _add_chunk(found: "TensorStatistics", row: int, chunk: Tensor, divisor: Tensor | None) -> None:
+def _add_chunk(found: TensorStatistics, row: int, chunk: Tensor, divisor: Tensor | None) -> None:
     exact = _exact(chunk, divisor)
     finite, zeros = torch.isfinite(exact), exact == 0
     counted = exact.where(finite, 0.0)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tbtrainer.statistics import TensorStatistics, backend, measure, measure_linear
+from tbtrainer.statistics import TensorStatistics, measure, measure_linear
+from tbtrainer.statistics.readers import reader
 
 pytest.importorskip("triton")
 if torch.cuda.is_available():
@@ -17,7 +18,7 @@ if torch.cuda.is_available():
         "where there is a device, tests/gpu runs the kernels on it", allow_module_level=True
     )
 
-from tbtrainer.statistics import kernel
+from tbtrainer.statistics.readers import kernels
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]
@@ -48,9 +49,9 @@ def assert_found_alike(tensors: list, divisor: torch.Tensor | None = None) -> No
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_tensors_of_odd_sizes_in_one_launch(dtype):
-    sizes = [1, 0, kernel._BLOCK - 1, kernel._BLOCK, kernel._BLOCK + 1, kernel.CHUNK, 0]
+    sizes = [1, 0, kernels._BLOCK - 1, kernels._BLOCK, kernels._BLOCK + 1, kernels.CHUNK, 0]
     tensors = [normal(size, seed).to(dtype) for seed, size in enumerate(sizes)]
-    assert_found_alike([*tensors, normal(2 * kernel.CHUNK + 77).to(dtype), None])
+    assert_found_alike([*tensors, normal(2 * kernels.CHUNK + 77).to(dtype), None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])
@@ -66,8 +67,8 @@ def test_magnitudes_far_apart_are_counted_where_they_belong():
 
 @pytest.mark.parametrize("first", [0.0, 1e-30, 1e30, torch.nan, -torch.inf])
 def test_what_comes_first_does_not_decide_what_is_found(first):
-    values = normal(3 * kernel._BLOCK + 5)
-    values[: kernel._BLOCK] = first
+    values = normal(3 * kernels._BLOCK + 5)
+    values[: kernels._BLOCK] = first
     assert_found_alike([values])
 
 
@@ -76,9 +77,9 @@ def test_a_tensor_without_a_finite_element():
 
 
 def test_zeros_of_either_sign_and_padding_are_told_apart():
-    values = normal(kernel._BLOCK + 100)
+    values = normal(kernels._BLOCK + 100)
     values[::3], values[1::3] = 0.0, -0.0
-    assert_found_alike([values, torch.zeros(10), torch.zeros(kernel._BLOCK)])
+    assert_found_alike([values, torch.zeros(10), torch.zeros(kernels._BLOCK)])
 
 
 def test_memory_in_any_order_and_at_any_address():
@@ -89,7 +90,7 @@ def test_memory_in_any_order_and_at_any_address():
         whole[::2],
         whole[:, :, :1].expand(6, 8, 4),
     ]
-    assert [kernel.serves(view) for view in views] == [True, True, False, False]
+    assert [kernels.serves(view) for view in views] == [True, True, False, False]
     assert_found_alike([*views, normal(4096)[1:].bfloat16()[1:]])
 
 
@@ -112,7 +113,7 @@ def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(monkeyp
             launches.append(grid)
             return self.launched[grid]
 
-    monkeypatch.setattr(kernel, "_measure", Counted(kernel._measure))
+    monkeypatch.setattr(kernels, "_measure", Counted(kernels._measure))
     for number in (1, 50):
         measure([normal(8)] * number, CPU, backend="kernel")
     assert launches == [(1,), (50,)]
@@ -124,11 +125,11 @@ def test_a_kernel_that_fails_is_replaced_and_said_once(monkeypatch, caplog):
 
     tensors = [normal(100), normal(200)]
     expected = measure(tensors, CPU)
-    monkeypatch.setattr(backend, "_failures", [])
+    monkeypatch.setattr(reader, "_failures", [])
     # The package has a function of the module's name.
     module = sys.modules["tbtrainer.statistics.measure"]
-    monkeypatch.setattr(module, "reader_of", lambda *_: kernel)
-    monkeypatch.setattr(kernel, "measure_into", broken)
+    monkeypatch.setattr(module, "reader_of", lambda *_: kernels)
+    monkeypatch.setattr(kernels, "measure_into", broken)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert_equal(measure(tensors, CPU), expected)
@@ -143,15 +144,15 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tbtrainer.statistics import kernel
+from tbtrainer.statistics.readers import kernels
 
 COMMON = {"table": "*i64", "DTYPE": "constexpr", "BLOCK": "constexpr"}
 KERNELS = {
-    kernel._measure: (
+    kernels._measure: (
         {**COMMON, "sums": "*fp64", "counts": "*i64", "buckets": "*i64", "ALIGNMENT": "constexpr"},
         {"ALIGNMENT": 16, "BLOCK": 2048},
     ),
-    kernel._count_linear: (
+    kernels._count_linear: (
         {**COMMON, "counts": "*i64", "low": "*fp64", "high": "*fp64"}, {"BLOCK": 1024}
     ),
 }

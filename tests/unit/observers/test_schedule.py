@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.trainer_utils import IntervalStrategy
 
-from tbtrainer.schedule import SnapshotSchedule, steps_per_epoch
+from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
 
 
 def due_steps(strategy: str, steps: float, max_steps: int, per_epoch: int = 4) -> list[int]:

@@ -1,0 +1,1 @@
+"""Bytes into event files, whatever the disk does."""
