@@ -37,7 +37,7 @@ def agreed_reasons(
         if error is not None:
             raise error
         return list(reasons)
-    device = _collective_device()
+    device = collective_device()
     problem = _disagreement(rows, error, device)
     if problem is not None:
         if error is not None:
@@ -63,7 +63,7 @@ def agreed_reasons(
 
 def failed_anywhere(failed: bool) -> bool:
     """Says on every rank whether any failed, in one collective of all ranks."""
-    mine = torch.tensor([failed], dtype=torch.int64, device=_collective_device())
+    mine = torch.tensor([failed], dtype=torch.int64, device=collective_device())
     dist.all_reduce(mine, dist.ReduceOp.MAX)
     return bool(mine.item())
 
@@ -99,7 +99,7 @@ def _samples(row: Row, device: torch.device) -> Tensor:
     return torch.zeros(2, dtype=torch.float64, device=device)
 
 
-def _collective_device() -> torch.device:
+def collective_device() -> torch.device:
     """Where the default group's collectives take their tensors from."""
     # Such as "cpu:gloo,cuda:nccl".
     types = [pair.split(":")[0] for pair in str(dist.get_backend_config()).split(",")]

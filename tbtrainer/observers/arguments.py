@@ -1,0 +1,33 @@
+"""The training's arguments and the model's configuration, as cards."""
+
+from typing import Any
+
+from transformers import TrainingArguments
+
+from tbtrainer import tags
+from tbtrainer.observers.observer import Observer, Training
+from tbtrainer.records import Text
+from tbtrainer.redaction import redacted_json
+
+
+class ArgumentCards(Observer):
+    """Shows arguments and configuration under stock's tags, without their secrets.
+
+    Args:
+        arguments: Of the trainer.
+    """
+
+    def __init__(self, arguments: TrainingArguments) -> None:
+        self._arguments = arguments
+
+    def run_begins(self, step: int, training: Training) -> list[Text]:
+        """Returns the two cards; the run leaves out what it shows already."""
+        cards = [_card(tags.ARGUMENTS, self._arguments)]
+        config = getattr(training.unwrapped_model, "config", None)
+        if hasattr(config, "to_dict"):
+            cards.append(_card(tags.MODEL_CONFIG, config))
+        return cards
+
+
+def _card(tag: tags.Tag, shown: Any) -> Text:
+    return Text(tag.name, redacted_json(shown.to_dict()), once=True)

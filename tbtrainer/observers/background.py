@@ -1,0 +1,59 @@
+"""Records that are made in a thread beside the training."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tbtrainer.isolation import Isolation
+from tbtrainer.records import Records
+
+# Tasks that wait. One more makes the training wait for the oldest, so that a snapshot at every
+# step of a fast training cannot fill the memory.
+_BACKLOG = 4
+
+
+class Background:
+    """Makes records and writes them, one task after another.
+
+    Args:
+        write: Takes records and the step they are shown at.
+        isolation: What happens to an error of a task.
+    """
+
+    def __init__(self, write: Callable[[Records, int], None], isolation: Isolation) -> None:
+        self._write = write
+        self._isolation = isolation
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, make: Callable[[], Records], step: int, place: str) -> None:
+        """Lets the thread make records and write them.
+
+        Args:
+            make: Returns the records.
+            step: The step they are shown at.
+            place: What the task does, as a phrase that completes "tbtrainer could not …".
+        """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="tbtrainer-records")
+        self._pending.append(self._thread.submit(self._run, make, step, place))
+        while len(self._pending) > _BACKLOG:
+            self._pending.popleft().result()
+
+    def drain(self) -> None:
+        """Waits until every task so far is done. With `telemetry_errors="raise"` errors pass."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Drains, and ends the thread. A later task starts it again."""
+        try:
+            self.drain()
+        finally:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                thread.shutdown()
+
+    def _run(self, make: Callable[[], Records], step: int, place: str) -> None:
+        with self._isolation.guard(place):
+            self._write(make(), step)

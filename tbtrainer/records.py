@@ -1,0 +1,95 @@
+"""Records: what goes into an event file.
+
+Observers return them, and the run writes them at the step of the moment they belong to. They hold
+plain numbers and text, so nothing here knows a trainer or a tensor.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One point of a curve.
+
+    Attributes:
+        tag: Name of the curve; what is before the first slash is its group in TensorBoard.
+        value: A number; NaN and infinities are allowed.
+    """
+
+    tag: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """A card of Markdown.
+
+    Attributes:
+        tag: Name of the card.
+        text: Markdown. Secrets in it are hidden before it is written.
+        once: Whether it is left out when the run already shows this text under this tag, as after
+            a resume.
+    """
+
+    tag: str
+    text: str
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The distribution of the elements of one tensor.
+
+    Attributes:
+        minimum: Least finite element, the left edge of the first bucket.
+        maximum: Greatest finite element, the right edge of the last bucket.
+        count: Finite elements.
+        sum: Their sum.
+        sum_of_squares: The sum of their squares.
+        bucket_limits: Right edge of each bucket, not descending. float64, shape (buckets,).
+        bucket_counts: Elements per bucket. float64, shape (buckets,).
+    """
+
+    minimum: float
+    maximum: float
+    count: int
+    sum: float
+    sum_of_squares: float
+    bucket_limits: NDArray[np.float64]
+    bucket_counts: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HistogramRecord:
+    """One slice of a histogram chart.
+
+    Attributes:
+        tag: Name of the chart.
+        histogram: What the slice shows.
+    """
+
+    tag: str
+    histogram: Histogram
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """Records that are made later, in a thread beside the training.
+
+    At most a few wait; beyond that the training waits for the oldest. On ranks that do not write,
+    `make` is never called.
+
+    Attributes:
+        make: Returns the records. It must not communicate with other ranks.
+    """
+
+    make: Callable[[], Iterable["Record"]]
+
+
+Record: TypeAlias = Union[Scalar, Text, HistogramRecord, Deferred]
+Records: TypeAlias = Iterable[Record]
