@@ -6,7 +6,7 @@ plain numbers and text, so nothing here knows a trainer or a tensor.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,5 +91,5 @@ class Deferred:
     make: Callable[[], Iterable["Record"]]
 
 
-Record: TypeAlias = Union[Scalar, Text, HistogramRecord, Deferred]
+Record: TypeAlias = Scalar | Text | HistogramRecord | Deferred
 Records: TypeAlias = Iterable[Record]

@@ -217,7 +217,9 @@ def table() -> str:
         f"| `{tag.name}` | {tag.kind} | {tag.unit or '–'} | {tag.description} | {tag.when} |"
         for tag in TAGS
     ]
-    return "\n".join(["| tag | kind | unit | meaning | written at |", "|---|---|---|---|---|", *rows])
+    return "\n".join(
+        ["| tag | kind | unit | meaning | written at |", "|---|---|---|---|---|", *rows]
+    )
 
 
 if __name__ == "__main__":

@@ -1,149 +1,208 @@
-"""What is observed in the training loop: built once the model is wrapped, asked at each step."""
+"""What tbtrainer holds for one trainer: its run, its observers, and when they are asked."""
 
-import logging
-import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.arguments import telemetry_arguments, warn_of_patterns_without_match
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers.gradient_norms import GradientNorms, GradientNormSummary
-from tbtrainer.observers.histograms import HistogramRecorder
-from tbtrainer.observers.schedule import SnapshotSchedule
-from tbtrainer.run import RunWriter
-from tbtrainer.sharding import failed_anywhere, parameter_table
-from tbtrainer.sharding.parameter_names import clean_name
-
-logger = logging.getLogger(__name__)
+from tbtrainer.observers.arguments import ArgumentCards
+from tbtrainer.observers.checkpoints import Checkpoints, saved_checkpoint
+from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.deepspeed_engine import observed_engine_step
+from tbtrainer.observers.gradient_norms import GradientNorms
+from tbtrainer.observers.histograms import Histograms
+from tbtrainer.observers.log_entries import LogEntries
+from tbtrainer.observers.loss_scale import loss_scale_of
+from tbtrainer.observers.observer import EvaluationBatch, Gradients, Observer
+from tbtrainer.observers.observer_set import ObserverSet
+from tbtrainer.observers.overhead_fraction import OverheadFraction
+from tbtrainer.observers.record_counters import RecordCounters
+from tbtrainer.observers.training import Training
+from tbtrainer.run import RunSession
 
 
 class Telemetry:
-    """Gradient norms of every step and histograms of the steps that are due.
+    """The run and the observers of one trainer.
 
-    Every method that measures is called on every rank at the same steps; only the rank with a
-    writer writes.
+    Everything here keeps its errors from the trainer, except what is wrong with its arguments.
 
     Args:
-        model: The model as it is trained: wrapped, sharded, compiled.
-        arguments: What is shown.
-        schedule: At which steps the histograms are taken.
-        writer: Takes the records; `None` on every rank but world rank zero.
-        device: Where statistics are kept until a logging step.
-        max_grad_norm: The norm gradients are clipped to; 0 means no clipping.
-        isolation: What happens to an error.
+        trainer: A `Trainer` that is built. On ranks that do not write, observers are asked and
+            nothing is written.
+
+    Raises:
+        ValueError: An argument cannot be used, as a run directory that cannot be written to.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        arguments: TensorBoardArguments,
-        schedule: SnapshotSchedule,
-        writer: RunWriter | None,
-        device: torch.device,
-        max_grad_norm: float,
-        isolation: Isolation,
-    ) -> None:
-        self._schedule = schedule
-        self._targets = arguments.histogram_targets
-        self._writer = writer
-        writes = writer is not None
-        everything = parameter_table(model, is_world_process_zero=writes)
-        shown = everything.select(arguments.histogram_include, arguments.histogram_exclude)
-        self._shown = shown
-        self._last_gradients = self._last_parameters = -1
-        failure: Exception | None = None
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._arguments = telemetry_arguments(trainer.args)
+        self._isolation = Isolation(self._arguments.telemetry_errors)
+        self._clock = Clock()
+        writes = trainer.is_world_process_zero()
+        self.run = RunSession(
+            self._arguments.logging_dir,
+            trainer.args.output_dir,
+            writes=writes,
+            isolation=self._isolation,
+            private=self._arguments.event_file_private,
+            fsync=self._arguments.event_file_fsync,
+        )
+        self.observers = ObserverSet(
+            self._built_in_observers(),
+            self.run.write,
+            writes=writes,
+            isolation=self._isolation,
+            clock=self._clock,
+        )
+        self._model: nn.Module | None = None
+        self._engine_step = ExitStack()
+        self._uses = 0
+        self._entries_shown = 0
+        if writes:
+            self.run.check()
+            names = (name for name, _ in trainer.model.named_parameters())
+            warn_of_patterns_without_match(self._arguments, names)
+
+    def _built_in_observers(self) -> list[Observer]:
+        """In the order in which their records are written; the overhead last, as it measures."""
+        return [
+            ArgumentCards(self._trainer.args),
+            LogEntries(),
+            GradientNorms(self._isolation),
+            Histograms(self._isolation),
+            Checkpoints(),
+            RecordCounters(lambda: self.run.writer.counters),
+            OverheadFraction(self._clock),
+        ]
+
+    # ---- A run ----
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps the run open during a training or an evaluation, which may be inside another."""
+        self._uses += 1
         try:
-            self._norms = GradientNorms(
-                everything, arguments.norm_detail, max_grad_norm, device, isolation
-            )
-            self._histograms = HistogramRecorder(
-                shown, writer, arguments.histogram_buckets, device, isolation
-            )
-        except Exception as error:
-            failure = error
-        # A rank that did without would be missed in every collective.
-        if everything.needs_reduction and failed_anywhere(failure is not None):
-            raise failure or RuntimeError("another rank could not; it says why")
-        if failure is not None:
-            raise failure
+            yield
+        finally:
+            self._uses -= 1
+            if self._uses == 0:
+                with self._measured("close the run"):
+                    self._stop_observing()
+                    self.run.close()
+
+    def begin_run(self, checkpoint: str | None, trial_directory: str | None) -> None:
+        """Chooses the run directory of a training that begins."""
+        with self._measured("begin the run"):
+            self.run.begin_training(checkpoint, self._arguments.run_resume, trial_directory)
+
+    def discard_attempt(self) -> None:
+        """Stops observing an attempt of `auto_find_batch_size`, which wraps the model anew."""
+        with self._measured("discard the telemetry of the previous attempt"):
+            self._stop_observing()
+
+    # ---- Steps ----
+
+    def observe(self, model: nn.Module) -> None:
+        """Begins to observe the training of a model, unless it is observed already."""
+        if model is self._model:
+            return
+        with self._measured("begin to observe the training"):
+            self._stop_observing()
+            # Before anything can fail, so that a failure is not repeated at every step.
+            self._model = model
+            training = Training.of(self._trainer, model, self._arguments)
+            self.observers.run_begins(self._step, training)
+            if self._trainer.is_deepspeed_enabled:
+                # DeepSpeed takes the optimizer step inside `training_step`; gradients end there.
+                self._engine_step.enter_context(observed_engine_step(model, self._gradients_ready))
+
+    def micro_batch_taken(self, loss: Tensor) -> None:
+        """Shows a micro-batch, and the gradients if they are complete with it."""
+        self.observers.micro_batch_taken(self._step + 1, loss)
+        if self._trainer.accelerator.sync_gradients and not self._trainer.is_deepspeed_enabled:
+            self._gradients_ready()
+
+    def step_taken(self) -> None:
+        """Shows an optimizer step, and a logging step if it is one."""
+        if self._model is None:  # A `training_step` that does not call the one here.
+            self.observe(self._trainer.model_wrapped)
+        self.observers.step_taken(self._step)
+        if self._trainer.control.should_log:
+            self.observers.logging_step(self._step)
+
+    def end_run_if_last_step(self) -> None:
+        """Shows the end of the run when no step follows."""
+        if self._trainer.control.should_training_stop:
+            self.observers.run_ends(self._step)
 
     @torch.no_grad()
-    def observe_gradients(self, step: int, loss_scale: Tensor | None = None) -> None:
-        """Reads the gradients of optimizer step `step`, accumulated, reduced and not yet clipped.
+    def _gradients_ready(self) -> None:
+        """Reads the gradients of a step once, and shows them."""
+        step = self._step + 1
+        if self.observers.gradients_are_due(step):
+            with self._measured("read the gradients"):
+                parts = self.observers.training.parameters.gradients()
+                loss_scale = loss_scale_of(self._trainer, self._model)
+                self.observers.gradients_ready(step, Gradients(parts, loss_scale))
 
-        Args:
-            step: The step these gradients belong to, counted from 1.
-            loss_scale: What they are still multiplied by under float16, a scalar tensor.
-        """
-        if step == self._last_gradients:
-            return
-        self._last_gradients = step
-        self._norms.accumulate(loss_scale)
-        if "gradients" in self._targets and self._schedule.is_due(step):
-            self._histograms.record("gradients", step, self._shown.gradients, loss_scale)
+    # ---- Log entries, evaluations, checkpoints ----
 
-    @torch.no_grad()
-    def observe_parameters(self, step: int, training_ends: bool = False) -> None:
-        """Reads the parameters after optimizer step `step`, if they are due and not yet read.
+    @contextmanager
+    def entries_logged(self) -> Iterator[None]:
+        """Shows what is appended to the log history meanwhile."""
+        self._entries_shown = known = len(self._trainer.state.log_history)
+        yield
+        with self._measured("write the logged values"):
+            history = self._trainer.state.log_history
+            for entry in history[max(known, self._entries_shown) :]:
+                self.observers.entry_logged(self._step, entry)
+            # A call of `log` within `log` has shown its own.
+            self._entries_shown = len(history)
+            self.run.flush()
 
-        Args:
-            step: Optimizer steps taken so far.
-            training_ends: No step will follow, so a last snapshot is due whatever the schedule.
-        """
-        due = self._schedule.is_due(step) or (training_ends and self._schedule.every > 0)
-        if "parameters" not in self._targets or step == self._last_parameters or not due:
-            return
-        self._last_parameters = step
-        self._histograms.record("parameters", step, self._shown.parameters)
+    def evaluation_batch(self, inputs: Any, predicted: tuple[Any, Any, Any]) -> None:
+        """Shows a predicted batch."""
+        with self._measured("observe an evaluation batch"):
+            self.observers.evaluation_batch(self._step, EvaluationBatch(inputs, *predicted))
 
-    def log_gradient_norms(self, step: int) -> None:
-        """Writes the norms of the window that ends with `step`, and begins another."""
-        summary = self._norms.summary()
-        if summary is not None and self._writer is not None:
-            for tag, value in norm_scalars(summary).items():
-                self._writer.add_scalar(tag, value, step)
+    def evaluation_ended(self, metrics: dict[str, float]) -> None:
+        """Shows the metrics of an evaluation."""
+        self.observers.evaluation_ended(self._step, metrics)
 
-    def drain(self) -> None:
-        """Waits until every snapshot taken so far has reached the writer."""
-        self._histograms.drain()
+    @contextmanager
+    def checkpoint(self, trial: Any) -> Iterator[None]:
+        """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
+        with self._measured("flush the run before a checkpoint"):
+            self.observers.drain()
+            self.run.flush_before_checkpoint()
+        began = time.perf_counter()
+        yield
+        with self._measured("show the checkpoint"):
+            saved = saved_checkpoint(self._trainer, trial, time.perf_counter() - began)
+            self.run.mark_checkpoint(saved.path, self._step)
+            self.observers.checkpoint_saved(self._step, saved)
+            self.run.flush()
 
-    def close(self) -> None:
-        """Ends the thread that writes histograms, after the last of them."""
-        self._histograms.close()
+    # ---- ----
 
+    @property
+    def _step(self) -> int:
+        step: int = self._trainer.state.global_step
+        return step
 
-def norm_scalars(summary: GradientNormSummary) -> dict[str, float]:
-    """Returns the scalars of a window by tag."""
-    scalars: dict[str, float] = {"train/nonfinite_gradients": float(summary.nonfinite_steps)}
-    if summary.steps == 0:
-        return scalars
-    scalars.update({f"grad_norm/{name}": value for name, value in summary.rms.items()})
-    scalars["grad_norm/total"] = summary.total
-    scalars["train/grad_norm_max"] = summary.maximum
-    if summary.clipped is not None and summary.clip_fraction is not None:
-        scalars["train/grad_norm_clipped"] = summary.clipped
-        scalars["train/grad_clip_fraction"] = summary.clip_fraction
-    return scalars
+    def _stop_observing(self) -> None:
+        self._model = None
+        self._engine_step.close()
+        self.observers.close()
 
-
-def warn_of_patterns_without_match(arguments: TensorBoardArguments, names: Iterable[str]) -> None:
-    """Warns of each pattern that matches no parameter, and names some that exist.
-
-    Args:
-        arguments: The arguments with `histogram_include` and `histogram_exclude`.
-        names: Parameter names of the model.
-    """
-    known = [clean_name(name) for name in names]
-    for field in ("histogram_include", "histogram_exclude"):
-        for pattern in getattr(arguments, field) or []:
-            if not any(re.search(pattern, name) for name in known):
-                some = ", ".join(known[:: max(1, len(known) // 4)][:4])
-                logger.warning(
-                    "%s=%r matches no parameter of this model; it has, among %d: %s.",
-                    field,
-                    pattern,
-                    len(known),
-                    some,
-                )
+    @contextmanager
+    def _measured(self, what: str) -> Iterator[None]:
+        """Measures what a part of the telemetry costs, and keeps its errors from the training."""
+        with self._clock.measured(), self._isolation.guard(what):
+            yield

@@ -4,37 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.observers.training import Training
 from tbtrainer.records import Records
-from tbtrainer.sharding import ParameterTable
-
-
-@dataclass(frozen=True)
-class Training:
-    """What is known of a training when it begins. Equal on every rank, except where noted.
-
-    Attributes:
-        model: The model as it is trained: wrapped, sharded, compiled, on its device.
-        arguments: What is shown.
-        parameters: All parameters that can be read, and which part of each this rank counts.
-        device: Where statistics are kept until a logging step.
-        max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
-        max_steps: Optimizer steps of the whole training.
-        steps_per_epoch: Optimizer steps of one epoch.
-        is_world_process_zero: Whether this is the rank that writes. Differs between ranks.
-    """
-
-    model: nn.Module
-    arguments: TensorBoardArguments
-    parameters: ParameterTable
-    device: torch.device
-    max_grad_norm: float
-    max_steps: int
-    steps_per_epoch: int
-    is_world_process_zero: bool
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""What the telemetry itself costs, measured."""
+"""How long the observers hold the training up."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Overhead:
+class Clock:
     """Seconds spent inside the telemetry, as a share of the wall time since the last logging step.
 
     It counts the time the training loop was held up on this rank's host. Work on an accelerator

@@ -1,0 +1,69 @@
+"""What observers are given to know of a training."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.trainer_utils import has_length
+
+from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
+from tbtrainer.sharding import ParameterTable, parameter_table
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is known of a training when it begins. Equal on every rank, except where noted.
+
+    Attributes:
+        model: The model as it is trained: wrapped, sharded, compiled, on its device.
+        unwrapped_model: The model as it was given to the trainer.
+        arguments: What is shown.
+        parameters: All parameters that can be read, and which part of each this rank counts.
+        schedule: At which steps snapshots are taken.
+        device: Where statistics are kept until a logging step. Differs between ranks.
+        max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
+        is_world_process_zero: Whether this is the rank that writes. Differs between ranks.
+    """
+
+    model: nn.Module
+    unwrapped_model: nn.Module
+    arguments: TensorBoardArguments
+    parameters: ParameterTable
+    schedule: SnapshotSchedule
+    device: torch.device
+    max_grad_norm: float
+    is_world_process_zero: bool
+
+    @classmethod
+    def of(cls, trainer: Any, model: nn.Module, arguments: TensorBoardArguments) -> "Training":
+        """Describes the training that a trainer has prepared.
+
+        With several processes this is a collective: the ranks agree on the parameters.
+
+        Args:
+            trainer: A `Trainer` whose `train` has been called.
+            model: The model as its `training_step` gets it.
+            arguments: What is shown.
+        """
+        loader = trainer.callback_handler.train_dataloader
+        batches = len(loader) if has_length(loader) else None
+        is_zero = trainer.is_world_process_zero()
+        last = trainer.state.max_steps
+        accumulation = trainer.args.gradient_accumulation_steps
+        return cls(
+            model=model,
+            unwrapped_model=trainer.model,
+            arguments=arguments,
+            parameters=parameter_table(model, is_world_process_zero=is_zero),
+            schedule=SnapshotSchedule.from_arguments(
+                arguments.histogram_strategy,
+                arguments.histogram_steps,
+                last,
+                steps_per_epoch(batches, accumulation, last),
+            ),
+            device=trainer.args.device,
+            max_grad_norm=trainer.args.max_grad_norm or 0.0,
+            is_world_process_zero=is_zero,
+        )

@@ -1,0 +1,47 @@
+"""Every tag is declared once, and the documentation's table is printed from the declarations."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tbtrainer import tags
+
+PAGE = Path(__file__).parents[2] / "docs" / "tags.md"
+
+
+def test_the_table_of_the_documentation_is_the_printed_one() -> None:
+    assert tags.table() in PAGE.read_text()
+
+
+def test_no_tag_is_declared_twice() -> None:
+    names = [tag.name for tag in tags.TAGS]
+    assert len(names) == len(set(names))
+
+
+def test_every_declared_tag_is_listed() -> None:
+    declared = [value for value in vars(tags).values() if isinstance(value, tags.Tag)]
+    assert set(declared) == set(tags.TAGS)
+
+
+@pytest.mark.parametrize("group", ["train", "eval", "test"])
+def test_groups_of_stock_hold_none_of_ours(group: str) -> None:
+    assert [tag.name for tag in tags.TAGS if tag.name.startswith(f"{group}/")] == []
+
+
+@pytest.mark.parametrize("tag", tags.TAGS, ids=lambda tag: tag.name)
+def test_a_description_is_one_sentence(tag: tags.Tag) -> None:
+    assert re.fullmatch(r"[A-Z][^.]*\.( Unit: .*)?", tag.description)
+
+
+@pytest.mark.parametrize("tag", tags.TAGS, ids=lambda tag: tag.name)
+def test_a_written_tag_finds_its_description(tag: tags.Tag) -> None:
+    assert tags.description_of(tag.of("model.layers.3")).startswith(tag.description)
+
+
+def test_a_tag_of_stock_has_no_description() -> None:
+    assert tags.description_of("train/loss") == ""
+
+
+def test_a_scalar_names_its_unit() -> None:
+    assert tags.description_of("throughput/checkpoint_seconds").endswith("Unit: s.")
