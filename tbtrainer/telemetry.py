@@ -1,91 +1,87 @@
-"""What tbtrainer holds for one trainer: its run, its observers, and when they are asked."""
+"""What lies between a moment of a trainer and its observers: the run, the clock, the order."""
 
+import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from transformers.integrations import TensorBoardCallback
 
-from tbtrainer.arguments import telemetry_arguments, warn_of_patterns_without_match
+from tbtrainer.arguments import (
+    TensorBoardArguments,
+    telemetry_arguments,
+    warn_of_patterns_without_match,
+)
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers.arguments import ArgumentCards
-from tbtrainer.observers.checkpoints import Checkpoints, saved_checkpoint
+from tbtrainer.observers import built_in_observers
+from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
-from tbtrainer.observers.deepspeed_engine import observed_engine_step
-from tbtrainer.observers.gradient_norms import GradientNorms
-from tbtrainer.observers.histograms import Histograms
-from tbtrainer.observers.log_entries import LogEntries
-from tbtrainer.observers.loss_scale import loss_scale_of
-from tbtrainer.observers.observer import EvaluationBatch, Gradients, Observer
+from tbtrainer.observers.observer import EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
-from tbtrainer.observers.overhead_fraction import OverheadFraction
-from tbtrainer.observers.record_counters import RecordCounters
-from tbtrainer.observers.training import Training
-from tbtrainer.run import RunSession
+from tbtrainer.run import RunSession, flushed_on_sigterm
+from tbtrainer.steps import ObservedSteps
 
 
 class Telemetry:
     """The run and the observers of one trainer.
 
-    Everything here keeps its errors from the trainer, except what is wrong with its arguments.
+    Nothing here raises, except for `check`, and except with `telemetry_errors="raise"`. On ranks
+    that do not write, observers are asked and nothing is written.
 
     Args:
-        trainer: A `Trainer` that is built. On ranks that do not write, observers are asked and
-            nothing is written.
-
-    Raises:
-        ValueError: An argument cannot be used, as a run directory that cannot be written to.
+        trainer: A `Trainer` that has its arguments.
+        given: The arguments that the trainer was built with, if it turned them into others.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, given: TensorBoardArguments | None) -> None:
         self._trainer = trainer
-        self._arguments = telemetry_arguments(trainer.args)
+        self._arguments = telemetry_arguments(trainer.args, given)
         self._isolation = Isolation(self._arguments.telemetry_errors)
         self._clock = Clock()
-        writes = trainer.is_world_process_zero()
+        self._writes: bool = trainer.is_world_process_zero()
         self.run = RunSession(
             self._arguments.logging_dir,
             trainer.args.output_dir,
-            writes=writes,
+            writes=self._writes,
             isolation=self._isolation,
             private=self._arguments.event_file_private,
             fsync=self._arguments.event_file_fsync,
         )
         self.observers = ObserverSet(
-            self._built_in_observers(),
+            built_in_observers(trainer.args, self.run, self._clock, self._isolation),
             self.run.write,
-            writes=writes,
+            writes=self._writes,
             isolation=self._isolation,
             clock=self._clock,
         )
-        self._model: nn.Module | None = None
-        self._engine_step = ExitStack()
+        self.steps = ObservedSteps(
+            trainer, self._arguments, self.observers, self._clock, self._isolation
+        )
         self._uses = 0
-        self._entries_shown = 0
-        if writes:
-            self.run.check()
-            names = (name for name, _ in trainer.model.named_parameters())
-            warn_of_patterns_without_match(self._arguments, names)
+        self._run_has_begun = False
+        self._open_logs = 0
+        # The checkpoint that is being saved, until it is marked.
+        self._unmarked: str | None = None
 
-    def _built_in_observers(self) -> list[Observer]:
-        """In the order in which their records are written; the overhead last, as it measures."""
-        return [
-            ArgumentCards(self._trainer.args),
-            LogEntries(),
-            GradientNorms(self._isolation),
-            Histograms(self._isolation),
-            Checkpoints(),
-            RecordCounters(lambda: self.run.writer.counters),
-            OverheadFraction(self._clock),
-        ]
+    def check(self) -> None:
+        """Takes stock's TensorBoard callback out, and raises what is wrong with the arguments.
+
+        Raises:
+            ValueError: The run directory cannot be written to. World rank zero only.
+        """
+        self._remove_stock_callback()
+        if self._writes:
+            self.run.check()
+            names = (name for name, _ in self._trainer.model.named_parameters())
+            warn_of_patterns_without_match(self._arguments, names)
 
     # ---- A run ----
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keeps the run open during a training or an evaluation, which may be inside another."""
+        self._remove_stock_callback()
         self._uses += 1
         try:
             yield
@@ -93,81 +89,85 @@ class Telemetry:
             self._uses -= 1
             if self._uses == 0:
                 with self._measured("close the run"):
-                    self._stop_observing()
+                    self.steps.stop()
                     self.run.close()
 
-    def begin_run(self, checkpoint: str | None, trial_directory: str | None) -> None:
-        """Chooses the run directory of a training that begins."""
-        with self._measured("begin the run"):
-            self.run.begin_training(checkpoint, self._arguments.run_resume, trial_directory)
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Keeps the run open during a training, and flushes it when SIGTERM comes."""
+        self._run_has_begun = False
+        # Python runs signal handlers only between bytecodes, so a rank blocked in a collective
+        # could not run one; only world rank zero installs it.
+        on_sigterm = flushed_on_sigterm(self.run.flush) if self._writes else nullcontext()
+        with on_sigterm, self.in_use():
+            try:
+                yield
+            finally:
+                with self._measured("stop observing the training"):
+                    self.steps.stop()
 
-    def discard_attempt(self) -> None:
-        """Stops observing an attempt of `auto_find_batch_size`, which wraps the model anew."""
+    @contextmanager
+    def attempt(self, checkpoint: str | None, trial: Any) -> Iterator[None]:
+        """Observes a training, which is one attempt of several under `auto_find_batch_size`.
+
+        Args:
+            checkpoint: The checkpoint that is resumed, if one is.
+            trial: Of a hyper-parameter search, or `None`.
+        """
         with self._measured("discard the telemetry of the previous attempt"):
-            self._stop_observing()
+            self.steps.stop()
+        if not self._run_has_begun:
+            self._run_has_begun = True
+            with self._measured("begin the run"):
+                self._begin_run(checkpoint, trial)
+        with self.steps.outermost_observed():
+            yield
 
-    # ---- Steps ----
+    def _begin_run(self, checkpoint: str | None, trial: Any) -> None:
+        name = None
+        if trial is not None:
+            name = os.path.basename(self._trainer._get_output_dir(trial))
+        self.run.begin_training(checkpoint, self._arguments.run_resume, name)
 
-    def observe(self, model: nn.Module) -> None:
-        """Begins to observe the training of a model, unless it is observed already."""
-        if model is self._model:
-            return
-        with self._measured("begin to observe the training"):
-            self._stop_observing()
-            # Before anything can fail, so that a failure is not repeated at every step.
-            self._model = model
-            training = Training.of(self._trainer, model, self._arguments)
-            self.observers.run_begins(self._step, training)
-            if self._trainer.is_deepspeed_enabled:
-                # DeepSpeed takes the optimizer step inside `training_step`; gradients end there.
-                self._engine_step.enter_context(observed_engine_step(model, self._gradients_ready))
-
-    def micro_batch_taken(self, loss: Tensor) -> None:
-        """Shows a micro-batch, and the gradients if they are complete with it."""
-        self.observers.micro_batch_taken(self._step + 1, loss)
-        if self._trainer.accelerator.sync_gradients and not self._trainer.is_deepspeed_enabled:
-            self._gradients_ready()
-
-    def step_taken(self) -> None:
-        """Shows an optimizer step, and a logging step if it is one."""
-        if self._model is None:  # A `training_step` that does not call the one here.
-            self.observe(self._trainer.model_wrapped)
-        self.observers.step_taken(self._step)
-        if self._trainer.control.should_log:
-            self.observers.logging_step(self._step)
-
-    def end_run_if_last_step(self) -> None:
-        """Shows the end of the run when no step follows."""
-        if self._trainer.control.should_training_stop:
-            self.observers.run_ends(self._step)
-
-    @torch.no_grad()
-    def _gradients_ready(self) -> None:
-        """Reads the gradients of a step once, and shows them."""
-        step = self._step + 1
-        if self.observers.gradients_are_due(step):
-            with self._measured("read the gradients"):
-                parts = self.observers.training.parameters.gradients()
-                loss_scale = loss_scale_of(self._trainer, self._model)
-                self.observers.gradients_ready(step, Gradients(parts, loss_scale))
+    def _remove_stock_callback(self) -> None:
+        """Takes out the TensorBoard callback that stock adds, so that nothing is written twice."""
+        # A new list: this may be called while stock iterates over the old one.
+        handler = self._trainer.callback_handler
+        handler.callbacks = [c for c in handler.callbacks if not _is_stocks_own(c)]
 
     # ---- Log entries, evaluations, checkpoints ----
 
     @contextmanager
-    def entries_logged(self) -> Iterator[None]:
-        """Shows what is appended to the log history meanwhile."""
-        self._entries_shown = known = len(self._trainer.state.log_history)
-        yield
-        with self._measured("write the logged values"):
-            history = self._trainer.state.log_history
-            for entry in history[max(known, self._entries_shown) :]:
-                self.observers.entry_logged(self._step, entry)
-            # A call of `log` within `log` has shown its own.
-            self._entries_shown = len(history)
+    def entries_logged(self, logs: dict[str, Any]) -> Iterator[None]:
+        """Shows the entries that are added to the log history meanwhile.
+
+        Args:
+            logs: What `log` was called with. Its own "step", if any, is a value like others;
+                stock adds one to the entries.
+        """
+        self._remove_stock_callback()
+        known = len(self._trainer.state.log_history)
+        # `log` may be called inside itself. The outermost call shows all entries, once each.
+        self._open_logs += 1
+        try:
+            yield
+        finally:
+            self._open_logs -= 1
+            if self._open_logs == 0:
+                self._show_entries(self._trainer.state.log_history[known:], logs)
+
+    def _show_entries(self, entries: list[dict[str, Any]], logs: dict[str, Any]) -> None:
+        for entry in entries:
+            values = dict(entry)
+            step = values.pop("step", self._step)
+            if "step" in logs:
+                values["step"] = logs["step"]
+            self.observers.entry_logged(step, values)
+        with self._measured("flush the run after a log entry"):
             self.run.flush()
 
-    def evaluation_batch(self, inputs: Any, predicted: tuple[Any, Any, Any]) -> None:
-        """Shows a predicted batch."""
+    def evaluation_batch(self, inputs: Any, predicted: Any) -> None:
+        """Shows a predicted batch: loss, logits and labels."""
         with self._measured("observe an evaluation batch"):
             self.observers.evaluation_batch(self._step, EvaluationBatch(inputs, *predicted))
 
@@ -180,29 +180,50 @@ class Telemetry:
         """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
         with self._measured("flush the run before a checkpoint"):
             self.observers.drain()
-            self.run.flush_before_checkpoint()
+            self.run.flush_for_checkpoint()
+        path = checkpoint_directory(self._trainer, trial)
         began = time.perf_counter()
-        yield
-        with self._measured("show the checkpoint"):
-            saved = saved_checkpoint(self._trainer, trial, time.perf_counter() - began)
-            self.run.mark_checkpoint(saved.path, self._step)
-            self.observers.checkpoint_saved(self._step, saved)
-            self.run.flush()
+        self._unmarked = path
+        try:
+            yield
+            # A trainer to the right may save without `save_model`, or somewhere else.
+            if os.path.isdir(path):
+                self.mark_checkpoint(path)
+                saved = saved_checkpoint(self._trainer, path, time.perf_counter() - began)
+                self.observers.checkpoint_saved(self._step, saved)
+                with self._measured("flush the run after a checkpoint"):
+                    self.run.flush()
+        finally:
+            self._unmarked = None
 
-    # ---- ----
+    def mark_checkpoint(self, path: str | None) -> None:
+        """Stores the run in a checkpoint that is being saved; does nothing for other directories."""
+        if path is None or path != self._unmarked:
+            return
+        self._unmarked = None
+        if self._writes:
+            with self._measured("mark the checkpoint"):
+                # Under FSDP with sharded states `save_model` has made no directory yet.
+                os.makedirs(path, exist_ok=True)
+                self.run.mark_checkpoint(path, self._step)
+
+    # ---- Used by all of them ----
 
     @property
     def _step(self) -> int:
         step: int = self._trainer.state.global_step
         return step
 
-    def _stop_observing(self) -> None:
-        self._model = None
-        self._engine_step.close()
-        self.observers.close()
-
     @contextmanager
     def _measured(self, what: str) -> Iterator[None]:
         """Measures what a part of the telemetry costs, and keeps its errors from the training."""
         with self._clock.measured(), self._isolation.guard(what):
             yield
+
+
+def _is_stocks_own(callback: Any) -> bool:
+    """Whether a callback is the one that stock adds for TensorBoard.
+
+    A subclass of it shows things of its own, and one with a writer was given that by the user.
+    """
+    return type(callback) is TensorBoardCallback and callback.tb_writer is None

@@ -2,17 +2,21 @@
 
 The overrides stand in the order of a run: the run directory is chosen, training begins, a step is
 taken, the step is logged, evaluation is logged, a checkpoint is saved, the run is closed. Each
-calls `Trainer`'s own method, changes nothing of it, and lets the observers see the moment. What
-they show is in `tbtrainer/observers/`; what happens in between is in `tbtrainer/telemetry.py`.
+calls `Trainer`'s own method, changes nothing of it, and lets the observers see the moment. What is
+shown is in `tbtrainer/observers/`; what lies between a moment and its observers is in
+`tbtrainer/telemetry.py` and `tbtrainer/steps.py`.
 """
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import Trainer
+from transformers import Seq2SeqTrainer, Trainer
 
+from tbtrainer.arguments import TensorBoardArguments, convertible, given_arguments
 from tbtrainer.observers.observer import Observer
+from tbtrainer.run import RunWriter, SilentWriter
+from tbtrainer.signatures import show_extended_signatures
 from tbtrainer.telemetry import Telemetry
 
 # Type checkers see `Trainer`'s attributes; at run time the mixin has no base of its own, so that it
@@ -33,54 +37,104 @@ class TBTrainerMixin(_AnyTrainer):
     into, and the weights after training are the same to the last bit. Only world rank zero writes.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_extended_signatures(TBTrainerMixin, cls)
+
     # ---- The run directory is chosen ----
 
+    _tb_given: TensorBoardArguments | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Built here, unless `super().__init__` has logged, evaluated or trained.
-        _ = self._tb
+        self._tb_given = given_arguments([*args, *kwargs.values()])
+        with convertible(self._tb_given):
+            super().__init__(*args, **kwargs)
+        self._tb.check()
 
     @cached_property
     def _tb(self) -> Telemetry:
-        """All that is ours, under a name that no trainer this is mixed into has."""
-        return Telemetry(self)
+        """All that is ours, under a name that no trainer this is mixed into has.
+
+        It is built at its first use: a trainer to the right may log or train in its `__init__`.
+        """
+        return Telemetry(self, self._tb_given)
+
+    @property
+    def writer(self) -> RunWriter | SilentWriter:
+        """The run's `SummaryWriter`; on all ranks but world rank zero a writer that does nothing.
+
+        Write at `state.global_step`: when the training is resumed from a checkpoint, records with a
+        later step are taken out.
+        """
+        return self._tb.run.writer
 
     def add_observer(self, observer: Observer) -> None:
-        """Adds an observer of your own; see `Observer`."""
+        """Adds an observer of your own, which is asked after the built-in ones.
+
+        Args:
+            observer: An instance of a subclass of `Observer`. Add it on every rank.
+        """
         self._tb.observers.add(observer)
 
     # ---- Training begins, and ends ----
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `Trainer.train` does, in one run directory."""
-        with self._tb.in_use():
+        """Trains as `Trainer.train` does, in one run directory.
+
+        A training resumed from a checkpoint continues the checkpoint's run. A fresh one never mixes
+        with the events of another.
+        """
+        with self._tb.training():
             return super().train(*args, **kwargs)
+
+    def _inner_training_loop(
+        self,
+        batch_size: int | None = None,
+        args: Any = None,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        *others: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Begins the run, then trains as `Trainer` does.
+
+        `Trainer.train` has by now checked the checkpoint, built the model and chosen the trial's
+        hyper-parameters. It calls this once per attempt of `auto_find_batch_size`.
+        """
+        with self._tb.attempt(resume_from_checkpoint, trial):
+            return super()._inner_training_loop(
+                batch_size, args, resume_from_checkpoint, trial, *others, **kwargs
+            )
 
     # ---- A step is taken ----
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Takes the step as `Trainer.training_step` does, and shows the complete gradients."""
-        self._tb.observe(kwargs["model"] if "model" in kwargs else args[0])
-        loss: Tensor = super().training_step(*args, **kwargs)
-        self._tb.micro_batch_taken(loss)
-        return loss
+        return self._tb.steps.observed_step(super().training_step, *args, **kwargs)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Shows the step that was taken, then logs, evaluates and saves as `Trainer` does."""
-        self._tb.step_taken()
+        self._tb.steps.step_taken()
         result = super()._maybe_log_save_evaluate(*args, **kwargs)
-        self._tb.end_run_if_last_step()
+        self._tb.steps.end_run_if_last_step()
         return result
 
     # ---- The step is logged, evaluation is logged ----
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs as `Trainer.log` does, and writes what was appended to the log history."""
-        with self._tb.entries_logged():
+        """Logs as `Trainer.log` does, and writes the entries that this adds to the log history.
+
+        Trainers to the right in the class order may add entries, change them or leave them out.
+        """
+        with self._tb.entries_logged(logs):
             super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluates as `Trainer.evaluate` does: before, during and after training in one run."""
+        """Evaluates as `Trainer.evaluate` does: before, during and after training in one run.
+
+        When it returns, what it logged can be read in TensorBoard. Outside a training no event file
+        stays open.
+        """
         with self._tb.in_use():
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             self._tb.evaluation_ended(metrics)
@@ -92,9 +146,43 @@ class TBTrainerMixin(_AnyTrainer):
         self._tb.evaluation_batch(inputs, predicted)
         return predicted
 
-    # ---- A checkpoint is saved ----
+    # ---- A checkpoint is saved and marked ----
 
     def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the checkpoint as `Trainer` does, after all that was logged has been written."""
+        """Saves the checkpoint as `Trainer` does, after all that was logged has been written.
+
+        The checkpoint gets one file more, `tensorboard_run.json`: the run directory and the step.
+        """
         with self._tb.checkpoint(trial):
             super()._save_checkpoint(model, trial, *args, **kwargs)
+
+    def save_model(
+        self, output_dir: str | None = None, _internal_call: bool = False, **kwargs: Any
+    ) -> None:
+        """Saves the model as `Trainer` does. Of a checkpoint this is the first part.
+
+        The checkpoint is marked here, before stock pushes it to a hub and removes earlier ones: a
+        process that is killed in between leaves no checkpoint without its run.
+        """
+        super().save_model(output_dir, _internal_call, **kwargs)
+        self._tb.mark_checkpoint(output_dir)
+
+
+class TBTrainer(TBTrainerMixin, Trainer):
+    """`transformers.Trainer` whose runs show in TensorBoard what happens inside the model.
+
+    Takes `Trainer`'s arguments. With a `TBTrainingArguments` as `args` one chooses what is shown;
+    with a plain `TrainingArguments` the defaults of `TensorBoardArguments` apply.
+
+    ```python
+    from tbtrainer import TBTrainer as Trainer
+    ```
+
+    Raises:
+        ValueError: `logging_dir` cannot be written to, or is a file. Raised on world rank zero
+            when the trainer is built, before any training.
+    """
+
+
+class TBSeq2SeqTrainer(TBTrainerMixin, Seq2SeqTrainer):
+    """`transformers.Seq2SeqTrainer` with the additions of `TBTrainer`."""
