@@ -100,11 +100,14 @@ class ObservedSteps:
         """Begins to observe the training of a model, unless it is observed already."""
         if model is self._model:
             return
-        with self._measured("begin to observe the training"):
+        training = None
+        with self._measured("list what is trained"):
             self.stop()
             # Before anything can fail, so that a failure is not repeated at every step.
             self._model = model
             training = Training.of(self._trainer, model, self._arguments)
+        with self._measured("begin to observe the training"):
+            # Also without a training: the other ranks wait in a collective for this one.
             self._observers.run_begins(self._step, training)
             if self._trainer.is_deepspeed_enabled:
                 # DeepSpeed takes the optimizer step inside `training_step`; gradients end there.
@@ -124,10 +127,12 @@ class ObservedSteps:
         step = self._step + 1
         training = self._observers.training
         if training is not None and self._observers.gradients_are_due(step):
+            gradients = None
             with self._measured("read the gradients"):
-                gradients = training.parameters.gradients()
-                loss_scale = loss_scale_of(self._trainer, self._model)
-                self._observers.gradients_ready(step, Gradients(gradients, loss_scale))
+                parts = training.parameters.gradients()
+                gradients = Gradients(parts, loss_scale_of(self._trainer, self._model))
+            # Also without gradients: an observer may have a collective to reach.
+            self._observers.gradients_ready(step, gradients)
 
     def _look_for_unseen_steps(self) -> None:
         """Warns once if the loop takes its steps without `training_step`."""

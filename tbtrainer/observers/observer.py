@@ -105,8 +105,13 @@ class Observer:
         """
         return ()
 
-    def gradients_ready(self, step: int, gradients: Gradients) -> Records:
-        """Is called when the gradients of optimizer step `step` are complete, before clipping."""
+    def gradients_ready(self, step: int, gradients: Gradients | None) -> Records:
+        """Is called when the gradients of optimizer step `step` are complete, before clipping.
+
+        Args:
+            step: The step that will be taken with them, counted from 1.
+            gradients: `None` if they could not be read on this rank.
+        """
         return ()
 
     def step_taken(self, step: int) -> Records:

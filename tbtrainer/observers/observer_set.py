@@ -57,7 +57,7 @@ class ObserverSet(Observer):
         self._isolation = isolation
         self._clock = clock
         self._background = Background(write, isolation)
-        self._training: Training | None = None
+        self.training: Training | None = None
         self._left_out: set[int] = set()
         self._last_gradients = self._last_step = self._last_run_end = -1
 
@@ -73,17 +73,21 @@ class ObserverSet(Observer):
     @property
     def is_observing(self) -> bool:
         """Whether a training is observed now."""
-        return self._training is not None
+        return self.training is not None
 
     # ---- The moments of a training ----
 
-    def run_begins(self, step: int, training: Training) -> tuple[()]:
+    def run_begins(self, step: int, training: Training | None) -> tuple[()]:
         """Begins a training. Observers that raise on some rank are left out on every rank.
 
-        With several processes this is a collective.
+        With several processes this is a collective, which a rank reaches also if it could not
+        describe the training (`None`): nothing is observed then, on any rank.
         """
         self._left_out = set()
-        failed = [not self._ask(o, "run_begins", step, training) for o in self._observers]
+        failed = [
+            training is None or not self._ask(observer, "run_begins", step, training)
+            for observer in self._observers
+        ]
         names = [type(observer).__qualname__ for observer in self._observers]
         for index, left_out in enumerate(failed_on_any_rank(names, failed, self._given)):
             if left_out:
@@ -92,7 +96,7 @@ class ObserverSet(Observer):
                     "%s could not begin on every rank and is left out of this training.",
                     names[index],
                 )
-        self._training = training
+        self.training = training
         self._last_gradients = self._last_step = self._last_run_end = -1
         self._clock.restart()
         return ()
@@ -106,7 +110,7 @@ class ObserverSet(Observer):
         return self.is_observing and step != self._last_gradients
 
     @torch.no_grad()
-    def gradients_ready(self, step: int, gradients: Gradients) -> tuple[()]:
+    def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:
         """Asks the observers of the training, once per step."""
         self._last_gradients = step
         return self._ask_training("gradients_ready", step, gradients)
@@ -158,7 +162,7 @@ class ObserverSet(Observer):
 
     def close(self) -> None:
         """Ends the training that is observed, if one is. Does not communicate."""
-        training, self._training = self._training, None
+        training, self.training = self.training, None
         if training is not None:
             for observer in self._observers:
                 with self._isolation.guard(f"close {type(observer).__name__}"):
