@@ -18,7 +18,6 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     IntervalStrategy,
-    get_last_checkpoint,
     has_length,
 )
 
@@ -73,6 +72,7 @@ class TBTrainerMixin(_AnyTrainer):
         self._tb_refused_keys: set[str] = set()
         self._tb_open_evaluations = 0
         self._tb_trains = False
+        self._tb_run_begun = False
         self._tb_run = RunSession(
             self._tb_arguments.logging_dir,
             self.args.output_dir,
@@ -113,15 +113,7 @@ class TBTrainerMixin(_AnyTrainer):
         mixes with the events of another.
         """
         self._remove_stock_callback()
-        trial = kwargs.get("trial", args[0] if args else None)
-        with self._tb_isolation.guard("begin the run"):
-            self._tb_run.begin_training(
-                checkpoint=self._checkpoint_to_resume(resume_from_checkpoint),
-                resume=self._tb_arguments.run_resume,
-                trial_name=os.path.basename(self._get_output_dir(trial))
-                if trial is not None
-                else None,
-            )
+        self._tb_run_begun = False
         # A handler of Python's runs between two steps of Python alone: other ranks, which may be
         # waiting in a collective, keep their own way to end.
         writes = self.is_world_process_zero()
@@ -133,16 +125,39 @@ class TBTrainerMixin(_AnyTrainer):
                 self._tb_trains = False
                 self._end_training()
 
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Called once per attempt by `auto_find_batch_size`, which wraps the model anew."""
-        with self._tb_isolation.guard("let go of an earlier attempt"):
-            self._stop_telemetry()
-        return super()._inner_training_loop(*args, **kwargs)
+    def _inner_training_loop(
+        self,
+        batch_size: int | None = None,
+        args: Any = None,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        *others: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Begins the run, then trains as `Trainer` does.
 
-    def _checkpoint_to_resume(self, resume_from_checkpoint: Any) -> str | None:
-        if resume_from_checkpoint is True:
-            return str(get_last_checkpoint(self.args.output_dir) or "") or None
-        return resume_from_checkpoint or None
+        `Trainer.train` has by now checked the checkpoint, built the model and chosen the trial's
+        hyper-parameters. It calls this method once per attempt of `auto_find_batch_size`; the run
+        is that of the first attempt.
+        """
+        with self._tb_isolation.guard("discard the telemetry of the previous attempt"):
+            self._stop_telemetry()
+        if not self._tb_run_begun:
+            self._tb_run_begun = True
+            with self._tb_isolation.guard("begin the run"):
+                self._begin_run(resume_from_checkpoint, trial)
+        return super()._inner_training_loop(
+            batch_size, args, resume_from_checkpoint, trial, *others, **kwargs
+        )
+
+    def _begin_run(self, checkpoint: str | None, trial: Any) -> None:
+        """Chooses the run directory of the training that begins."""
+        directory = self._get_output_dir(trial) if trial is not None else None
+        self._tb_run.begin_training(
+            checkpoint=checkpoint,
+            resume=self._tb_arguments.run_resume,
+            trial_name=os.path.basename(directory) if directory is not None else None,
+        )
 
     def _begin_telemetry(self, model: torch.nn.Module) -> None:
         """Looks at the model as it is trained: wrapped, sharded, on its device."""

@@ -221,3 +221,16 @@ def test_a_model_init_and_no_arguments_work_as_with_trainer(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     made = TBTrainer(model_init=lambda: classifier(), train_dataset=Sequences(8))
     assert made.args.output_dir
+
+
+@pytest.mark.parametrize("errors", ["warn", "raise"])
+def test_a_checkpoint_that_is_not_there_gives_stocks_error_alone(errors, tmp_path, caplog):
+    missing = str(tmp_path / "nowhere" / "checkpoint-3")
+    with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
+        args = arguments(TrainingArguments, tmp_path / "stock")
+        trainer(Trainer, args).train(resume_from_checkpoint=missing)
+    args = arguments(TBTrainingArguments, tmp_path / "ours", telemetry_errors=errors)
+    with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
+        trainer(TBTrainer, args).train(resume_from_checkpoint=missing)
+    assert [r.message for r in caplog.records if r.name.startswith("tbtrainer")] == []
+    assert list((tmp_path / "ours").iterdir()) == []
