@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from transformers.trainer_utils import (
     has_length,
 )
 
-from tbtrainer.arguments import telemetry_arguments
+from tbtrainer.arguments import TensorBoardArguments, telemetry_arguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.checkpoints import show_checkpoint
 from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
@@ -60,20 +61,47 @@ class TBTrainerMixin(_AnyTrainer):
 
     # ---- The run directory is chosen ----
 
+    # Names of our own, for no trainer this is mixed into to have them already. What they hold is
+    # made at first use: a trainer to the right may log, evaluate or train in its `__init__`.
+    _tb_telemetry: Telemetry | None = None
+    _tb_model: torch.nn.Module | None = None
+    _tb_open_logs = 0
+    _tb_open_evaluations = 0
+    _tb_trains = False
+    _tb_run_begun = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Names of our own, for no trainer this is mixed into to have them already.
-        self._tb_arguments = telemetry_arguments(self.args)
-        self._tb_isolation = Isolation(self._tb_arguments.telemetry_errors)
-        self._tb_overhead = Overhead()
-        self._tb_telemetry: Telemetry | None = None
-        self._tb_model: torch.nn.Module | None = None
-        self._tb_while_observed = ExitStack()
-        self._tb_refused_keys: set[str] = set()
-        self._tb_open_evaluations = 0
-        self._tb_trains = False
-        self._tb_run_begun = False
-        self._tb_run = RunSession(
+        self._remove_stock_callback()
+        if self.is_world_process_zero():
+            self._tb_run.check()
+            warn_of_patterns_without_match(
+                self._tb_arguments, (n for n, _ in self.model.named_parameters())
+            )
+
+    @cached_property
+    def _tb_arguments(self) -> TensorBoardArguments:
+        return telemetry_arguments(self.args)
+
+    @cached_property
+    def _tb_isolation(self) -> Isolation:
+        return Isolation(self._tb_arguments.telemetry_errors)
+
+    @cached_property
+    def _tb_overhead(self) -> Overhead:
+        return Overhead()
+
+    @cached_property
+    def _tb_while_observed(self) -> ExitStack:
+        return ExitStack()
+
+    @cached_property
+    def _tb_refused_keys(self) -> set[str]:
+        return set()
+
+    @cached_property
+    def _tb_run(self) -> RunSession:
+        return RunSession(
             self._tb_arguments.logging_dir,
             self.args.output_dir,
             writes=self.is_world_process_zero(),
@@ -81,12 +109,6 @@ class TBTrainerMixin(_AnyTrainer):
             private=self._tb_arguments.event_file_private,
             fsync=self._tb_arguments.event_file_fsync,
         )
-        self._remove_stock_callback()
-        if self.is_world_process_zero():
-            self._tb_run.check()
-            warn_of_patterns_without_match(
-                self._tb_arguments, (n for n, _ in self.model.named_parameters())
-            )
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
@@ -98,11 +120,11 @@ class TBTrainerMixin(_AnyTrainer):
         return self._tb_run.writer
 
     def _remove_stock_callback(self) -> None:
-        """Takes the stock TensorBoard callback out, so that nothing is written twice."""
-        for callback in list(self.callback_handler.callbacks):
-            # Exactly this class: a user's subclass of it shows things of its own, and stays.
-            if type(callback) is TensorBoardCallback:
-                self.remove_callback(callback)
+        """Takes out the TensorBoard callback that stock adds, so that nothing is written twice."""
+        # A new list: this may be called while stock iterates over the old one.
+        self.callback_handler.callbacks = [
+            callback for callback in self.callback_handler.callbacks if not _is_stocks_own(callback)
+        ]
 
     # ---- Training begins, and ends ----
 
@@ -277,18 +299,35 @@ class TBTrainerMixin(_AnyTrainer):
     # ---- The step is logged, evaluation is logged ----
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs as `Trainer.log` does, and writes what ended up in the log history.
+        """Logs as `Trainer.log` does, and writes the entries that this adds to the log history.
 
-        Trainers to the right in the class order may add entries of their own; they are written too.
+        Trainers to the right in the class order may add entries, change them or leave them out.
         """
+        self._remove_stock_callback()
         known = len(self.state.log_history)
-        super().log(logs, *args, **kwargs)
+        # `log` may be called inside itself. The outermost call writes all entries, once each.
+        self._tb_open_logs += 1
+        try:
+            super().log(logs, *args, **kwargs)
+        finally:
+            self._tb_open_logs -= 1
+            if self._tb_open_logs == 0:
+                self._write_entries(self.state.log_history[known:], logs)
+
+    def _write_entries(self, entries: list[dict[str, Any]], logs: dict[str, float]) -> None:
+        """Writes entries of the log history at their steps.
+
+        Args:
+            entries: Copies of what was logged, to which stock added "step".
+            logs: What `log` was called with. Its own "step", if any, is a value like others.
+        """
         with self._observing("write the logged values"):
-            history = self.state.log_history
-            entry = dict(history[-1] if len(history) > known else logs)
-            if "step" not in logs:
-                entry.pop("step", None)
-            self._tb_run.write(records(entry, self._tb_refused_keys), self.state.global_step)
+            for entry in entries:
+                values = dict(entry)
+                step = values.pop("step", self.state.global_step)
+                if "step" in logs:
+                    values["step"] = logs["step"]
+                self._tb_run.write(records(values, self._tb_refused_keys), step)
             self._tb_run.flush()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -297,6 +336,7 @@ class TBTrainerMixin(_AnyTrainer):
         When it returns, what it logged can be read in TensorBoard. Outside a training no event
         file stays open.
         """
+        self._remove_stock_callback()
         # `Trainer.evaluate` calls itself once per dataset of a dictionary.
         self._tb_open_evaluations += 1
         try:
@@ -343,6 +383,14 @@ class TBTrainerMixin(_AnyTrainer):
             if entry.get("step") == step and key in entry:
                 return key, float(entry[key])
         return None
+
+
+def _is_stocks_own(callback: Any) -> bool:
+    """Whether a callback is the one that stock adds for TensorBoard.
+
+    A subclass of it shows things of its own, and one with a writer was given that by the user.
+    """
+    return type(callback) is TensorBoardCallback and callback.tb_writer is None
 
 
 class TBTrainer(TBTrainerMixin, Trainer):

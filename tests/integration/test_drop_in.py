@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
@@ -113,6 +114,31 @@ def test_the_stock_callback_is_taken_out_and_others_stay(report_to, tmp_path):
     kinds = [type(callback) for callback in made.callback_handler.callbacks]
     assert TensorBoardCallback not in kinds
     assert EarlyStoppingCallback in kinds
+
+
+@pytest.mark.parametrize("added", ["given", "later"])
+def test_a_callback_with_a_users_writer_stays_and_writes(added, tmp_path):
+    def mine(directory: Path) -> TensorBoardCallback:
+        return TensorBoardCallback(SummaryWriter(str(directory)))
+
+    def run(cls, args_cls, directory: Path) -> Trainer:
+        callback = mine(directory / "mine")
+        args = arguments(args_cls, directory / "out", eval_strategy="epoch")
+        made = trainer(cls, args, callbacks=[callback] if added == "given" else None)
+        if added == "later":
+            made.add_callback(callback)
+        made.train()
+        return made
+
+    run(Trainer, TrainingArguments, tmp_path / "stock")
+    ours = run(TBTrainer, TBTrainingArguments, tmp_path / "ours")
+    stock_file, our_file = (event_files(tmp_path / name / "mine")[0] for name in ("stock", "ours"))
+    keys = [(tag, step) for tag, step, _ in scalars(stock_file)]
+    assert [(tag, step) for tag, step, _ in scalars(our_file)] == keys
+    assert len(keys) > 5
+    # It has lost its writer to the end of the training: it must not open another beside ours.
+    ours.evaluate()
+    assert len(event_files(tmp_path / "ours")) == 2
 
 
 def test_the_callback_list_is_stocks(tmp_path):
