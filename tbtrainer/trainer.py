@@ -8,9 +8,9 @@ is saved and marked, the run is closed. Each calls `Trainer`'s own method and ch
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +68,8 @@ class TBTrainerMixin(_AnyTrainer):
     _tb_open_logs = 0
     _tb_open_evaluations = 0
     _tb_trains = False
+    _tb_in_step = False
+    _tb_unseen_from: int | None = None
     _tb_run_begun = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -168,9 +170,10 @@ class TBTrainerMixin(_AnyTrainer):
             self._tb_run_begun = True
             with self._tb_isolation.guard("begin the run"):
                 self._begin_run(resume_from_checkpoint, trial)
-        return super()._inner_training_loop(
-            batch_size, args, resume_from_checkpoint, trial, *others, **kwargs
-        )
+        with self._outermost_training_step_observed():
+            return super()._inner_training_loop(
+                batch_size, args, resume_from_checkpoint, trial, *others, **kwargs
+            )
 
     def _begin_run(self, checkpoint: str | None, trial: Any) -> None:
         """Chooses the run directory of the training that begins."""
@@ -244,11 +247,40 @@ class TBTrainerMixin(_AnyTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Takes the step as `Trainer.training_step` does, and reads the gradients when whole."""
+        return self._observed_step(super().training_step, *args, **kwargs)
+
+    def _observed_step(
+        self, take: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Calls `take`, a `training_step`, and reads the gradients that it leaves.
+
+        A step may call the one that it overrides. Gradients are whole after the outermost.
+        """
+        if self._tb_in_step:
+            return take(*args, **kwargs)
         self._begin_telemetry(kwargs["model"] if "model" in kwargs else args[0])
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._tb_unseen_from = None
+        self._tb_in_step = True
+        try:
+            loss = take(*args, **kwargs)
+        finally:
+            self._tb_in_step = False
         if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
             self._observe_gradients()
         return loss
+
+    @contextmanager
+    def _outermost_training_step_observed(self) -> Iterator[None]:
+        """Observes `training_step` from outside: one that a user wrote need not call ours."""
+        before = vars(self).get("training_step")
+        self.training_step = partial(self._observed_step, self.training_step)
+        try:
+            yield
+        finally:
+            if before is None:
+                del self.training_step
+            else:
+                self.training_step = before
 
     def _observe_gradients(self) -> None:
         with self._observing("read the gradients") as telemetry:
@@ -268,8 +300,7 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Reads the parameters after the step, then logs, evaluates and saves as `Trainer` does."""
-        if self._tb_model is None:  # A `training_step` that does not call the one here.
-            self._begin_telemetry(self.model_wrapped)
+        self._look_for_unseen_steps()
         with self._observing("read the parameters") as telemetry:
             if telemetry is not None:
                 telemetry.observe_parameters(self.state.global_step)
@@ -289,6 +320,22 @@ class TBTrainerMixin(_AnyTrainer):
                 if telemetry is not None:
                     telemetry.observe_parameters(self.state.global_step, training_ends=True)
         return result
+
+    def _look_for_unseen_steps(self) -> None:
+        """Warns once if the loop takes its steps without `training_step`."""
+        step = self.state.global_step
+        if self._tb_model is None:
+            self._begin_telemetry(self.model_wrapped)
+            self._tb_unseen_from = step
+        elif self._tb_unseen_from is not None and step > self._tb_unseen_from:
+            self._tb_unseen_from = None
+            if self.is_world_process_zero():
+                logger.warning(
+                    "Gradients are not shown: the training loop of %s does not call the "
+                    "training_step of tbtrainer. Call super().training_step(...) and they are. "
+                    "Parameters and scalars are shown.",
+                    type(self).__name__,
+                )
 
     @contextmanager
     def _observing(self, what: str) -> Iterator[Telemetry | None]:
