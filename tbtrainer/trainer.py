@@ -36,6 +36,7 @@ from tbtrainer.run import (
     SilentWriter,
     flushed_on_sigterm,
 )
+from tbtrainer.signatures import show_extended_signatures
 from tbtrainer.telemetry import Telemetry, warn_of_patterns_without_match
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,10 @@ class TBTrainerMixin(_AnyTrainer):
     Arguments, return values, log history and checkpoints are those of the trainer it is mixed
     into, and the weights after training are the same to the last bit. Only world rank zero writes.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_extended_signatures(TBTrainerMixin, cls)
 
     # ---- The run directory is chosen ----
 
