@@ -22,7 +22,12 @@ from transformers.trainer_utils import (
     has_length,
 )
 
-from tbtrainer.arguments import TensorBoardArguments, telemetry_arguments
+from tbtrainer.arguments import (
+    TensorBoardArguments,
+    convertible,
+    given_arguments,
+    telemetry_arguments,
+)
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.checkpoints import show_checkpoint
 from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
@@ -70,6 +75,7 @@ class TBTrainerMixin(_AnyTrainer):
     # made at first use: a trainer to the right may log, evaluate or train in its `__init__`.
     _tb_telemetry: Telemetry | None = None
     _tb_model: torch.nn.Module | None = None
+    _tb_given: TensorBoardArguments | None = None
     _tb_open_logs = 0
     _tb_open_evaluations = 0
     _tb_trains = False
@@ -78,7 +84,9 @@ class TBTrainerMixin(_AnyTrainer):
     _tb_run_begun = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        self._tb_given = given_arguments([*args, *kwargs.values()])
+        with convertible(self._tb_given):
+            super().__init__(*args, **kwargs)
         self._remove_stock_callback()
         if self.is_world_process_zero():
             self._tb_run.check()
@@ -88,7 +96,7 @@ class TBTrainerMixin(_AnyTrainer):
 
     @cached_property
     def _tb_arguments(self) -> TensorBoardArguments:
-        return telemetry_arguments(self.args)
+        return telemetry_arguments(self.args, self._tb_given)
 
     @cached_property
     def _tb_isolation(self) -> Isolation:
