@@ -222,9 +222,10 @@ class TBTrainerMixin(_AnyTrainer):
                 self._tb_while_observed.enter_context(
                     observed_engine_step(model, self._observe_gradients)
                 )
-            self._tb_overhead.restart()
         with self._observing("write the arguments"):
             self._show_arguments()
+        # Setting up is in no window.
+        self._tb_overhead.restart()
 
     def _snapshot_schedule(self) -> SnapshotSchedule:
         loader = self.callback_handler.train_dataloader
