@@ -82,6 +82,8 @@ class TBTrainerMixin(_AnyTrainer):
     _tb_in_step = False
     _tb_unseen_from: int | None = None
     _tb_run_begun = False
+    # The checkpoint that is being saved, until it is marked.
+    _tb_unmarked: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tb_given = given_arguments([*args, *kwargs.values()])
@@ -162,15 +164,7 @@ class TBTrainerMixin(_AnyTrainer):
                 self._tb_trains = False
                 self._end_training()
 
-    def _inner_training_loop(
-        self,
-        batch_size: int | None = None,
-        args: Any = None,
-        resume_from_checkpoint: str | None = None,
-        trial: Any = None,
-        *others: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Begins the run, then trains as `Trainer` does.
 
         `Trainer.train` has by now checked the checkpoint, built the model and chosen the trial's
@@ -182,11 +176,12 @@ class TBTrainerMixin(_AnyTrainer):
         if not self._tb_run_begun:
             self._tb_run_begun = True
             with self._tb_isolation.guard("begin the run"):
-                self._begin_run(resume_from_checkpoint, trial)
+                # By position in the signature of transformers 4.57 and 5.
+                names = ("batch_size", "args", "resume_from_checkpoint", "trial")
+                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                self._begin_run(given.get("resume_from_checkpoint"), given.get("trial"))
         with self._outermost_training_step_observed():
-            return super()._inner_training_loop(
-                batch_size, args, resume_from_checkpoint, trial, *others, **kwargs
-            )
+            return super()._inner_training_loop(*args, **kwargs)
 
     def _begin_run(self, checkpoint: str | None, trial: Any) -> None:
         """Chooses the run directory of the training that begins."""
@@ -286,15 +281,16 @@ class TBTrainerMixin(_AnyTrainer):
     @contextmanager
     def _outermost_training_step_observed(self) -> Iterator[None]:
         """Observes `training_step` from outside: one that a user wrote need not call ours."""
-        before = vars(self).get("training_step")
-        self.training_step = partial(self._observed_step, self.training_step)
+        own = vars(self)
+        before = own.get("training_step")
+        own["training_step"] = partial(self._observed_step, self.training_step)
         try:
             yield
         finally:
             if before is None:
-                del self.training_step
+                del own["training_step"]
             else:
-                self.training_step = before
+                own["training_step"] = before
 
     def _observe_gradients(self) -> None:
         with self._observing("read the gradients") as telemetry:
@@ -420,19 +416,46 @@ class TBTrainerMixin(_AnyTrainer):
             if telemetry is not None:
                 telemetry.drain()
             self._tb_run.settle()
-        began = time.perf_counter()
-        super()._save_checkpoint(model, trial, *args, **kwargs)
-        if self.is_world_process_zero():
-            with self._observing("mark the checkpoint"):
-                self._mark_checkpoint(trial, time.perf_counter() - began)
-
-    def _mark_checkpoint(self, trial: Any, seconds: float) -> None:
         step = self.state.global_step
         checkpoint = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{step}")
-        self._tb_run.mark_checkpoint(checkpoint, step)
-        is_best = self.state.best_model_checkpoint == checkpoint
-        show_checkpoint(self.writer, checkpoint, step, seconds, self._metric_at(step), is_best)
-        self._tb_run.flush()
+        began = time.perf_counter()
+        self._tb_unmarked = checkpoint
+        try:
+            super()._save_checkpoint(model, trial, *args, **kwargs)
+            # A trainer to the right may save without `save_model`, or somewhere else.
+            if os.path.isdir(checkpoint):
+                self._mark_checkpoint(checkpoint)
+                self._show_checkpoint(checkpoint, time.perf_counter() - began)
+        finally:
+            self._tb_unmarked = None
+
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Saves the model as `Trainer` does. Of a checkpoint this is the first part.
+
+        The checkpoint is marked here, before stock pushes it to a hub and removes earlier ones: a
+        process that is killed in between leaves no checkpoint without its run.
+        """
+        super().save_model(output_dir, *args, **kwargs)
+        if output_dir is not None and output_dir == self._tb_unmarked:
+            self._mark_checkpoint(output_dir)
+
+    def _mark_checkpoint(self, checkpoint: str) -> None:
+        if self._tb_unmarked is None or not self.is_world_process_zero():
+            return
+        self._tb_unmarked = None
+        with self._observing("mark the checkpoint"):
+            # Under FSDP with sharded states `save_model` has made no directory yet.
+            os.makedirs(checkpoint, exist_ok=True)
+            self._tb_run.mark_checkpoint(checkpoint, self.state.global_step)
+
+    def _show_checkpoint(self, checkpoint: str, seconds: float) -> None:
+        if not self.is_world_process_zero():
+            return
+        step = self.state.global_step
+        with self._observing("show the checkpoint"):
+            is_best = self.state.best_model_checkpoint == checkpoint
+            show_checkpoint(self.writer, checkpoint, step, seconds, self._metric_at(step), is_best)
+            self._tb_run.flush()
 
     def _metric_at(self, step: int) -> tuple[str, float] | None:
         """Name and value of `metric_for_best_model` in the evaluation of this step, if any."""
