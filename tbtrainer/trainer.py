@@ -281,7 +281,7 @@ class TBTrainerMixin(_AnyTrainer):
     @contextmanager
     def _outermost_training_step_observed(self) -> Iterator[None]:
         """Observes `training_step` from outside: one that a user wrote need not call ours."""
-        own = vars(self)
+        own = self.__dict__
         before = own.get("training_step")
         own["training_step"] = partial(self._observed_step, self.training_step)
         try:
