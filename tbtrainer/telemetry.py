@@ -11,7 +11,7 @@ from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms, GradientNormSummary
 from tbtrainer.observers.histograms import HistogramRecorder
-from tbtrainer.observers.schedule import SnapshotSchedule
+from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import failed_anywhere, parameter_table
 from tbtrainer.sharding.parameter_names import clean_name
@@ -28,7 +28,8 @@ class Telemetry:
     Args:
         model: The model as it is trained: wrapped, sharded, compiled.
         arguments: What is shown.
-        schedule: At which steps the histograms are taken.
+        schedule: At which steps the histograms are taken. World rank zero's counts where tensors
+            lie on more than one rank.
         writer: Takes the records; `None` on every rank but world rank zero.
         device: Where statistics are kept until a logging step.
         max_grad_norm: The norm gradients are clipped to; 0 means no clipping.
@@ -45,7 +46,6 @@ class Telemetry:
         max_grad_norm: float,
         isolation: Isolation,
     ) -> None:
-        self._schedule = schedule
         self._targets = arguments.histogram_targets
         self._writer = writer
         writes = writer is not None
@@ -53,6 +53,9 @@ class Telemetry:
         shown = everything.select(arguments.histogram_include, arguments.histogram_exclude)
         self._shown = shown
         self._last_gradients = self._last_parameters = -1
+        if everything.needs_reduction:
+            schedule = agreed_schedule(schedule, device, everything.group)
+        self._schedule = schedule
         failure: Exception | None = None
         try:
             self._norms = GradientNorms(
