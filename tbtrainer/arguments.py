@@ -1,13 +1,18 @@
 """The telemetry's arguments: an extension of `TrainingArguments`, checked before anything runs."""
 
+import logging
 import os
 import re
 import socket
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, cast
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
+
+logger = logging.getLogger(__name__)
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
 NORM_DETAILS = ("total", "block", "parameter")
@@ -142,6 +147,17 @@ class TensorBoardArguments:
         # transformers 4.57 fills `logging_dir` in; remember whether the user did.
         self._logging_dir_is_default = chosen_by_user is None
 
+    # No field: whether `to_dict` leaves out the fields of this class.
+    _hides_own_fields = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as `TrainingArguments.to_dict` does."""
+        values: dict[str, Any] = getattr(super(), "to_dict")()  # noqa: B009
+        if self._hides_own_fields:
+            for name in _own_fields(type(self)):
+                del values[name]
+        return values
+
 
 @dataclass
 class TBTrainingArguments(TensorBoardArguments, TrainingArguments):
@@ -160,21 +176,60 @@ class TBSeq2SeqTrainingArguments(TensorBoardArguments, Seq2SeqTrainingArguments)
     """`Seq2SeqTrainingArguments` with the fields of `TensorBoardArguments`."""
 
 
-def telemetry_arguments(args: TrainingArguments) -> TensorBoardArguments:
+def given_arguments(values: Iterable[Any]) -> TensorBoardArguments | None:
+    """Returns the first of some values that has the fields of `TensorBoardArguments`."""
+    return next((value for value in values if isinstance(value, TensorBoardArguments)), None)
+
+
+@contextmanager
+def convertible(args: TensorBoardArguments | None) -> Iterator[None]:
+    """While open, `args.to_dict` has only the fields that others know.
+
+    Trainers of other libraries turn arguments that are not of their class into their own with
+    `TheirConfig(**args.to_dict())`, which would fail on the fields of `TensorBoardArguments`. Seen
+    in TRL 1.16.
+    """
+    if args is None:
+        yield
+        return
+    args._hides_own_fields = True
+    try:
+        yield
+    finally:
+        del args._hides_own_fields
+
+
+def telemetry_arguments(
+    args: TrainingArguments, given: TensorBoardArguments | None = None
+) -> TensorBoardArguments:
     """Returns the telemetry's part of `args`: its own fields, or the defaults for a plain class.
 
     Args:
         args: Any `TrainingArguments`.
+        given: What the trainer was built with, if it has turned that into `args`.
 
     Returns:
         A `TensorBoardArguments` whose `logging_dir` is `None` unless the user named one.
     """
+    if given is not None and not isinstance(args, TensorBoardArguments):
+        return telemetry_arguments(cast(TrainingArguments, given))
     if not isinstance(args, TensorBoardArguments):
         return TensorBoardArguments(logging_dir=_logging_dir_named_in(args))
     values = {f.name: getattr(args, f.name) for f in fields(TensorBoardArguments)}
     if getattr(args, "_logging_dir_is_default", False):
         values["logging_dir"] = None
     return TensorBoardArguments(**values)
+
+
+def _own_fields(cls: type) -> set[str]:
+    """Names of the fields that only `TensorBoardArguments` adds to a class of arguments."""
+    others = [
+        base
+        for base in cls.__mro__
+        if is_dataclass(base) and not issubclass(base, TensorBoardArguments)
+    ]
+    known = {f.name for base in others for f in fields(base)}
+    return {f.name for f in fields(TensorBoardArguments)} - known
 
 
 def _logging_dir_named_in(args: TrainingArguments) -> str | None:
@@ -263,3 +318,24 @@ def _directory(name: str, value: Any) -> str | None:
             f"{name}={value!r} is not a path; give the run directory as text, or None."
         )
     return os.path.expanduser(os.fspath(value))
+
+
+def warn_of_patterns_without_match(arguments: TensorBoardArguments, names: Iterable[str]) -> None:
+    """Warns of each pattern that matches no parameter, and names some that exist.
+
+    Args:
+        arguments: The arguments with `histogram_include` and `histogram_exclude`.
+        names: Parameter names of the model, as its author wrote them.
+    """
+    known = list(names)
+    for field_name in ("histogram_include", "histogram_exclude"):
+        for pattern in getattr(arguments, field_name) or []:
+            if not any(re.search(pattern, name) for name in known):
+                some = ", ".join(known[:: max(1, len(known) // 4)][:4])
+                logger.warning(
+                    "%s=%r matches no parameter of this model; it has, among %d: %s.",
+                    field_name,
+                    pattern,
+                    len(known),
+                    some,
+                )

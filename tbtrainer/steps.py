@@ -54,16 +54,16 @@ class ObservedSteps:
     @contextmanager
     def outermost_observed(self) -> Iterator[None]:
         """Observes `training_step` from outside: one that a user wrote need not call ours."""
-        trainer = self._trainer
-        before = vars(trainer).get("training_step")
-        trainer.training_step = partial(self.observed_step, trainer.training_step)
+        own = vars(self._trainer)
+        before = own.get("training_step")
+        own["training_step"] = partial(self.observed_step, self._trainer.training_step)
         try:
             yield
         finally:
             if before is None:
-                del trainer.training_step
+                del own["training_step"]
             else:
-                trainer.training_step = before
+                own["training_step"] = before
 
     def observed_step(self, take: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Calls `take`, a `training_step`, and shows the gradients that it leaves.

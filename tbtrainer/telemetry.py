@@ -20,6 +20,7 @@ from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.observer import EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.run import RunSession, flushed_on_sigterm
+from tbtrainer.sharding.parameter_names import clean_name
 from tbtrainer.steps import ObservedSteps
 
 
@@ -73,7 +74,7 @@ class Telemetry:
         self._remove_stock_callback()
         if self._writes:
             self.run.check()
-            names = (name for name, _ in self._trainer.model.named_parameters())
+            names = (clean_name(name) for name, _ in self._trainer.model.named_parameters())
             warn_of_patterns_without_match(self._arguments, names)
 
     # ---- A run ----

@@ -87,24 +87,17 @@ class TBTrainerMixin(_AnyTrainer):
         with self._tb.training():
             return super().train(*args, **kwargs)
 
-    def _inner_training_loop(
-        self,
-        batch_size: int | None = None,
-        args: Any = None,
-        resume_from_checkpoint: str | None = None,
-        trial: Any = None,
-        *others: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Begins the run, then trains as `Trainer` does.
 
         `Trainer.train` has by now checked the checkpoint, built the model and chosen the trial's
         hyper-parameters. It calls this once per attempt of `auto_find_batch_size`.
         """
-        with self._tb.attempt(resume_from_checkpoint, trial):
-            return super()._inner_training_loop(
-                batch_size, args, resume_from_checkpoint, trial, *others, **kwargs
-            )
+        # By position in the signature of transformers 4.57 and 5.
+        names = ("batch_size", "args", "resume_from_checkpoint", "trial")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        with self._tb.attempt(given.get("resume_from_checkpoint"), given.get("trial")):
+            return super()._inner_training_loop(*args, **kwargs)
 
     # ---- A step is taken ----
 
@@ -156,15 +149,13 @@ class TBTrainerMixin(_AnyTrainer):
         with self._tb.checkpoint(trial):
             super()._save_checkpoint(model, trial, *args, **kwargs)
 
-    def save_model(
-        self, output_dir: str | None = None, _internal_call: bool = False, **kwargs: Any
-    ) -> None:
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Saves the model as `Trainer` does. Of a checkpoint this is the first part.
 
         The checkpoint is marked here, before stock pushes it to a hub and removes earlier ones: a
         process that is killed in between leaves no checkpoint without its run.
         """
-        super().save_model(output_dir, _internal_call, **kwargs)
+        super().save_model(output_dir, *args, **kwargs)
         self._tb.mark_checkpoint(output_dir)
 
 

@@ -1,8 +1,10 @@
-"""When a snapshot is due: a function of the arguments and the step, so every rank answers alike."""
+"""When a snapshot is due: a function of the arguments and the step, the same on every rank."""
 
 import math
 from dataclasses import dataclass
 
+import torch
+import torch.distributed as dist
 from transformers.trainer_utils import IntervalStrategy
 
 
@@ -31,7 +33,7 @@ class SnapshotSchedule:
             steps_per_epoch: Optimizer steps of one epoch.
 
         Returns:
-            The schedule, the same on every rank.
+            The schedule. `agreed_schedule` makes it the same on every rank.
         """
         if strategy == IntervalStrategy.NO:
             return cls(every=0, last=max_steps)
@@ -43,6 +45,27 @@ class SnapshotSchedule:
     def is_due(self, step: int) -> bool:
         """Says whether a snapshot is taken at optimizer step `step`, counted from 1."""
         return self.every > 0 and step > 0 and (step % self.every == 0 or step == self.last)
+
+
+def agreed_schedule(
+    schedule: SnapshotSchedule, device: torch.device, group: dist.ProcessGroup | None = None
+) -> SnapshotSchedule:
+    """Returns world rank zero's schedule, on every rank.
+
+    Loaders of unequal length give the ranks epochs of unequal length. A rank that took a snapshot
+    at another step than the others would wait in its collectives for ever.
+
+    Args:
+        schedule: This rank's own.
+        device: Where the collective's tensor lies.
+        group: The ranks; `None` for all. Every one of them calls this.
+    """
+    if not dist.is_initialized():
+        return schedule
+    steps = torch.tensor([schedule.every, schedule.last], dtype=torch.int64, device=device)
+    dist.broadcast(steps, 0, group)
+    every, last = steps.tolist()
+    return SnapshotSchedule(every, last)
 
 
 def steps_per_epoch(batches: int | None, accumulation: int, max_steps: int) -> int:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import IntervalStrategy, has_length
 
 from tbtrainer.arguments import TensorBoardArguments
-from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
+from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule, steps_per_epoch
 from tbtrainer.sharding import ParameterTable, parameter_table
 
 
@@ -21,7 +21,7 @@ class Training:
         unwrapped_model: The model as it was given to the trainer.
         arguments: What is shown.
         parameters: All parameters that can be read, and which part of each this rank counts.
-        schedule: At which steps snapshots are taken.
+        schedule: At which steps snapshots are taken; world rank zero's where tensors are sharded.
         device: Where statistics are kept until a logging step. Differs between ranks.
         max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
         is_world_process_zero: Whether this is the rank that writes. Differs between ranks.
@@ -52,17 +52,21 @@ class Training:
         is_zero = trainer.is_world_process_zero()
         last = trainer.state.max_steps
         accumulation = trainer.args.gradient_accumulation_steps
+        parameters = parameter_table(model, is_world_process_zero=is_zero)
+        schedule = SnapshotSchedule.from_arguments(
+            IntervalStrategy(arguments.histogram_strategy),
+            arguments.histogram_steps,
+            last,
+            steps_per_epoch(batches, accumulation, last),
+        )
+        if parameters.needs_reduction:
+            schedule = agreed_schedule(schedule, trainer.args.device)
         return cls(
             model=model,
             unwrapped_model=trainer.model,
             arguments=arguments,
-            parameters=parameter_table(model, is_world_process_zero=is_zero),
-            schedule=SnapshotSchedule.from_arguments(
-                arguments.histogram_strategy,
-                arguments.histogram_steps,
-                last,
-                steps_per_epoch(batches, accumulation, last),
-            ),
+            parameters=parameters,
+            schedule=schedule,
             device=trainer.args.device,
             max_grad_norm=trainer.args.max_grad_norm or 0.0,
             is_world_process_zero=is_zero,

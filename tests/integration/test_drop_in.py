@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
@@ -115,6 +116,31 @@ def test_the_stock_callback_is_taken_out_and_others_stay(report_to, tmp_path):
     assert EarlyStoppingCallback in kinds
 
 
+@pytest.mark.parametrize("added", ["given", "later"])
+def test_a_callback_with_a_users_writer_stays_and_writes(added, tmp_path):
+    def mine(directory: Path) -> TensorBoardCallback:
+        return TensorBoardCallback(SummaryWriter(str(directory)))
+
+    def run(cls, args_cls, directory: Path) -> Trainer:
+        callback = mine(directory / "mine")
+        args = arguments(args_cls, directory / "out", eval_strategy="epoch")
+        made = trainer(cls, args, callbacks=[callback] if added == "given" else None)
+        if added == "later":
+            made.add_callback(callback)
+        made.train()
+        return made
+
+    run(Trainer, TrainingArguments, tmp_path / "stock")
+    ours = run(TBTrainer, TBTrainingArguments, tmp_path / "ours")
+    stock_file, our_file = (event_files(tmp_path / name / "mine")[0] for name in ("stock", "ours"))
+    keys = [(tag, step) for tag, step, _ in scalars(stock_file)]
+    assert [(tag, step) for tag, step, _ in scalars(our_file)] == keys
+    assert len(keys) > 5
+    # It has lost its writer to the end of the training: it must not open another beside ours.
+    ours.evaluate()
+    assert len(event_files(tmp_path / "ours")) == 2
+
+
 def test_the_callback_list_is_stocks(tmp_path):
     stock = trainer(Trainer, arguments(TrainingArguments, tmp_path / "a"))
     ours = trainer(TBTrainer, arguments(TrainingArguments, tmp_path / "b"))
@@ -221,3 +247,16 @@ def test_a_model_init_and_no_arguments_work_as_with_trainer(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     made = TBTrainer(model_init=lambda: classifier(), train_dataset=Sequences(8))
     assert made.args.output_dir
+
+
+@pytest.mark.parametrize("errors", ["warn", "raise"])
+def test_a_checkpoint_that_is_not_there_gives_stocks_error_alone(errors, tmp_path, caplog):
+    missing = str(tmp_path / "nowhere" / "checkpoint-3")
+    with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
+        args = arguments(TrainingArguments, tmp_path / "stock")
+        trainer(Trainer, args).train(resume_from_checkpoint=missing)
+    args = arguments(TBTrainingArguments, tmp_path / "ours", telemetry_errors=errors)
+    with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
+        trainer(TBTrainer, args).train(resume_from_checkpoint=missing)
+    assert [r.message for r in caplog.records if r.name.startswith("tbtrainer")] == []
+    assert list((tmp_path / "ours").iterdir()) == []

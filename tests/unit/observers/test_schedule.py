@@ -1,11 +1,12 @@
 """When a snapshot is due."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.trainer_utils import IntervalStrategy
 
-from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
+from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule, steps_per_epoch
 
 
 def due_steps(strategy: str, steps: float, max_steps: int, per_epoch: int = 4) -> list[int]:
@@ -39,3 +40,8 @@ def test_the_default_ratio_gives_at_most_fifty_one_snapshots(max_steps):
 )
 def test_the_last_part_of_an_epoch_is_a_step(batches, accumulation, expected):
     assert steps_per_epoch(batches, accumulation, max_steps=77) == expected
+
+
+def test_one_process_keeps_its_schedule():
+    schedule = SnapshotSchedule(every=4, last=10)
+    assert agreed_schedule(schedule, torch.device("cpu"), group=None) == schedule
