@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
+HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
 RUN_RESUMES = ("auto", "new")
 TELEMETRY_ERRORS = ("warn", "raise")
@@ -45,6 +46,10 @@ class TensorBoardArguments:
             are in the histograms. `None` means all.
         histogram_exclude: Regular expressions; parameters in whose name one of them is found are
             left out of the histograms. It wins over `histogram_include`.
+        histogram_detail: Which tensors share a histogram: `"parameter"`: none. `"block"`: those of
+            a block whose names differ in numbers only, such as the experts of
+            `layers.3.mlp.experts.*.up_proj.weight`. `"auto"`: none up to 1,000 parameters; beyond,
+            siblings as with `"block"`, so that a mixture of experts stays cheap and readable.
         histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
         norm_detail: For what gradient norms are written at each logging step: `"total"`,
             `"block"` (one per layer, and the total) or `"parameter"` (one per parameter, and the
@@ -91,6 +96,10 @@ class TensorBoardArguments:
         default=None,
         metadata={"help": "Regular expressions: parameters whose name has a match are left out."},
     )
+    histogram_detail: str = field(
+        default="auto",
+        metadata={"help": "Histograms per parameter, block (experts together), or auto."},
+    )
     histogram_buckets: int = field(
         default=64, metadata={"help": "The most buckets written for one histogram (8 to 1024)."}
     )
@@ -123,6 +132,9 @@ class TensorBoardArguments:
         self.histogram_targets = _targets("histogram_targets", self.histogram_targets)
         self.histogram_include = _patterns("histogram_include", self.histogram_include)
         self.histogram_exclude = _patterns("histogram_exclude", self.histogram_exclude)
+        self.histogram_detail = _choice(
+            "histogram_detail", self.histogram_detail, HISTOGRAM_DETAILS
+        )
         self.histogram_buckets = _whole_number(
             "histogram_buckets",
             self.histogram_buckets,

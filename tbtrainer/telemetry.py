@@ -59,7 +59,12 @@ class Telemetry:
                 everything, arguments.norm_detail, max_grad_norm, device, isolation
             )
             self._histograms = HistogramRecorder(
-                shown, writer, arguments.histogram_buckets, device, isolation
+                shown,
+                writer,
+                arguments.histogram_buckets,
+                device,
+                isolation,
+                arguments.histogram_detail,
             )
         except Exception as error:
             failure = error

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tbtrainer.statistics import TensorStatistics, measure, measure_linear
-from tbtrainer.statistics.readers import reader
+from tbtrainer.statistics.readers import choice
 
 pytest.importorskip("triton")
 if torch.cuda.is_available():
@@ -19,6 +19,7 @@ if torch.cuda.is_available():
     )
 
 from tbtrainer.statistics.readers import kernels
+from tbtrainer.statistics.readers.kernels import KernelReader
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]
@@ -37,13 +38,13 @@ def assert_equal(found: TensorStatistics, expected: TensorStatistics) -> None:
     assert ((found.sum - expected.sum).abs() <= 1e-6 * size).all()
 
 
-def assert_found_alike(tensors: list, divisor: torch.Tensor | None = None) -> None:
-    expected = measure(tensors, CPU, divisor)
-    assert_equal(measure(tensors, CPU, divisor, backend="kernel"), expected)
+def assert_found_alike(tensors: list, loss_scale: torch.Tensor | None = None) -> None:
+    expected = measure(tensors, CPU, loss_scale)
+    assert_equal(measure(tensors, CPU, loss_scale, backend="kernel"), expected)
     ends = expected.minimum, expected.maximum
     assert torch.equal(
-        measure_linear(tensors, *ends, divisor, backend="kernel"),
-        measure_linear(tensors, *ends, divisor),
+        measure_linear(tensors, *ends, loss_scale, backend="kernel"),
+        measure_linear(tensors, *ends, loss_scale),
     )
 
 
@@ -90,7 +91,7 @@ def test_memory_in_any_order_and_at_any_address():
         whole[::2],
         whole[:, :, :1].expand(6, 8, 4),
     ]
-    assert [kernels.serves(view) for view in views] == [True, True, False, False]
+    assert [KernelReader().supports(view) for view in views] == [True, True, False, False]
     assert_found_alike([*views, normal(4096)[1:].bfloat16()[1:]])
 
 
@@ -125,11 +126,11 @@ def test_a_kernel_that_fails_is_replaced_and_said_once(monkeypatch, caplog):
 
     tensors = [normal(100), normal(200)]
     expected = measure(tensors, CPU)
-    monkeypatch.setattr(reader, "_failures", [])
+    monkeypatch.setattr(choice, "_kernel_failures", [])
     # The package has a function of the module's name.
     module = sys.modules["tbtrainer.statistics.measure"]
-    monkeypatch.setattr(module, "reader_of", lambda *_: kernels)
-    monkeypatch.setattr(kernels, "measure_into", broken)
+    monkeypatch.setattr(module, "reader_of", lambda *_: KernelReader())
+    monkeypatch.setattr(KernelReader, "measure_into", broken)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert_equal(measure(tensors, CPU), expected)
@@ -146,7 +147,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tbtrainer.statistics.readers import kernels
 
-COMMON = {"table": "*i64", "DTYPE": "constexpr", "BLOCK": "constexpr"}
+COMMON = {"table": "*i64", "POINTER": "constexpr", "BLOCK": "constexpr"}
 KERNELS = {
     kernels._measure: (
         {**COMMON, "sums": "*fp64", "counts": "*i64", "buckets": "*i64", "ALIGNMENT": "constexpr"},
@@ -159,10 +160,10 @@ KERNELS = {
 for capability, dtypes in ((80, "float32 int16 float16"), (90, "float8e4nv float8e5")):
     for function, (signature, constants) in KERNELS.items():
         for dtype in dtypes.split():
-            signature["divisor"] = "*fp32" if dtype == "float16" else "constexpr"
-            values = {**constants, "DTYPE": getattr(tl, dtype)}
+            signature["loss_scale"] = "*fp32" if dtype == "float16" else "constexpr"
+            values = {**constants, "POINTER": tl.pointer_type(getattr(tl, dtype))}
             if dtype != "float16":
-                values["divisor"] = None
+                values["loss_scale"] = None
             order = {name: signature[name] for name in function.arg_names}
             source = ASTSource(fn=function, signature=order, constexprs=values)
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))

@@ -6,21 +6,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from torch.utils.tensorboard.summary import histogram_raw
 
-from tbtrainer.statistics import LINEAR_MAX_ELEMENTS, Histogram, histograms, measure, measure_linear
+from tbtrainer.statistics import (
+    Histogram,
+    SnapshotRows,
+    WholeTensors,
+    histograms,
+    take_snapshot,
+)
 
 CPU = torch.device("cpu")
 SIZE = 200_000
 
 
 def histogram_of(*tensors: torch.Tensor, buckets: int = 64) -> list[Histogram | None]:
-    statistics = measure(tensors, CPU)
-    rows = [row for row, t in enumerate(tensors) if t.numel() <= LINEAR_MAX_ELEMENTS]
-    linear = measure_linear(
-        [tensors[row] for row in rows], statistics.minimum[rows], statistics.maximum[rows]
-    )
-    return histograms(statistics, linear.numpy(), rows, buckets)
+    names = [str(row) for row in range(len(tensors))]
+    rows = SnapshotRows.of(names, [tensor.numel() for tensor in tensors], CPU)
+    return histograms(take_snapshot(lambda: tensors, rows, WholeTensors()), buckets)
 
 
 def edges_of(histogram: Histogram) -> np.ndarray:
@@ -137,15 +140,6 @@ def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values):
 
 def test_a_histogram_event_takes_no_more_than_a_kilobyte_and_a_quarter():
     (histogram,) = histogram_of(normal(SIZE))
-    proto = HistogramProto(
-        min=histogram.minimum,
-        max=histogram.maximum,
-        num=histogram.count,
-        sum=histogram.sum,
-        sum_squares=histogram.sum_of_squares,
-        bucket_limit=histogram.bucket_limits,
-        bucket=histogram.bucket_counts,
-    )
     tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
-    event = Event(summary=Summary(value=[Summary.Value(tag=tag, histo=proto)]), step=1000)
+    event = Event(summary=histogram_raw(tag, **histogram.raw_fields()), step=1000)
     assert event.ByteSize() <= 1280
