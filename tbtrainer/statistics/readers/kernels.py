@@ -60,17 +60,15 @@ _SIGN_SHIFT = tl.constexpr(31 - 8)
 _HEADROOM = tl.constexpr(8)
 _UNSET = tl.constexpr(1 << 20)
 
-_TRITON_DTYPES = {
-    torch.float32: tl.float32,
-    # Its bits are the upper half of float32's: read as a number that is shifted.
-    torch.bfloat16: tl.int16,
-    torch.float16: tl.float16,
-    torch.float8_e5m2: tl.float8e5,
-    torch.float8_e4m3fn: tl.float8e4nv,
+# The dtypes that are read, and as what: the bits of bfloat16 are the upper half of float32's, so
+# they are loaded as a number that is shifted.
+_LOADED_AS = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.float16,
+    torch.float8_e5m2: torch.float8_e5m2,
+    torch.float8_e4m3fn: torch.float8_e4m3fn,
 }
-# Passed to the kernels as a constant, because Triton 3.0 and 3.1 cannot make a pointer type of a
-# dtype that is a constant.
-_POINTERS = {dtype: tl.pointer_type(element) for dtype, element in _TRITON_DTYPES.items()}
 # The compute capability that reading a dtype needs.
 _CAPABILITY = {torch.float8_e4m3fn: (8, 9), torch.float8_e5m2: (8, 9)}
 
@@ -82,7 +80,7 @@ class KernelReader:
 
     def supports(self, tensor: Tensor) -> bool:
         """Returns whether it is a float of up to 32 bits whose memory has no gaps."""
-        if tensor.dtype not in _TRITON_DTYPES or tensor.is_neg():
+        if tensor.dtype not in _LOADED_AS or tensor.is_neg():
             return False
         if tensor.is_cuda and torch.version.hip is None:
             capability = torch.cuda.get_device_capability(tensor.device)
@@ -109,7 +107,7 @@ class KernelReader:
                     counts,
                     out.buckets,
                     _beside(loss_scale, device),
-                    POINTER=_POINTERS[launch.dtype],
+                    launch.like(),
                     ALIGNMENT=launch.alignment,
                     BLOCK=_BLOCK,
                     num_warps=4,
@@ -142,7 +140,7 @@ class KernelReader:
                     minimum,
                     maximum,
                     _beside(loss_scale, out.device),
-                    POINTER=_POINTERS[launch.dtype],
+                    launch.like(),
                     BLOCK=_LINEAR_BLOCK,
                     num_warps=4,
                 )
@@ -162,6 +160,14 @@ class _Launch:
     dtype: torch.dtype
     alignment: int
     chunks: Tensor
+
+    def like(self) -> Tensor:
+        """An empty tensor whose pointer type is that of the chunks.
+
+        Triton 3.0 and 3.1 cannot make a pointer type from a constant, and up to Triton 3.9 a
+        pointer type is no constant, because it cannot be hashed.
+        """
+        return torch.empty(0, dtype=_LOADED_AS[self.dtype], device=self.chunks.device)
 
 
 def _launches(rows: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[_Launch]:
@@ -212,13 +218,13 @@ def _measure(
     counts,
     buckets,
     loss_scale,
-    POINTER: tl.constexpr,
+    like,
     ALIGNMENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Reads one chunk: its sums and counts go to its own place, its buckets to the tensor's row."""
     chunk = tl.program_id(0)
-    source = tl.load(table + 3 * chunk).to(POINTER)
+    source = tl.load(table + 3 * chunk).to(like.dtype)
     source = tl.multiple_of(source, ALIGNMENT)
     size = tl.load(table + 3 * chunk + 1).to(tl.int32)
     row = tl.load(table + 3 * chunk + 2)
@@ -355,10 +361,10 @@ def _add_block(
 
 
 @triton.jit
-def _count_linear(table, counts, low, high, loss_scale, POINTER: tl.constexpr, BLOCK: tl.constexpr):
+def _count_linear(table, counts, low, high, loss_scale, like, BLOCK: tl.constexpr):
     """Reads one chunk, and adds its counts to the tensor's row."""
     chunk = tl.program_id(0)
-    source = tl.load(table + 3 * chunk).to(POINTER)
+    source = tl.load(table + 3 * chunk).to(like.dtype)
     size = tl.load(table + 3 * chunk + 1).to(tl.int32)
     row = tl.load(table + 3 * chunk + 2)
     # Half of everything, so that no difference is beyond float64.
