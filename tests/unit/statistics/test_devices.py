@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tbtrainer.statistics import (
-    SnapshotRows,
     Snapshot,
+    SnapshotRows,
     TensorStatistics,
     WholeTensors,
     measure,

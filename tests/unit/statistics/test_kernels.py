@@ -99,8 +99,17 @@ def test_memory_in_any_order_and_at_any_address():
 def test_elements_are_divided_by_the_loss_scale(scale):
     gradients = (normal(5000) * 10).half().float()
     found = measure([gradients], CPU, torch.tensor(scale), backend="kernel")
-    # The kernel divides in float32.
+    # The kernel rounds the quotients to float32.
     assert_equal(found, measure([gradients / scale], CPU))
+
+
+@pytest.mark.parametrize("scale", [2.0**12, 3000.0, 2.0**126, 2.0**127, 0.5])
+def test_quotients_too_small_for_a_normal_float_are_kept(scale):
+    quotients = torch.ldexp(torch.ones(4000), torch.linspace(-148, -100, 4000))
+    values = (quotients.double() * scale).float()
+    expected = measure([(values.double() / scale).float()], CPU)
+    assert expected.zeros == 0
+    assert_equal(measure([values], CPU, torch.tensor(scale), backend="kernel"), expected)
 
 
 def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(monkeypatch):
@@ -118,6 +127,25 @@ def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(monkeyp
     for number in (1, 50):
         measure([normal(8)] * number, CPU, backend="kernel")
     assert launches == [(1,), (50,)]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA"), RuntimeError("Triton Error: out of memory")]
+)
+def test_memory_that_runs_out_once_does_not_end_the_kernels(monkeypatch, error):
+    def broken(*args):
+        raise error
+
+    monkeypatch.setattr(choice, "_kernel_failures", [])
+    module = sys.modules["tbtrainer.statistics.measure"]
+    monkeypatch.setattr(module, "reader_of", lambda *_: KernelReader())
+    monkeypatch.setattr(module, "plain_reader", lambda _: pytest.fail("tried again"))
+    with monkeypatch.context() as failing:
+        failing.setattr(module, "plain_reader", lambda _: None)
+        failing.setattr(KernelReader, "measure_into", broken)
+        with pytest.raises(type(error)):
+            measure([normal(100)], CPU)
+    assert choice._kernel_failures == []
 
 
 def test_a_kernel_that_fails_is_replaced_and_said_once(monkeypatch, caplog):
@@ -139,48 +167,67 @@ def test_a_kernel_that_fails_is_replaced_and_said_once(monkeypatch, caplog):
         measure(tensors, CPU, backend="kernel")
 
 
+# Launches as on a GPU, but without one: Triton's own path from the call to the machine code, with a
+# driver that only says what the device is.
 COMPILED = """
-import sys
-import triton
-import triton.language as tl
+import torch
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 from tbtrainer.statistics.readers import kernels
 
-COMMON = {"table": "*i64", "POINTER": "constexpr", "BLOCK": "constexpr"}
-KERNELS = {
-    kernels._measure: (
-        {**COMMON, "sums": "*fp64", "counts": "*i64", "buckets": "*i64", "ALIGNMENT": "constexpr"},
-        {"ALIGNMENT": 16, "BLOCK": 2048},
-    ),
-    kernels._count_linear: (
-        {**COMMON, "counts": "*i64", "low": "*fp64", "high": "*fp64"}, {"BLOCK": 1024}
-    ),
-}
-for capability, dtypes in ((80, "float32 int16 float16"), (90, "float8e4nv float8e5")):
-    for function, (signature, constants) in KERNELS.items():
-        for dtype in dtypes.split():
-            signature["loss_scale"] = "*fp32" if dtype == "float16" else "constexpr"
-            values = {**constants, "POINTER": tl.pointer_type(getattr(tl, dtype))}
-            if dtype != "float16":
-                values["loss_scale"] = None
-            order = {name: signature[name] for name in function.arg_names}
-            source = ASTSource(fn=function, signature=order, constexprs=values)
-            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+
+class Driver:
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+
+I, D, F = torch.int64, torch.float64, torch.float32
+DTYPES = {80: (F, torch.int16, torch.float16), 90: (torch.float8_e4m3fn, torch.float8_e5m2)}
+for capability, dtypes in DTYPES.items():
+    driver.set_active(Driver(capability))
+    for dtype in dtypes:
+        scale = F if dtype == torch.float16 else None
+        for name, arguments, constants in (
+            ("_measure", (I, D, I, I, scale, dtype), {"ALIGNMENT": 16, "BLOCK": 2048}),
+            ("_count_linear", (I, I, D, D, scale, dtype), {"BLOCK": 1024}),
+        ):
+            kernel = getattr(kernels, name)
+            compiled = kernel.warmup(*arguments, **constants, num_warps=4, grid=(1,))
             assert compiled.asm["cubin"]
-            print(function.__name__, dtype)
+            # Instructions that make zeros of the smallest numbers.
+            print(name, dtype, compiled.asm["ptx"].count(".ftz"))
 """
 
 
-def test_the_kernels_compile_for_cards_that_are_not_here(tmp_path):
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Kernel, dtype and number of flushing instructions of each kernel compiled."""
+    cache = str(tmp_path_factory.mktemp("triton"))
+    environment = {**os.environ, "TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILED],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 10
+    return done.stdout.splitlines()
+
+
+def test_the_kernels_compile_for_gpus_that_are_not_here(compiled: list[str]) -> None:
+    assert len(compiled) == 10
+
+
+def test_the_kernels_flush_no_small_number_to_zero(compiled: list[str]) -> None:
+    assert {line.split()[-1] for line in compiled} == {"0"}

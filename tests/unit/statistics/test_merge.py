@@ -119,6 +119,32 @@ def test_merging_keeps_the_total_and_the_ends(values, buckets):
     assert (histogram.bucket_counts >= 0).all()
 
 
+DRAWN = st.sampled_from([0.0, 0.3, 1.0, 1.2, -0.7, 3.0, 50.0, -1e-3, -2000.0, 1e6])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(DRAWN, min_size=1, max_size=5, unique=True),
+    st.lists(st.lists(DRAWN, min_size=1, max_size=5), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_a_row_is_merged_alike_whatever_its_batch(values, others, large):
+    repeats = 20_000 if large else 3
+    tensors = [torch.tensor(row).repeat(repeats) for row in (values, *others)]
+    alone, beside = histogram_of(tensors[0])[0], histogram_of(*tensors)[0]
+    np.testing.assert_array_equal(alone.bucket_limits, beside.bucket_limits)
+    np.testing.assert_array_equal(alone.bucket_counts, beside.bucket_counts)
+
+
+def test_an_incomplete_linear_pass_is_not_used():
+    values = 1 + normal(768, 0.01)
+    rows = SnapshotRows.of(["a"], [768], CPU)
+    snapshot = take_snapshot(lambda: [values], rows, WholeTensors())
+    snapshot.linear[0, snapshot.linear[0].argmax()] -= 1
+    (histogram,) = histograms(snapshot, 64)
+    assert histogram.bucket_counts.sum() == 768
+
+
 def test_the_zeros_of_a_small_tensor_have_a_bucket_without_width():
     beside = (normal(3000, 0.1) + 1).where(torch.arange(3000) % 3 > 0, 0.0)
     for values in (beside, -beside, (torch.arange(999) % 3 - 1) * 0.02):
