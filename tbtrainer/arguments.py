@@ -15,6 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 logger = logging.getLogger(__name__)
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
+HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
 RUN_RESUMES = ("auto", "new")
 TELEMETRY_ERRORS = ("warn", "raise")
@@ -50,6 +51,10 @@ class TensorBoardArguments:
             are in the histograms. `None` means all.
         histogram_exclude: Regular expressions; parameters in whose name one of them is found are
             left out of the histograms. It wins over `histogram_include`.
+        histogram_detail: Which tensors share a histogram: `"parameter"`: none. `"block"`: those of
+            a block whose names differ in numbers only, such as the experts of
+            `layers.3.mlp.experts.*.up_proj.weight`. `"auto"`: none up to 1,000 parameters; beyond,
+            siblings as with `"block"`, so that a mixture of experts stays cheap and readable.
         histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
         norm_detail: For what gradient norms are written at each logging step: `"total"`,
             `"block"` (one per layer, and the total) or `"parameter"` (one per parameter, and the
@@ -96,6 +101,10 @@ class TensorBoardArguments:
         default=None,
         metadata={"help": "Regular expressions: parameters whose name has a match are left out."},
     )
+    histogram_detail: str = field(
+        default="auto",
+        metadata={"help": "Histograms per parameter, block (experts together), or auto."},
+    )
     histogram_buckets: int = field(
         default=64, metadata={"help": "The most buckets written for one histogram (8 to 1024)."}
     )
@@ -128,6 +137,9 @@ class TensorBoardArguments:
         self.histogram_targets = _targets("histogram_targets", self.histogram_targets)
         self.histogram_include = _patterns("histogram_include", self.histogram_include)
         self.histogram_exclude = _patterns("histogram_exclude", self.histogram_exclude)
+        self.histogram_detail = _choice(
+            "histogram_detail", self.histogram_detail, HISTOGRAM_DETAILS
+        )
         self.histogram_buckets = _whole_number(
             "histogram_buckets",
             self.histogram_buckets,

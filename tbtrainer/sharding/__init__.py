@@ -2,24 +2,17 @@
 
 from tbtrainer.sharding.adapter import NotServed, Row, ShardAdapter
 from tbtrainer.sharding.agreement import failed_anywhere
-from tbtrainer.sharding.reduction import (
-    count_buffer,
-    reduce_counts,
-    reduce_extremes,
-    reduce_sum,
-)
+from tbtrainer.sharding.reduction import AllRanks, reduce_sum
 from tbtrainer.sharding.table import ParameterTable, breaches, parameter_table
 
 __all__ = [
+    "AllRanks",
     "NotServed",
     "ParameterTable",
     "Row",
     "ShardAdapter",
     "breaches",
-    "count_buffer",
     "failed_anywhere",
     "parameter_table",
-    "reduce_counts",
-    "reduce_extremes",
     "reduce_sum",
 ]

@@ -1,79 +1,91 @@
-"""Rows of all ranks into rows of the whole: the collectives of a snapshot.
+"""Snapshots of all ranks into one of the whole tensors: the collectives of a snapshot.
 
 Their sizes depend on the number of rows alone, so every rank sends as much as every other,
 whatever part of the tensors it holds.
 """
 
-from dataclasses import fields, replace
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tbtrainer.statistics import TensorStatistics
+from tbtrainer.statistics import BUCKET_COUNT, LINEAR_BUCKET_COUNT, Snapshot, SnapshotRows
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-_ADDED = [f.name for f in fields(TensorStatistics) if f.name not in ("minimum", "maximum")]
-
-
-def reduce_extremes(
-    minimum: Tensor, maximum: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    """Finds the extremes over all ranks, in one MAX collective.
-
-    Args:
-        minimum: Least element of this rank's parts, +inf without any. float64, shape (rows,).
-        maximum: Greatest element, -inf without any. float64, shape (rows,).
-        group: The ranks; `None` for all.
-
-    Returns:
-        Minimum and maximum of the whole tensors, on every rank.
-    """
-    packed = torch.cat([-minimum, maximum])
-    dist.all_reduce(packed, dist.ReduceOp.MAX, group)
-    negative_minimum, greatest = packed.split(minimum.numel())
-    return -negative_minimum, greatest
+# Numbers of a collective: 64 MiB, which is 3,200 rows. More rows need one more collective for each
+# such part, and no more memory between snapshots.
+_MOST_SENT = 2**23
+# In the order in which they are sent.
+_ADDED = ("count", "zeros", "nonfinite", "sum", "sum_of_squares", "buckets")
 
 
-def reduce_counts(
-    statistics: TensorStatistics,
-    linear: Tensor,
-    group: dist.ProcessGroup | None,
-    buffer: Tensor | None = None,
-) -> tuple[TensorStatistics, Tensor]:
-    """Adds counts and sums over all ranks, in one SUM collective.
+class AllRanks:
+    """Reduces over all ranks: one MAX collective for extremes, then SUM for counts and sums.
 
-    All travel as float64, which is exact for counts below 2**53.
+    What a rank sends is put together in buffers that are allocated here, up front: a rank that
+    cannot measure, because it has no memory left, must still take part in every collective.
 
     Args:
-        statistics: Of this rank's parts. Minimum and maximum are kept as they are.
-        linear: Counts of the linear pass, int64, shape (small tensors, linear buckets).
-        group: The ranks; `None` for all.
-        buffer: Where the numbers are put together, so that nothing need be allocated on the way to
-            the collective: of `count_buffer`.
-
-    Returns:
-        Statistics and linear counts of the whole tensors on world rank zero; on other ranks
-        numbers without a meaning.
+        rows: Of the snapshots, equal on every rank.
     """
-    parts = [getattr(statistics, name) for name in _ADDED] + [linear]
-    packed = count_buffer(statistics, linear) if buffer is None else buffer
-    places = packed.split([part.numel() for part in parts])
-    for place, part in zip(places, parts, strict=True):
-        place.copy_(part.reshape(-1))
-    dist.reduce(packed, 0, dist.ReduceOp.SUM, group)
-    *sums, linear_sum = (
-        # Copies: the buffer is used again.
-        place.view(part.shape).to(part.dtype, copy=True)
-        for place, part in zip(places, parts, strict=True)
-    )
-    return replace(statistics, **dict(zip(_ADDED, sums, strict=True))), linear_sum
 
+    def __init__(self, rows: SnapshotRows) -> None:
+        count, device = len(rows.names), rows.device
+        # Of the statistics, of the linear pass, and the number of ranks that failed.
+        self._total = count * (5 + BUCKET_COUNT) + len(rows.linear_rows) * LINEAR_BUCKET_COUNT + 1
+        self._extremes = torch.zeros(2 * count, dtype=torch.float64, device=device)
+        size = min(self._total, _MOST_SENT)
+        # All numbers travel as float64, which is exact for counts up to 2**53.
+        self._sent = torch.zeros(size, dtype=torch.float64, device=device)
 
-def count_buffer(statistics: TensorStatistics, linear: Tensor) -> Tensor:
-    """A buffer for `reduce_counts` of statistics and linear counts of these shapes."""
-    parts = [getattr(statistics, name) for name in _ADDED] + [linear]
-    size = sum(part.numel() for part in parts)
-    return torch.empty(size, dtype=torch.float64, device=linear.device)
+    def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
+        """Replaces the minima and maxima by those over all ranks; see `Reduction`."""
+        negative_minimum, maximum = self._extremes.chunk(2)
+        if statistics is None:
+            self._extremes.fill_(-torch.inf)
+        else:
+            torch.neg(statistics.minimum, out=negative_minimum)
+            maximum.copy_(statistics.maximum)
+        dist.all_reduce(self._extremes, dist.ReduceOp.MAX)
+        if statistics is not None:
+            torch.neg(negative_minimum, out=statistics.minimum)
+            statistics.maximum.copy_(maximum)
+
+    def reduce_counts(self, snapshot: Snapshot | None) -> None:
+        """Replaces counts and sums by those over all ranks, on world rank zero; see `Reduction`."""
+        receives = dist.get_rank() == 0
+        for begin in range(0, self._total, _MOST_SENT):
+            sent = self._sent[: min(_MOST_SENT, self._total - begin)]
+            sent.zero_()
+            if snapshot is not None:
+                for place, part in self._places(snapshot, begin, sent):
+                    place.copy_(part)
+            elif begin + len(sent) == self._total:
+                sent[-1].fill_(1.0)
+            dist.reduce(sent, 0, dist.ReduceOp.SUM)
+            if receives and snapshot is not None:
+                for place, part in self._places(snapshot, begin, sent):
+                    part.copy_(place)
+
+    def _places(
+        self, snapshot: Snapshot, begin: int, sent: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs each place in a buffer with the numbers of the snapshot that belong there.
+
+        Args:
+            snapshot: This rank's.
+            begin: The number of all those to be sent that the buffer begins with.
+            sent: The buffer.
+        """
+        fields = [getattr(snapshot.statistics, name) for name in _ADDED]
+        end, at = begin + len(sent), 0
+        for numbers in (*fields, snapshot.linear, snapshot.failed_ranks):
+            flat = numbers.view(-1)
+            first, last = max(begin, at), min(end, at + len(flat))
+            if first < last:
+                yield sent[first - begin : last - begin], flat[first - at : last - at]
+            at += len(flat)
 
 
 def reduce_sum(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -12,7 +12,8 @@ from tbtrainer.statistics.measure import (
     why_not_measurable,
 )
 from tbtrainer.statistics.merge import Histogram, histograms
-from tbtrainer.statistics.snapshot import HostSnapshot
+from tbtrainer.statistics.rows import SnapshotRows
+from tbtrainer.statistics.snapshot import Reduction, Snapshot, WholeTensors, take_snapshot
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 __all__ = [
@@ -21,10 +22,14 @@ __all__ = [
     "LINEAR_BUCKET_COUNT",
     "LINEAR_MAX_ELEMENTS",
     "Histogram",
-    "HostSnapshot",
+    "Reduction",
+    "Snapshot",
+    "SnapshotRows",
     "TensorStatistics",
+    "WholeTensors",
     "histograms",
     "measure",
     "measure_linear",
+    "take_snapshot",
     "why_not_measurable",
 ]

@@ -1,16 +1,46 @@
 """Statistics of a list of tensors in one pass over their memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from types import ModuleType
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tbtrainer.statistics.buckets import LINEAR_BUCKET_COUNT
-from tbtrainer.statistics.readers.reader import Backend, give_up_kernels, plain_reader, reader_of
+from tbtrainer.statistics.devices import moved, statistics_device
+from tbtrainer.statistics.readers.choice import (
+    Backend,
+    give_up_kernels,
+    is_out_of_memory,
+    plain_reader,
+    reader_of,
+)
+from tbtrainer.statistics.readers.reader import Reader
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
+
+# Every reader counts these exactly. Other dtypes are refused until they are tested: a dtype may
+# pack several values into an element, or have no conversion to float64.
+MEASURABLE_DTYPES = frozenset(
+    {
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    }
+)
+
+_Result = TypeVar("_Result")
 
 
 def why_not_measurable(tensor: Tensor) -> str | None:
@@ -23,6 +53,8 @@ def why_not_measurable(tensor: Tensor) -> str | None:
         return f"it is quantised ({tensor.dtype})"
     if tensor.is_complex():
         return f"its elements are complex numbers ({tensor.dtype})"
+    if tensor.dtype not in MEASURABLE_DTYPES:
+        return f"its dtype is not supported ({tensor.dtype})"
     return None
 
 
@@ -30,30 +62,34 @@ def why_not_measurable(tensor: Tensor) -> str | None:
 def measure(
     tensors: Sequence[Tensor | None],
     device: torch.device,
-    divisor: Tensor | None = None,
+    loss_scale: Tensor | None = None,
     backend: Backend = "auto",
+    rows: Sequence[int] | None = None,
+    row_count: int | None = None,
 ) -> TensorStatistics:
     """Measures tensors in one pass, without waiting for an accelerator.
 
     Args:
-        tensors: Strided tensors of any dtype but complex and quantised ones, any shape and any
-            strides, on any devices. `None` and empty ones give a row of nothing.
-        device: Where the result is put.
-        divisor: What every element is divided by first, a scalar tensor: the loss scale.
-        backend: Which code reads the tensors; see `reader_of`.
+        tensors: Measurable tensors of any shape and strides, on any devices. `None` and empty ones
+            count nothing.
+        device: Where the result is put; one with float64.
+        loss_scale: What every element is divided by first, a scalar tensor.
+        backend: Which reader reads the tensors; see `reader_of`.
+        rows: The row of each tensor; several may share one. `None`: a row for each.
+        row_count: Rows of the result. `None`: as many as tensors.
 
     Returns:
-        One row per tensor, on `device`.
+        The statistics of each row, on `device`.
     """
-    result = TensorStatistics.empty(len(tensors), device)
-    for (source, reader), rows in _rows_by_reader(tensors, backend).items():
-        chosen = [tensors[row] for row in rows]
-        found = _tried(_measured_by, reader, source, backend, chosen, divisor)
-        if len(rows) == len(tensors):
-            return found.to(device)
-        index = torch.tensor(rows, device="cpu").to(device, non_blocking=True)
-        for f in fields(found):
-            getattr(result, f.name)[index] = getattr(found, f.name).to(device, non_blocking=True)
+    row_count = len(tensors) if row_count is None else row_count
+    shares = _shares(tensors, rows, backend)
+    if len(shares) == 1:
+        return _measured(shares[0], row_count, loss_scale, backend).to(device)
+    result = TensorStatistics.empty(row_count, device)
+    for share in shares:
+        own_rows, share = share.compacted()
+        found = _measured(share, len(own_rows), loss_scale, backend)
+        result.add_rows(_index(own_rows, device), found.to(device))
     return result
 
 
@@ -62,82 +98,122 @@ def measure_linear(
     tensors: Sequence[Tensor | None],
     minimum: Tensor,
     maximum: Tensor,
-    divisor: Tensor | None = None,
+    loss_scale: Tensor | None = None,
     backend: Backend = "auto",
+    rows: Sequence[int] | None = None,
 ) -> Tensor:
-    """Counts the elements in equal buckets between given ends, without a word of the host.
+    """Counts the elements in equal buckets between given ends, without asking for their values.
 
     Values close together far from zero, such as LayerNorm weights, fall into a handful of the
     fixed buckets; here they spread.
 
     Args:
         tensors: As for `measure`.
-        minimum: Least finite element of each whole tensor. float64, shape (tensors,).
-        maximum: Greatest finite element of each whole tensor. float64, shape (tensors,).
-        divisor: As for `measure`.
+        minimum: Least finite element of each row's whole tensors. float64, shape (rows,).
+        maximum: Greatest finite element of each row's whole tensors. float64, shape (rows,).
+        loss_scale: As for `measure`.
         backend: As for `measure`.
+        rows: As for `measure`.
 
     Returns:
-        Finite elements per bucket. int64, shape (tensors, LINEAR_BUCKET_COUNT), on the device of
+        Finite elements per bucket. int64, shape (rows, LINEAR_BUCKET_COUNT), on the device of
         `minimum`.
     """
     device = minimum.device
-    counts = torch.zeros(len(tensors), LINEAR_BUCKET_COUNT, dtype=torch.int64, device=device)
-    for (source, reader), rows in _rows_by_reader(tensors, backend).items():
-        chosen = [tensors[row] for row in rows]
-        index = torch.tensor(rows, device="cpu").to(device, non_blocking=True)
-        low, high = (end[index].to(source, non_blocking=True) for end in (minimum, maximum))
-        found = _tried(_counted_by, reader, source, backend, chosen, low, high, divisor)
-        counts[index] = found.to(device, non_blocking=True)
+    shares = _shares(tensors, rows, backend)
+    if len(shares) == 1:
+        return moved(_counted(shares[0], minimum, maximum, loss_scale, backend), device)
+    shape = (len(minimum), LINEAR_BUCKET_COUNT)
+    counts = torch.zeros(shape, dtype=torch.int64, device=device)
+    for share in shares:
+        own_rows, share = share.compacted()
+        index = _index(own_rows, device)
+        found = _counted(share, minimum[index], maximum[index], loss_scale, backend)
+        counts.index_add_(0, index, moved(found, device))
     return counts
 
 
-_Reader = tuple[torch.device, ModuleType]
-_Read = TypeVar("_Read")
+@dataclass(frozen=True)
+class _Share:
+    """The tensors that one reader reads on one device.
+
+    Attributes:
+        reader: What reads them.
+        device: Where the tensors are.
+        rows: The row of each tensor.
+        tensors: Each with an element.
+    """
+
+    reader: Reader
+    device: torch.device
+    rows: list[int]
+    tensors: list[Tensor]
+
+    def compacted(self) -> tuple[list[int], "_Share"]:
+        """Returns the rows that occur, and the share with the positions among them as rows."""
+        own_rows = sorted(set(self.rows))
+        position = {row: at for at, row in enumerate(own_rows)}
+        return own_rows, replace(self, rows=[position[row] for row in self.rows])
 
 
-def _rows_by_reader(tensors: Sequence[Tensor | None], backend: Backend) -> dict[_Reader, list[int]]:
-    rows: dict[_Reader, list[int]] = {}
-    for row, tensor in enumerate(tensors):
-        if tensor is not None and tensor.numel() > 0:
-            rows.setdefault((tensor.device, reader_of(tensor, backend)), []).append(row)
-    return rows
+def _shares(
+    tensors: Sequence[Tensor | None], rows: Sequence[int] | None, backend: Backend
+) -> list[_Share]:
+    shares: dict[tuple[torch.device, str], _Share] = {}
+    for row, tensor in zip(range(len(tensors)) if rows is None else rows, tensors, strict=True):
+        if tensor is None or tensor.numel() == 0:
+            continue
+        reader = reader_of(tensor, backend)
+        key = tensor.device, reader.name
+        if key not in shares:
+            shares[key] = _Share(reader, tensor.device, [], [])
+        shares[key].rows.append(row)
+        shares[key].tensors.append(tensor)
+    return list(shares.values())
 
 
-def _tried(
-    read: Callable[..., _Read],
-    reader: ModuleType,
-    source: torch.device,
-    backend: Backend,
-    *arguments: Any,
-) -> _Read:
-    """Reads with a reader, or, if that was a kernel that failed, with the plain one."""
+def _measured(
+    share: _Share, row_count: int, loss_scale: Tensor | None, backend: Backend
+) -> TensorStatistics:
+    def read(reader: Reader) -> TensorStatistics:
+        out = TensorStatistics.empty(row_count, statistics_device(share.device))
+        reader.measure_into(out, share.rows, share.tensors, loss_scale)
+        return out
+
+    return _with_fallback(share, backend, read)
+
+
+def _counted(
+    share: _Share, minimum: Tensor, maximum: Tensor, loss_scale: Tensor | None, backend: Backend
+) -> Tensor:
+    device = statistics_device(share.device)
+    minimum, maximum = moved(minimum, device), moved(maximum, device)
+
+    def read(reader: Reader) -> Tensor:
+        shape = (len(minimum), LINEAR_BUCKET_COUNT)
+        out = torch.zeros(shape, dtype=torch.int64, device=device)
+        reader.linear_into(out, share.rows, share.tensors, minimum, maximum, loss_scale)
+        return out
+
+    return _with_fallback(share, backend, read)
+
+
+def _with_fallback(share: _Share, backend: Backend, read: Callable[[Reader], _Result]) -> _Result:
+    """Reads with the share's reader, or with the plain one if that was a kernel that failed.
+
+    Where memory ran out nothing is tried again: the plain reader needs more, and the next snapshot
+    may find enough for the kernels.
+    """
+    plain = plain_reader(share.device)
     try:
-        return read(reader, source, *arguments)
+        return read(share.reader)
     except Exception as error:
-        if backend == "kernel" or reader is plain_reader(source):
+        if backend == "kernel" or share.reader is plain or is_out_of_memory(error):
             raise
         give_up_kernels(error)
-        return read(plain_reader(source), source, *arguments)
+    # Outside of the block above, which keeps the memory of the failed attempt alive.
+    return read(plain)
 
 
-def _measured_by(
-    reader: ModuleType, source: torch.device, tensors: Sequence[Tensor], divisor: Tensor | None
-) -> TensorStatistics:
-    found = TensorStatistics.empty(len(tensors), source)
-    reader.measure_into(found, tensors, divisor)
-    return found
-
-
-def _counted_by(
-    reader: ModuleType,
-    source: torch.device,
-    tensors: Sequence[Tensor],
-    low: Tensor,
-    high: Tensor,
-    divisor: Tensor | None,
-) -> Tensor:
-    shape = (len(tensors), LINEAR_BUCKET_COUNT)
-    counts = torch.zeros(shape, dtype=torch.int64, device=source)
-    reader.linear_into(counts, tensors, low, high, divisor)
-    return counts
+def _index(rows: list[int], device: torch.device) -> Tensor:
+    return moved(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)

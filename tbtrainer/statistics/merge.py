@@ -1,13 +1,14 @@
-"""Counters become TensorBoard histograms of a few buckets that bend the distribution least."""
+"""Merges the counters of a snapshot into TensorBoard histograms of a few buckets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbtrainer.statistics.buckets import BUCKET_EDGES, LINEAR_BUCKET_COUNT
-from tbtrainer.statistics.tensor_statistics import TensorStatistics
+from tbtrainer.statistics.snapshot import Snapshot
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ _ATOMS_IN_RANGE = 32
 
 @dataclass(frozen=True)
 class Histogram:
-    """What one histogram event holds.
+    """The content of one histogram event.
 
     Attributes:
         minimum: Least finite element, the left edge of the first bucket.
@@ -43,35 +44,41 @@ class Histogram:
     bucket_limits: Floats
     bucket_counts: Floats
 
+    def raw_fields(self) -> dict[str, Any]:
+        """Returns the keyword arguments of `SummaryWriter.add_histogram_raw`."""
+        return {
+            "min": self.minimum,
+            "max": self.maximum,
+            "num": self.count,
+            "sum": self.sum,
+            "sum_squares": self.sum_of_squares,
+            "bucket_limits": self.bucket_limits,
+            "bucket_counts": self.bucket_counts,
+        }
 
-# Widths beyond float64 merge more than they should, and are nothing to warn of.
+
+# Widths beyond float64 merge more than they should, which needs no warning.
 @np.errstate(over="ignore", invalid="ignore")
-def histograms(
-    statistics: TensorStatistics,
-    linear: NDArray[np.int64],
-    linear_rows: Sequence[int],
-    max_buckets: int,
-) -> list[Histogram | None]:
-    """Turns the statistics of whole tensors into histograms.
+def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
+    """Turns a snapshot of whole tensors into histograms.
 
     Args:
-        statistics: Reduced over all ranks, in host memory.
-        linear: Counts of the linear pass, int64, shape (small tensors, LINEAR_BUCKET_COUNT).
-        linear_rows: The row of `statistics` that each row of `linear` belongs to.
+        snapshot: Reduced over all ranks, in main memory.
         max_buckets: The most buckets of a histogram.
 
     Returns:
         One per row, `None` for a row without a finite element.
     """
+    statistics = snapshot.statistics
     result: list[Histogram | None] = [None] * len(statistics.count)
-    linear_row_of = {row: index for index, row in enumerate(linear_rows)}
-    counts = statistics.buckets.numpy()
+    counts, linear = statistics.buckets.numpy(), snapshot.linear.numpy()
+    finite = statistics.count - statistics.nonfinite
     # In the order of the fields of a histogram.
     numbers = list(
         zip(
             statistics.minimum.tolist(),
             statistics.maximum.tolist(),
-            (statistics.count - statistics.nonfinite).tolist(),
+            finite.tolist(),
             statistics.sum.tolist(),
             statistics.sum_of_squares.tolist(),
             strict=True,
@@ -81,23 +88,25 @@ def histograms(
     zeros = statistics.zeros.numpy()
     filled = np.flatnonzero(counts.any(axis=1)).tolist()
     finer = {
-        row
-        for row in filled
-        if row in linear_row_of and _spread(linear[linear_row_of[row]]) >= _spread(counts[row])
+        row: linear_row
+        for row, linear_row in snapshot.rows.linear_row_of.items()
+        # All elements are there, and they fill more buckets.
+        if linear[linear_row].sum() == numbers[row][2]
+        and _spread(linear[linear_row]) >= _spread(counts[row])
     }
     for rows in _in_parts([row for row in filled if row in finer]):
-        edges, pieces = _linear_buckets(
-            linear[[linear_row_of[row] for row in rows]], low[rows], high[rows], zeros[rows]
+        edges, elements = _linear_buckets(
+            linear[[finer[row] for row in rows]], low[rows], high[rows], zeros[rows]
         )
-        for row, merged in zip(rows, _merged(edges, pieces, max_buckets), strict=True):
+        for row, merged in zip(rows, _merged(edges, elements, max_buckets), strict=True):
             result[row] = Histogram(*numbers[row], *merged)
     for rows in _in_parts([row for row in filled if row not in finer]):
         # Only the columns that some row fills: usually a third of all.
         columns = np.flatnonzero(counts[rows].any(axis=0))
         first, last = columns[0], columns[-1] + 1
         edges = np.clip(BUCKET_EDGES[None, first : last + 1], low[rows, None], high[rows, None])
-        pieces = counts[rows, first:last].astype(np.float64)
-        for row, merged in zip(rows, _merged(edges, pieces, max_buckets), strict=True):
+        elements = counts[rows, first:last].astype(np.float64)
+        for row, merged in zip(rows, _merged(edges, elements, max_buckets), strict=True):
             result[row] = Histogram(*numbers[row], *merged)
     return result
 
@@ -130,23 +139,23 @@ def _linear_buckets(
     edges = np.empty((len(counts), LINEAR_BUCKET_COUNT + 3))
     edges[:, :-2] = np.minimum(low[:, None] + half + half, high[:, None])
     edges[:, -3:] = high[:, None]
-    pieces = np.zeros((len(counts), LINEAR_BUCKET_COUNT + 2))
-    pieces[:, :-2] = counts
+    elements = np.zeros((len(counts), LINEAR_BUCKET_COUNT + 2))
+    elements[:, :-2] = counts
     for row in np.flatnonzero((zeros > 0) & (low <= 0) & (high >= 0) & (low < high)):
-        _set_zeros_apart(edges[row], pieces[row], float(zeros[row]))
-    return edges, pieces
+        _set_zeros_apart(edges[row], elements[row], float(zeros[row]))
+    return edges, elements
 
 
-def _set_zeros_apart(edges: Floats, pieces: Floats, zeros: float) -> None:
+def _set_zeros_apart(edges: Floats, counts: Floats, zeros: float) -> None:
     """Puts a bucket of no width at 0 into one row of the linear pass, which has room at its end."""
     width = edges[-1] / LINEAR_BUCKET_COUNT - edges[0] / LINEAR_BUCKET_COUNT
     inner = edges[1:LINEAR_BUCKET_COUNT]
     inner[np.abs(inner) < 1e-6 * width] = 0.0
     at = min(int(np.searchsorted(edges, 0.0, "right")) - 1, LINEAR_BUCKET_COUNT - 1)
-    if edges[at] == 0 and pieces[at] < zeros:
+    if edges[at] == 0 and counts[at] < zeros:
         # 0 is an edge, and the pass rounded it down.
         at -= 1
-    others = max(pieces[at] - zeros, 0.0)
+    others = max(counts[at] - zeros, 0.0)
     share = min(-edges[at] / width, 1.0)
     below = np.round(others * share)
     # A half without width would keep the edges of the zeros from being seen, so it is not made.
@@ -155,9 +164,9 @@ def _set_zeros_apart(edges: Floats, pieces: Floats, zeros: float) -> None:
     if edges[at + 1] > 0:
         halves.append((others - below, edges[at + 1]))
     after, spare = at + len(halves), 3 - len(halves)
-    pieces[after:] = np.append(pieces[at + 1 : -2], np.zeros(spare))
+    counts[after:] = np.append(counts[at + 1 : -2], np.zeros(spare))
     edges[after + 1 :] = np.append(edges[at + 2 : -2], np.full(spare, edges[-1]))
-    pieces[at:after] = [count for count, _ in halves]
+    counts[at:after] = [count for count, _ in halves]
     edges[at + 1 : after + 1] = [limit for _, limit in halves]
 
 
@@ -200,10 +209,10 @@ def _merged(edges: Floats, counts: Floats, max_buckets: int) -> Iterator[tuple[F
 
 
 def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
-    """Edges of which none lets a bucket that stands alone look wider than a drawn bin.
+    """Returns edges that make no bucket between two empty ones wider than a drawn bin.
 
-    What stands alone between empty buckets may be an atom, and a number with few digits lies at the
-    edge nearer to zero, so that end is kept.
+    Such a bucket may be an atom. A number with few digits lies at the edge nearer to zero, so that
+    edge is kept and the other is moved.
     """
     alone = counts > 0
     filled = alone.copy()
@@ -211,7 +220,11 @@ def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
     alone[:, :-1] &= ~filled[:, 1:]
     widest = edges[:, -1:] / _ATOMS_IN_RANGE - edges[:, :1] / _ATOMS_IN_RANGE
     alone &= np.diff(edges, axis=1) > widest
-    alone[:, [0, -1]] = False
+    # The first and last bucket of a row reach to its minimum and maximum. Found for each row, so
+    # that its edges do not depend on the columns that other rows of the batch fill.
+    row = np.arange(len(counts))
+    alone[row, filled.argmax(axis=1)] = False
+    alone[row, -1 - filled[:, ::-1].argmax(axis=1)] = False
     positive = edges[:, :-1] >= 0
     narrow = edges.copy()
     narrow[:, 1:][alone & positive] = (edges[:, :-1] + widest)[alone & positive]

@@ -1,27 +1,28 @@
 """What one pass over some tensors finds: counts, extremes, sums, and counts in fixed buckets."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tbtrainer.statistics.buckets import BUCKET_COUNT
+from tbtrainer.statistics.devices import moved
 
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """What one pass over some tensors found, one row per tensor, reduced over all ranks or not yet.
+    """What one pass over some tensors found, one row per tensor or group of tensors.
 
     Attributes:
-        count: Elements, finite or not. int64, shape (tensors,).
-        zeros: Elements equal to zero. int64, shape (tensors,).
-        nonfinite: NaN and infinities. int64, shape (tensors,).
-        sum: Of the finite elements. float64, shape (tensors,).
-        sum_of_squares: Of the finite elements. float64, shape (tensors,).
-        minimum: Of the finite elements, +inf without any. float64, shape (tensors,).
-        maximum: Of the finite elements, -inf without any. float64, shape (tensors,).
-        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, shape (tensors, buckets).
+        count: Elements, finite or not. int64, shape (rows,).
+        zeros: Elements equal to zero. int64, shape (rows,).
+        nonfinite: NaN and infinities. int64, shape (rows,).
+        sum: Of the finite elements. float64, shape (rows,).
+        sum_of_squares: Of the finite elements. float64, shape (rows,).
+        minimum: Of the finite elements, +inf without any. float64, shape (rows,).
+        maximum: Of the finite elements, -inf without any. float64, shape (rows,).
+        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, shape (rows, buckets).
     """
 
     count: Tensor
@@ -35,36 +36,48 @@ class TensorStatistics:
 
     @classmethod
     def empty(cls, rows: int, device: torch.device) -> "TensorStatistics":
-        """Statistics of `rows` tensors without an element."""
+        """Returns `rows` rows that count no element yet."""
 
-        def zeros(dtype: torch.dtype, *shape: int) -> Tensor:
-            return torch.zeros(rows, *shape, dtype=dtype, device=device)
+        def filled(value: float, dtype: torch.dtype) -> Tensor:
+            return torch.full((rows,), value, dtype=dtype, device=device)
 
         return cls(
-            count=zeros(torch.int64),
-            zeros=zeros(torch.int64),
-            nonfinite=zeros(torch.int64),
-            sum=zeros(torch.float64),
-            sum_of_squares=zeros(torch.float64),
-            minimum=zeros(torch.float64) + torch.inf,
-            maximum=zeros(torch.float64) - torch.inf,
+            count=filled(0, torch.int64),
+            zeros=filled(0, torch.int64),
+            nonfinite=filled(0, torch.int64),
+            sum=filled(0, torch.float64),
+            sum_of_squares=filled(0, torch.float64),
+            minimum=filled(torch.inf, torch.float64),
+            maximum=filled(-torch.inf, torch.float64),
             buckets=_zero_buckets(rows, device),
         )
 
     def to(self, device: torch.device) -> "TensorStatistics":
-        """The same on another device, without waiting."""
+        """Returns the statistics on another device."""
         return TensorStatistics(
-            **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+            **{f.name: moved(getattr(self, f.name), device) for f in fields(self)}
         )
 
-    def with_extremes(self, minimum: Tensor, maximum: Tensor) -> "TensorStatistics":
-        """The same with other minima and maxima."""
-        return replace(self, minimum=minimum, maximum=maximum)
+    def add_rows(self, index: Tensor, other: "TensorStatistics") -> None:
+        """Adds rows to rows of these statistics, in place.
+
+        Args:
+            index: The row that each row of `other` is added to. int64, shape (rows of `other`,).
+            other: Statistics on the same device.
+        """
+        for f in fields(self):
+            mine, added = getattr(self, f.name), getattr(other, f.name)
+            if f.name == "minimum":
+                mine.scatter_reduce_(0, index, added, "amin")
+            elif f.name == "maximum":
+                mine.scatter_reduce_(0, index, added, "amax")
+            else:
+                mine.index_add_(0, index, added)
 
 
 def _zero_buckets(rows: int, device: torch.device) -> Tensor:
     shape = (rows, BUCKET_COUNT)
     if device.type != "cpu":
         return torch.zeros(shape, dtype=torch.int64, device=device)
-    # NumPy asks for memory that is zero already, and the many pages without a count stay untouched.
+    # NumPy asks for memory that is already zero, and pages without a count stay untouched.
     return torch.from_numpy(np.zeros(shape, np.int64))

@@ -26,7 +26,7 @@ from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics
 from tbtrainer.telemetry import Telemetry
 from tests.distributed.odd_model import OddModel
-from tests.distributed.verification import CPU, Collected, whole_statistics
+from tests.distributed.verification import CPU, Collected, whole_snapshot
 from tests.events import event_files, histograms
 
 
@@ -84,7 +84,7 @@ def one_rank_cannot_read() -> dict[str, Any]:
     spoilt = next(index for index, row in enumerate(table.rows) if row.name == "embed.weight")
     if rank() == 1:
         table.rows[spoilt] = replace(table.rows[spoilt], adapter=Failing())
-    found, _ = whole_statistics(table, table.parameters(), None)
+    found = whole_snapshot(table, table.parameters(), None).statistics
     return {
         "breaches": [problem for _, problem in breaches(table, found.count)],
         "right": int((found.count == torch.tensor([r.global_count for r in table.rows])).sum()),
@@ -173,7 +173,7 @@ def collectives() -> dict[str, Any]:
 
         for key in originals:
             setattr(dist, key, counted(key))
-        whole_statistics(table, table.parameters(), None)
+        whole_snapshot(table, table.parameters(), None)
         for key, original in originals.items():
             setattr(dist, key, original)
         found[name] = carried

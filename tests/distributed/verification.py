@@ -11,14 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tbtrainer.sharding import (
-    ParameterTable,
-    breaches,
-    parameter_table,
-    reduce_counts,
-    reduce_extremes,
-)
-from tbtrainer.statistics import TensorStatistics, measure, measure_linear
+from tbtrainer.sharding import AllRanks, ParameterTable, parameter_table
+from tbtrainer.statistics import Snapshot, SnapshotRows, WholeTensors, measure, take_snapshot
 
 STEPS = 3
 CPU = torch.device("cpu")
@@ -107,13 +101,13 @@ def verify(case: Case) -> Verdict:
         def observe(last: bool = last, step: int = step) -> None:
             if last and case.plants_gradients:
                 verdict.planted += plant("gradients", table, table.gradients(), float("nan"))
-            scale = case.loss_scale()
+            loss_scale = case.loss_scale()
             full = case.full_gradients(table)
             verdict.gradients = [
                 row.name for row, g in zip(table.rows, full, strict=True) if g is not None
             ]
             place = f"gradients of step {step}"
-            compare(verdict, place, table, table.gradients(), full, scale)
+            compare(verdict, place, table, table.gradients(), full, loss_scale)
 
         case.train_step(observe, step)
         if last:
@@ -147,19 +141,14 @@ def plant(
     return [f"{what}: {row.name} on all ranks"]
 
 
-def whole_statistics(
-    table: ParameterTable, parts: Sequence[Tensor | None], scale: Tensor | None
-) -> tuple[TensorStatistics, Tensor]:
-    """A snapshot as the recorder takes it: measured, and reduced where that is needed."""
-    found = measure(parts, CPU, scale)
-    minimum, maximum = found.minimum, found.maximum
-    if table.needs_reduction:
-        minimum, maximum = reduce_extremes(minimum, maximum, table.group)
-    linear = measure_linear(parts, minimum, maximum, scale)
-    found = found.with_extremes(minimum, maximum)
-    if table.needs_reduction:
-        found, linear = reduce_counts(found, linear, table.group)
-    return found, linear
+def whole_snapshot(
+    table: ParameterTable, parts: Sequence[Tensor | None], loss_scale: Tensor | None
+) -> Snapshot:
+    """A snapshot with a row for each tensor, reduced where that is needed."""
+    names = [row.name for row in table.rows]
+    rows = SnapshotRows.of(names, [row.global_count for row in table.rows], CPU)
+    reduction = AllRanks(rows) if table.needs_reduction else WholeTensors()
+    return take_snapshot(lambda: parts, rows, reduction, loss_scale)
 
 
 def compare(
@@ -168,16 +157,18 @@ def compare(
     table: ParameterTable,
     parts: Sequence[Tensor | None],
     full: Sequence[Tensor | None],
-    scale: Tensor | None,
+    loss_scale: Tensor | None,
 ) -> None:
     """Adds to the verdict, on rank zero, how the parts together differ from the whole."""
-    found, linear = whole_statistics(table, parts, scale)
+    snapshot = whole_snapshot(table, parts, loss_scale)
     if dist.get_rank() != 0:
         return
-    verdict.differences += [f"{place}: {problem}" for _, problem in breaches(table, found.count)]
-    buckets = measure(full, CPU, scale).buckets
+    found = snapshot.statistics
+    problems = snapshot.rows.count_mismatches(found.count.tolist())
+    verdict.differences += [f"{place}: {problem}" for problem in problems.values()]
+    buckets = measure(full, CPU, loss_scale).buckets
     for index, (row, tensor) in enumerate(zip(table.rows, full, strict=True)):
-        expected = _reference(tensor, scale)
+        expected = _reference(tensor, loss_scale)
         got = {
             "count": int(found.count[index]),
             "nonfinite": int(found.nonfinite[index]),
@@ -192,7 +183,8 @@ def compare(
                 )
         if not torch.equal(found.buckets[index], buckets[index]):
             verdict.differences.append(f"{place}: {row.name} has other bucket counts")
-        if int(linear[index].sum()) != got["count"] - got["nonfinite"]:
+        linear = snapshot.linear[snapshot.rows.linear_row_of[index]]
+        if int(linear.sum()) != got["count"] - got["nonfinite"]:
             verdict.differences.append(f"{place}: {row.name} has other linear counts")
         norm = float(found.sum_of_squares[index]) ** 0.5
         error = abs(norm - expected["norm"]) / max(expected["norm"], 1e-30)
@@ -202,13 +194,13 @@ def compare(
         verdict.compared += tensor is not None
 
 
-def _reference(tensor: Tensor | None, scale: Tensor | None) -> dict[str, float]:
+def _reference(tensor: Tensor | None, loss_scale: Tensor | None) -> dict[str, float]:
     """The same numbers by the shortest way, in float64."""
     if tensor is None:
         tensor = torch.zeros(0)
     values = tensor.detach().double().flatten()
-    if scale is not None:
-        values = values / scale
+    if loss_scale is not None:
+        values = values / loss_scale
     finite = values[values.isfinite()]
     return {
         "count": values.numel(),

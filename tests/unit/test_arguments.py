@@ -26,6 +26,7 @@ from tbtrainer.arguments import telemetry_arguments
         ("histogram_targets", [], "histogram_strategy='no'"),
         ("histogram_include", ["layer.(3"], "not a regular expression"),
         ("histogram_exclude", [7], "not a regular expression"),
+        ("histogram_detail", "layer", "parameter, block, auto"),
         ("histogram_buckets", 4, "from 8 to 1024"),
         ("histogram_buckets", 64.0, "from 8 to 1024"),
         ("norm_detail", "layer", "total, block, parameter"),
@@ -53,6 +54,7 @@ def test_every_field_is_a_command_line_flag(tmp_path):
         *("--histogram_strategy", "epoch", "--histogram_steps", "7"),
         *("--histogram_targets", "gradients"),
         *("--histogram_include", "layer", "head", "--histogram_exclude", "bias$"),
+        *("--histogram_detail", "block"),
         *("--histogram_buckets", "32", "--norm_detail", "parameter"),
         *("--run_resume", "new", "--telemetry_errors", "raise"),
         *("--event_file_private", "--event_file_fsync", "true"),
@@ -62,6 +64,7 @@ def test_every_field_is_a_command_line_flag(tmp_path):
     assert (args.histogram_steps, args.histogram_targets) == (7, ["gradients"])
     assert (args.histogram_include, args.histogram_exclude) == (["layer", "head"], ["bias$"])
     assert (args.histogram_buckets, args.norm_detail) == (32, "parameter")
+    assert args.histogram_detail == "block"
     assert (args.run_resume, args.telemetry_errors) == ("new", "raise")
     assert (args.event_file_private, args.event_file_fsync) == (True, True)
 

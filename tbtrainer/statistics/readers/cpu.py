@@ -18,13 +18,12 @@ from tbtrainer.statistics.buckets import (
     ZERO_BUCKET,
     taken_from_wide_keys,
 )
-from tbtrainer.statistics.readers import cpu_small
-from tbtrainer.statistics.readers.cpu_small import SMALL_MAX_ELEMENTS
+from tbtrainer.statistics.readers.cpu_small import SmallCpuReader
 from tbtrainer.statistics.readers.pieces import pieces
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements of a chunk. A chunk is a dozen calls, each of which holds Python's lock for a microsecond
-# or two, and its buffers of 4 MiB come from the second or third cache.
+# Elements of a chunk. Each chunk costs about a dozen calls that hold the GIL for 1-2 us; its 4 MiB
+# of buffers fit the L2 or L3 cache.
 CHUNK = 2**18
 # Elements that torch converts in the calling thread alone: it shares out 32,768 and more
 # (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13), and each of the threads here would do that.
@@ -53,73 +52,81 @@ _WITHIN_FLOAT32 = {
 Floats = NDArray[np.floating[Any]]
 
 
-def measure_into(
-    found: TensorStatistics, tensors: Sequence[Tensor], divisor: Tensor | None
-) -> None:
-    """Adds the statistics of CPU tensors to the rows of `found`, which begin empty.
+class CpuReader:
+    """Reads CPU tensors of any measurable dtype and any strides."""
 
-    Args:
-        found: One row per tensor, on the CPU.
-        tensors: Not empty, of any strides.
-        divisor: What every element is divided by first, a scalar tensor.
-    """
-    scale = None if divisor is None else divisor.item()
-    little = [row for row, tensor in enumerate(tensors) if tensor.numel() <= SMALL_MAX_ELEMENTS]
-    cpu_small.measure_into(found, little, [tensors[row] for row in little], scale)
-    large = {row: t for row, t in enumerate(tensors) if t.numel() > SMALL_MAX_ELEMENTS}
-    if large:
-        _measure_large(found, large, scale)
+    name = "NumPy"
 
+    def __init__(self) -> None:
+        self._small = SmallCpuReader()
 
-def linear_into(
-    counts: Tensor,
-    tensors: Sequence[Tensor],
-    minimum: Tensor,
-    maximum: Tensor,
-    divisor: Tensor | None,
-) -> None:
-    """Adds to `counts` the elements in equal buckets between each tensor's given ends.
+    def supports(self, tensor: Tensor) -> bool:
+        """Returns true: every measurable CPU tensor is supported."""
+        return True
 
-    Args:
-        counts: int64, shape (tensors, LINEAR_BUCKET_COUNT), on the CPU.
-        tensors: Not empty CPU tensors.
-        minimum: float64, shape (tensors,), on the CPU.
-        maximum: float64, shape (tensors,), on the CPU.
-        divisor: What every element is divided by first, a scalar tensor.
-    """
-    scale = None if divisor is None else divisor.item()
-    cpu_small.linear_into(counts, tensors, minimum.numpy(), maximum.numpy(), scale)
+    def measure_into(
+        self,
+        out: TensorStatistics,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds the statistics of tensors to rows of `out`; see `Reader`."""
+        # Copied to the CPU once; this waits where it is on an accelerator.
+        loss_scale = None if loss_scale is None else loss_scale.to(out.count.device)
+        small: list[tuple[int, Tensor]] = []
+        large: list[tuple[int, Tensor]] = []
+        for row, tensor in zip(rows, tensors, strict=True):
+            (small if self._small.supports(tensor) else large).append((row, tensor))
+        if small:
+            small_rows, small_tensors = zip(*small, strict=True)
+            self._small.measure_into(out, small_rows, small_tensors, loss_scale)
+        if large:
+            _measure_large(out, large, None if loss_scale is None else loss_scale.item())
+
+    def linear_into(
+        self,
+        out: Tensor,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        minimum: Tensor,
+        maximum: Tensor,
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds to `out` the elements in equal buckets between the ends of each row."""
+        loss_scale = None if loss_scale is None else loss_scale.to(out.device)
+        self._small.linear_into(out, rows, tensors, minimum, maximum, loss_scale)
 
 
 def _measure_large(
-    found: TensorStatistics, tensors: dict[int, Tensor], scale: float | None
+    out: TensorStatistics, tensors: Sequence[tuple[int, Tensor]], loss_scale: float | None
 ) -> None:
-    # Threads take chunks from one queue, so a tensor much larger than the others is shared.
+    """Adds tensors to their rows of `out`, in threads that share the chunks of all of them."""
     chunks = _Queue(tensors)
     lock = threading.Lock()
     sums: list[tuple[int, int, float, float]] = []
     # What is added to a counter; with a stride of zero `scatter_add_` would be half as fast.
-    ones = torch.ones(CHUNK, dtype=torch.int64)
+    ones = torch.ones(CHUNK, dtype=torch.int64, device="cpu")
 
-    # Infinities and what is beyond float64 are counted, and nothing to warn of.
+    # Infinities, and sums beyond float64, are counted and need no warning.
     @torch.no_grad()
     @np.errstate(all="ignore")
     def work() -> None:
-        reader = _ChunkReader(scale, ones)
+        reader = _ChunkReader(loss_scale, ones)
         row: int | None = None
         for index, next_row, chunk in chunks:
             if row is not None and row != next_row:
-                reader.flush(found, row, lock)
+                reader.flush(out, row, lock)
             row = next_row
             sums.append((index, row, *reader.read(chunk)))
         if row is not None:
-            reader.flush(found, row, lock)
+            reader.flush(out, row, lock)
 
-    elements = sum(tensor.numel() for tensor in tensors.values())
+    elements = sum(tensor.numel() for _, tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), _MOST_THREADS, elements // (2 * CHUNK)))
     _in_threads(work, threads)
     # In the order of the elements, so that the last bits do not depend on the threads.
-    total, squares = found.sum.numpy(), found.sum_of_squares.numpy()
+    total, squares = out.sum.numpy(), out.sum_of_squares.numpy()
     for _, row, chunk_total, chunk_squares in sorted(sums):
         total[row] += chunk_total
         squares[row] += chunk_squares
@@ -140,7 +147,7 @@ def _in_threads(work: Callable[[], None], threads: int) -> None:
 class _Queue:
     """Chunks of tensors for several threads: each iterates, and no chunk comes twice."""
 
-    def __init__(self, tensors: dict[int, Tensor]) -> None:
+    def __init__(self, tensors: Sequence[tuple[int, Tensor]]) -> None:
         self._lock = threading.Lock()
         self._chunks = self._cut(tensors)
 
@@ -153,9 +160,9 @@ class _Queue:
             yield item
 
     @staticmethod
-    def _cut(tensors: dict[int, Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+    def _cut(tensors: Sequence[tuple[int, Tensor]]) -> Iterator[tuple[int, int, Tensor]]:
         index = 0
-        for row, tensor in tensors.items():
+        for row, tensor in tensors:
             for piece in pieces(tensor.detach(), CHUNK, _TORCH_SERIAL):
                 yield index, row, piece
                 index += 1
@@ -165,15 +172,15 @@ class _ChunkReader:
     """Reads chunks of one tensor through buffers that one thread uses again and again.
 
     Args:
-        scale: What every element is divided by first.
+        loss_scale: What every element is divided by first.
         ones: int64, shape (CHUNK,), shared by the threads.
     """
 
-    def __init__(self, scale: float | None, ones: Tensor) -> None:
-        self._scale, self._ones = scale, ones
+    def __init__(self, loss_scale: float | None, ones: Tensor) -> None:
+        self._loss_scale, self._ones = loss_scale, ones
         self._double = np.empty(CHUNK, np.float64)
         self._keys = np.empty(CHUNK, np.uint64)
-        self._key_counts = torch.zeros(WIDE_KEY_COUNT, dtype=torch.int64)
+        self._key_counts = torch.zeros(WIDE_KEY_COUNT, dtype=torch.int64, device="cpu")
         self._start()
 
     def _start(self) -> None:
@@ -200,11 +207,11 @@ class _ChunkReader:
         low, high = float(exact.min()), float(exact.max())
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
         squares = _sum_of_squares(wide)
-        within_float32 = self._scale is None and chunk.dtype in _WITHIN_FLOAT32
+        within_float32 = self._loss_scale is None and chunk.dtype in _WITHIN_FLOAT32
         self._count_keys(wide if within_float32 else _narrowed(wide, max(-low, high)))
         return total, squares
 
-    def flush(self, found: TensorStatistics, row: int, lock: threading.Lock) -> None:
+    def flush(self, out: TensorStatistics, row: int, lock: threading.Lock) -> None:
         """Adds what was read since the last flush to a row."""
         keys = self._key_counts.numpy()
         for zero_key in (0, WIDE_NEGATIVE_ZERO_KEY):
@@ -215,13 +222,13 @@ class _ChunkReader:
         buckets[ZERO_BUCKET] = self._zeros
         with lock:
             for whole, part in (
-                (found.count, self._count),
-                (found.zeros, self._zeros),
-                (found.nonfinite, self._nonfinite),
-                (found.buckets, buckets),
+                (out.count, self._count),
+                (out.zeros, self._zeros),
+                (out.nonfinite, self._nonfinite),
+                (out.buckets, buckets),
             ):
                 whole.numpy()[row] += part
-            minimum, maximum = found.minimum.numpy(), found.maximum.numpy()
+            minimum, maximum = out.minimum.numpy(), out.maximum.numpy()
             minimum[row] = min(minimum[row], self._minimum)
             maximum[row] = max(maximum[row], self._maximum)
         self._start()
@@ -229,7 +236,7 @@ class _ChunkReader:
     def _exact_and_wide(self, chunk: Tensor) -> tuple[Floats, Floats]:
         """The elements as they are, for which float32 is read faster, and in float64."""
         wide = self._double[: chunk.numel()]
-        if chunk.dtype == torch.float32 and self._scale is None:
+        if chunk.dtype == torch.float32 and self._loss_scale is None:
             exact: Floats = chunk.numpy()
             np.copyto(wide, exact)
             return exact, wide
@@ -237,8 +244,8 @@ class _ChunkReader:
         places = torch.from_numpy(wide).split(_TORCH_SERIAL)
         for place, part in zip(places, chunk.split(_TORCH_SERIAL), strict=True):
             place.copy_(part)
-        if self._scale is not None:
-            np.divide(wide, self._scale, out=wide)
+        if self._loss_scale is not None:
+            np.divide(wide, self._loss_scale, out=wide)
         return wide, wide
 
     def _count_keys(self, values: Floats) -> None:

@@ -37,6 +37,7 @@ _ALIGNMENT = 16
 # The layout of float32, and the buckets of one sign: `buckets.py`. A key is the exponent of a value
 # and the leading bits of its fraction; keys from the first to the last have a bucket each.
 _FRACTION_BITS = tl.constexpr(23)
+_FRACTION = tl.constexpr(0x7FFFFF)
 _EXPONENT_BIAS = tl.constexpr(127)
 _DOUBLE_FRACTION_BITS = tl.constexpr(52)
 _DOUBLE_EXPONENT_BIAS = tl.constexpr(1023)
@@ -50,108 +51,104 @@ _ZERO_BUCKET = tl.constexpr(ZERO_BUCKET)
 _LAST_WITHIN = tl.constexpr(ZERO_BUCKET - 1)
 _LINEAR_BUCKETS = tl.constexpr(LINEAR_BUCKET_COUNT)
 
-# Places of each sign in a program's own counters: sixteen octaves but for one place, half an octave
-# of them above the largest of the first values. Place 0 of the positive numbers takes what lies
-# elsewhere, that of the negative ones the zeros.
+# Each program counts into a private window of 255 buckets per sign, just under 16 octaves, that
+# reaches half an octave above the first block's largest value. Slot 0 of the positive half collects
+# values outside the window, slot 0 of the negative half the zeros.
 _WINDOW = tl.constexpr(256)
 _ZEROS = tl.constexpr(256)
 _SIGN_SHIFT = tl.constexpr(31 - 8)
 _HEADROOM = tl.constexpr(8)
 _UNSET = tl.constexpr(1 << 20)
 
-_TRITON_DTYPES = {
-    torch.float32: tl.float32,
-    # Its bits are the upper half of float32's: read as a number that is shifted.
-    torch.bfloat16: tl.int16,
-    torch.float16: tl.float16,
-    torch.float8_e5m2: tl.float8e5,
-    torch.float8_e4m3fn: tl.float8e4nv,
+# The dtypes that are read, and as what: the bits of bfloat16 are the upper half of float32's, so
+# they are loaded as a number that is shifted.
+_LOADED_AS = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.float16,
+    torch.float8_e5m2: torch.float8_e5m2,
+    torch.float8_e4m3fn: torch.float8_e4m3fn,
 }
-# What a card must be able to do to read a dtype.
+# The compute capability that reading a dtype needs.
 _CAPABILITY = {torch.float8_e4m3fn: (8, 9), torch.float8_e5m2: (8, 9)}
 
 
-def serves(tensor: Tensor) -> bool:
-    """Whether the kernels read a tensor: a float of up to 32 bits, whose memory is in one piece."""
-    if tensor.dtype not in _TRITON_DTYPES or tensor.is_neg():
-        return False
-    if tensor.is_cuda and torch.version.hip is None:
-        capability = torch.cuda.get_device_capability(tensor.device)
-        if capability < _CAPABILITY.get(tensor.dtype, (7, 0)):
+class KernelReader:
+    """Launches the kernels: on CUDA, and on the CPU where Triton's interpreter runs them."""
+
+    name = "Triton"
+
+    def supports(self, tensor: Tensor) -> bool:
+        """Returns whether it is a float of up to 32 bits whose memory has no gaps."""
+        if tensor.dtype not in _LOADED_AS or tensor.is_neg():
             return False
-    return in_order_of_memory(tensor).is_contiguous()
+        if tensor.is_cuda and torch.version.hip is None:
+            capability = torch.cuda.get_device_capability(tensor.device)
+            if capability < _CAPABILITY.get(tensor.dtype, (7, 0)):
+                return False
+        return in_order_of_memory(tensor).is_contiguous()
 
+    def measure_into(
+        self,
+        out: TensorStatistics,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds the statistics of tensors to rows of `out`; see `Reader`."""
+        for launch in _launches(rows, tensors):
+            chunks, device = len(launch.chunks), launch.chunks.device
+            sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
+            counts = torch.empty(chunks, 3, dtype=torch.int64, device=device)
+            with _on(device):
+                _measure[(chunks,)](
+                    launch.chunks,
+                    sums,
+                    counts,
+                    out.buckets,
+                    _beside(loss_scale, device),
+                    launch.like(),
+                    ALIGNMENT=launch.alignment,
+                    BLOCK=_BLOCK,
+                    num_warps=4,
+                )
+            row = launch.chunks[:, 2]
+            out.count.index_add_(0, row, counts[:, 0])
+            out.zeros.index_add_(0, row, counts[:, 1])
+            out.nonfinite.index_add_(0, row, counts[:, 2])
+            out.sum.index_add_(0, row, sums[:, 0])
+            out.sum_of_squares.index_add_(0, row, sums[:, 1])
+            out.minimum.scatter_reduce_(0, row, sums[:, 2], "amin")
+            out.maximum.scatter_reduce_(0, row, sums[:, 3], "amax")
+            out.buckets[:, ZERO_BUCKET].index_add_(0, row, counts[:, 1])
 
-def measure_into(
-    found: TensorStatistics, tensors: Sequence[Tensor], divisor: Tensor | None
-) -> None:
-    """Adds the statistics of tensors on one device to the rows of `found`, which begin empty.
-
-    Args:
-        found: One row per tensor, on the tensors' device.
-        tensors: Not empty, and served.
-        divisor: What every element is divided by first, in float32; a scalar tensor.
-    """
-    for table in _tables(tensors):
-        chunks, device = len(table.chunks), table.chunks.device
-        sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
-        counts = torch.empty(chunks, 3, dtype=torch.int64, device=device)
-        with _on(device):
-            _measure[(chunks,)](
-                table.chunks,
-                sums,
-                counts,
-                found.buckets,
-                _on_device(divisor, device),
-                DTYPE=_TRITON_DTYPES[table.dtype],
-                ALIGNMENT=table.alignment,
-                BLOCK=_BLOCK,
-                num_warps=4,
-            )
-        row = table.chunks[:, 2]
-        found.count.index_add_(0, row, counts[:, 0])
-        found.zeros.index_add_(0, row, counts[:, 1])
-        found.nonfinite.index_add_(0, row, counts[:, 2])
-        found.sum.index_add_(0, row, sums[:, 0])
-        found.sum_of_squares.index_add_(0, row, sums[:, 1])
-        found.minimum.scatter_reduce_(0, row, sums[:, 2], "amin")
-        found.maximum.scatter_reduce_(0, row, sums[:, 3], "amax")
-        found.buckets[:, ZERO_BUCKET].index_add_(0, row, counts[:, 1])
-
-
-def linear_into(
-    counts: Tensor,
-    tensors: Sequence[Tensor],
-    minimum: Tensor,
-    maximum: Tensor,
-    divisor: Tensor | None,
-) -> None:
-    """Adds to `counts` the elements in equal buckets between each tensor's given ends.
-
-    Args:
-        counts: int64, shape (tensors, LINEAR_BUCKET_COUNT), on the tensors' device.
-        tensors: Not empty, and served.
-        minimum: float64, shape (tensors,), on that device.
-        maximum: float64, shape (tensors,), on that device.
-        divisor: What every element is divided by first, in float32; a scalar tensor.
-    """
-    for table in _tables(tensors):
-        with _on(counts.device):
-            _count_linear[(len(table.chunks),)](
-                table.chunks,
-                counts,
-                minimum,
-                maximum,
-                _on_device(divisor, counts.device),
-                DTYPE=_TRITON_DTYPES[table.dtype],
-                BLOCK=_LINEAR_BLOCK,
-                num_warps=4,
-            )
+    def linear_into(
+        self,
+        out: Tensor,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        minimum: Tensor,
+        maximum: Tensor,
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds to `out` the elements in equal buckets between the ends of each row."""
+        for launch in _launches(rows, tensors):
+            with _on(out.device):
+                _count_linear[(len(launch.chunks),)](
+                    launch.chunks,
+                    out,
+                    minimum,
+                    maximum,
+                    _beside(loss_scale, out.device),
+                    launch.like(),
+                    BLOCK=_LINEAR_BLOCK,
+                    num_warps=4,
+                )
 
 
 @dataclass(frozen=True)
-class _Table:
-    """The chunks of all tensors of one dtype and alignment.
+class _Launch:
+    """The chunks of all tensors of one dtype and alignment: what one launch reads.
 
     Attributes:
         dtype: Of the tensors.
@@ -164,10 +161,18 @@ class _Table:
     alignment: int
     chunks: Tensor
 
+    def like(self) -> Tensor:
+        """An empty tensor whose pointer type is that of the chunks.
 
-def _tables(tensors: Sequence[Tensor]) -> Iterator[_Table]:
+        Triton 3.0 and 3.1 cannot make a pointer type from a constant, and up to Triton 3.9 a
+        pointer type is no constant, because it cannot be hashed.
+        """
+        return torch.empty(0, dtype=_LOADED_AS[self.dtype], device=self.chunks.device)
+
+
+def _launches(rows: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[_Launch]:
     groups: dict[tuple[torch.dtype, int], list[tuple[int, int, int]]] = {}
-    for row, tensor in enumerate(tensors):
+    for row, tensor in zip(rows, tensors, strict=True):
         address = tensor.data_ptr()
         alignment = tensor.dtype.itemsize if address % _ALIGNMENT else _ALIGNMENT
         described = (address, tensor.numel(), row)
@@ -177,14 +182,14 @@ def _tables(tensors: Sequence[Tensor]) -> Iterator[_Table]:
         if tensors[0].is_cuda:
             # From pinned memory the copy waits for nothing.
             chunks = chunks.pin_memory().to(tensors[0].device, non_blocking=True)
-        yield _Table(dtype, alignment, chunks)
+        yield _Launch(dtype, alignment, chunks)
 
 
 def _cut(described: np.ndarray, itemsize: int) -> np.ndarray:
     """Address, elements and row of every tensor, cut into those of every chunk."""
-    pieces = -(-described[:, 1] // CHUNK)
-    address, elements, row = np.repeat(described, pieces, axis=0).T
-    number = np.arange(len(row)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    chunks = -(-described[:, 1] // CHUNK)
+    address, elements, row = np.repeat(described, chunks, axis=0).T
+    number = np.arange(len(row)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
     begin = number * CHUNK
     return np.stack([address + begin * itemsize, np.minimum(elements - begin, CHUNK), row], axis=1)
 
@@ -194,8 +199,11 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _on_device(divisor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if divisor is None else divisor.to(device, torch.float32, non_blocking=True)
+def _beside(loss_scale: Tensor | None, device: torch.device) -> Tensor | None:
+    """The loss scale as the kernels take it: float32, on the device, without waiting for it."""
+    if loss_scale is None:
+        return None
+    return loss_scale.to(device, torch.float32, non_blocking=device.type != "cpu")
 
 
 # Triton's language has no annotations but those of constants.
@@ -209,14 +217,14 @@ def _measure(
     sums,
     counts,
     buckets,
-    divisor,
-    DTYPE: tl.constexpr,
+    loss_scale,
+    like,
     ALIGNMENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Reads one chunk: its sums and counts go to its own place, its buckets to the tensor's row."""
     chunk = tl.program_id(0)
-    source = tl.load(table + 3 * chunk).to(tl.pointer_type(DTYPE))
+    source = tl.load(table + 3 * chunk).to(like.dtype)
     source = tl.multiple_of(source, ALIGNMENT)
     size = tl.load(table + 3 * chunk + 1).to(tl.int32)
     row = tl.load(table + 3 * chunk + 2)
@@ -235,15 +243,15 @@ def _measure(
     for begin in range(0, whole, BLOCK):
         values = _as_float32(tl.load(source + begin + offsets))
         total, squares, minimum, maximum, nonfinite, window, base = _add_block(
-            values, None, divisor, buckets, total, squares, minimum, maximum, nonfinite, window,
+            values, None, loss_scale, buckets, total, squares, minimum, maximum, nonfinite, window,
             base, BLOCK,
         )  # fmt: skip
     if whole < size:
         inside = offsets < size - whole
         values = _as_float32(tl.load(source + whole + offsets, mask=inside, other=0.0))
         total, squares, minimum, maximum, nonfinite, window, base = _add_block(
-            values, inside, divisor, buckets, total, squares, minimum, maximum, nonfinite, window,
-            base, BLOCK,
+            values, inside, loss_scale, buckets, total, squares, minimum, maximum, nonfinite,
+            window, base, BLOCK,
         )  # fmt: skip
 
     number = tl.arange(0, 2 * _WINDOW)
@@ -276,13 +284,33 @@ def _as_float32(loaded):
 
 
 @triton.jit
+def _divided(values, loss_scale):
+    """The values divided by the loss scale and rounded once, small quotients included.
+
+    The division that Triton offers is compiled to `div.rn.ftz.f32` up to Triton 3.5, which turns
+    quotients below 1.2e-38 into zeros. A loss scale is a power of two unless a user chose
+    otherwise; multiplying by its inverse is then the same and faster. Others divide in float64.
+    """
+    scale = tl.load(loss_scale)
+    bits = scale.to(tl.int32, bitcast=True)
+    exponent = bits >> _FRACTION_BITS
+    # From 2**-126 to 2**126, whose inverses are normal numbers of float32.
+    if ((bits & _FRACTION) == 0) & (exponent > 0) & (exponent < 2 * _EXPONENT_BIAS):
+        inverse = ((-exponent + 2 * _EXPONENT_BIAS) << _FRACTION_BITS).to(tl.float32, bitcast=True)
+        quotient = values * inverse
+    else:
+        quotient = (values.to(tl.float64) / scale.to(tl.float64)).to(tl.float32)
+    return quotient
+
+
+@triton.jit
 def _add_block(
-    values, inside, divisor, buckets, total, squares, minimum, maximum, nonfinite, window, base,
+    values, inside, loss_scale, buckets, total, squares, minimum, maximum, nonfinite, window, base,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Adds the values of a block to what a program has found; `inside` is None if all are."""
-    if divisor is not None:
-        values = tl.math.div_rn(values, tl.load(divisor))
+    if loss_scale is not None:
+        values = _divided(values, loss_scale)
     lower = values
     higher = values
     if inside is not None:
@@ -290,7 +318,7 @@ def _add_block(
         higher = tl.where(inside, values, float("-inf"))
     bits = values.to(tl.int32, bitcast=True)
     largest = tl.max(bits & _MAGNITUDE, axis=0)
-    # Seldom, so that everybody else need not look.
+    # Rare path: only blocks with a NaN or infinity take it.
     if largest >= _INFINITY:
         finite = (bits & _MAGNITUDE) < _INFINITY
         nonfinite += BLOCK - tl.sum(finite.to(tl.int32), axis=0)
@@ -333,10 +361,10 @@ def _add_block(
 
 
 @triton.jit
-def _count_linear(table, counts, low, high, divisor, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+def _count_linear(table, counts, low, high, loss_scale, like, BLOCK: tl.constexpr):
     """Reads one chunk, and adds its counts to the tensor's row."""
     chunk = tl.program_id(0)
-    source = tl.load(table + 3 * chunk).to(tl.pointer_type(DTYPE))
+    source = tl.load(table + 3 * chunk).to(like.dtype)
     size = tl.load(table + 3 * chunk + 1).to(tl.int32)
     row = tl.load(table + 3 * chunk + 2)
     # Half of everything, so that no difference is beyond float64.
@@ -345,20 +373,20 @@ def _count_linear(table, counts, low, high, divisor, DTYPE: tl.constexpr, BLOCK:
     width = tl.where(width > 0, width, 1.0)
 
     number = tl.arange(0, _LINEAR_BUCKETS)
-    found = tl.zeros((_LINEAR_BUCKETS,), tl.int32)
+    window = tl.zeros((_LINEAR_BUCKETS,), tl.int32)
     for begin in range(0, size, BLOCK):
         offsets = begin + tl.arange(0, BLOCK)
         inside = offsets < size
         values = _as_float32(tl.load(source + offsets, mask=inside, other=0.0))
-        if divisor is not None:
-            values = tl.math.div_rn(values, tl.load(divisor))
+        if loss_scale is not None:
+            values = _divided(values, loss_scale)
         finite = inside & ((values.to(tl.int32, bitcast=True) & _MAGNITUDE) < _INFINITY)
         place = (tl.where(finite, values, 0.0).to(tl.float64) / 2 - least) / width
         place = tl.minimum(tl.maximum(place, 0.0), _LINEAR_BUCKETS - 1.0).to(tl.int32)
-        found += tl.histogram(tl.where(finite, place, 0), _LINEAR_BUCKETS)
-        # What is not counted was put into the first.
+        window += tl.histogram(tl.where(finite, place, 0), _LINEAR_BUCKETS)
+        # Values that are not counted were put into the first bucket.
         others = BLOCK - tl.sum(finite.to(tl.int32), axis=0)
-        found -= tl.where(number == 0, others, 0)
+        window -= tl.where(number == 0, others, 0)
     tl.atomic_add(
-        counts + row * _LINEAR_BUCKETS + number, found.to(tl.int64), mask=found > 0, sem="relaxed"
+        counts + row * _LINEAR_BUCKETS + number, window.to(tl.int64), mask=window > 0, sem="relaxed"
     )

@@ -1,63 +1,62 @@
-"""Which code reads a tensor: NumPy in main memory, fused kernels, or plain PyTorch elsewhere."""
+"""What every reader offers: a way to read the elements of tensors and count them."""
 
-import functools
-import logging
-from types import ModuleType
-from typing import Literal
+from collections.abc import Sequence
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from tbtrainer.statistics.readers import cpu, pytorch
-
-logger = logging.getLogger(__name__)
-
-Backend = Literal["auto", "plain", "kernel"]
-# The first failure of a kernel, after which nobody tries another in this process.
-_failures: list[Exception] = []
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 
-def reader_of(tensor: Tensor, backend: Backend) -> ModuleType:
-    """Returns the module that reads a tensor.
+class Reader(Protocol):
+    """One technique of reading tensors of one device.
 
-    Args:
-        tensor: Strided.
-        backend: `"plain"` for PyTorch and NumPy alone; `"kernel"` for the kernels wherever they
-            serve, on the CPU too, where Triton's interpreter runs them; `"auto"` for the kernels
-            where they are faster: on CUDA devices, while none has failed.
+    All readers find the same counts and extremes, and the same sums but for rounding.
+
+    Attributes:
+        name: The technique, for messages and tests.
     """
-    wanted = backend == "kernel" or (
-        backend == "auto" and tensor.device.type == "cuda" and not _failures
-    )
-    kernel = _kernel() if wanted else None
-    if kernel is None and backend == "kernel":
-        raise ImportError("the kernels need the package triton")
-    if kernel is not None and kernel.serves(tensor):
-        return kernel
-    return plain_reader(tensor.device)
 
+    name: str
 
-def plain_reader(device: torch.device) -> ModuleType:
-    """Returns the module that reads any tensor of a device."""
-    return cpu if device.type == "cpu" else pytorch
+    def supports(self, tensor: Tensor) -> bool:
+        """Returns whether this reader can read a measurable tensor of its device."""
+        ...
 
+    def measure_into(
+        self,
+        out: TensorStatistics,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds the statistics of tensors to rows of `out`.
 
-def give_up_kernels(error: Exception) -> None:
-    """Says once that the kernels are not used any more: no compiler, an old card, a bug."""
-    if not _failures:
-        _failures.append(error)
-        logger.warning(
-            "tbtrainer's Triton kernels failed (%s: %s); plain PyTorch takes their place, with the "
-            "same results at a higher cost.",
-            type(error).__name__,
-            error,
-        )
+        Args:
+            out: Where the statistics are added, on the tensors' `statistics_device`.
+            rows: The row of each tensor; several tensors may share a row.
+            tensors: On one device, each with an element, and supported.
+            loss_scale: What every element is divided by first, a scalar tensor.
+        """
+        ...
 
+    def linear_into(
+        self,
+        out: Tensor,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        minimum: Tensor,
+        maximum: Tensor,
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds to `out` the elements in equal buckets between the ends of each row.
 
-@functools.cache
-def _kernel() -> ModuleType | None:
-    try:
-        from tbtrainer.statistics.readers import kernels
-    except ImportError:
-        return None
-    return kernels
+        Args:
+            out: int64, shape (rows, LINEAR_BUCKET_COUNT), on the tensors' `statistics_device`.
+            rows: As for `measure_into`.
+            tensors: As for `measure_into`.
+            minimum: Lower end of each row of `out`. float64, shape (rows,), beside `out`.
+            maximum: Upper end of each row of `out`. float64, shape (rows,), beside `out`.
+            loss_scale: As for `measure_into`.
+        """
+        ...

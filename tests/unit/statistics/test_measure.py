@@ -14,7 +14,8 @@ from tbtrainer.statistics import (
     measure,
 )
 from tbtrainer.statistics.buckets import ZERO_BUCKET
-from tbtrainer.statistics.readers import cpu, cpu_small, pytorch
+from tbtrainer.statistics.readers import cpu, cpu_small
+from tbtrainer.statistics.readers.pytorch import PytorchReader
 
 CPU = torch.device("cpu")
 
@@ -27,14 +28,14 @@ EXTREME = [0.0, -0.0, 1e-45, -1e-40, 1e-300, 3e38, -3e38, 1e308, np.inf, -np.inf
 def by_pytorch(tensors: list[torch.Tensor]) -> TensorStatistics:
     """The path of other devices, which runs on the CPU as well."""
     found = TensorStatistics.empty(len(tensors), CPU)
-    pytorch.measure_into(found, tensors, None)
+    PytorchReader().measure_into(found, range(len(tensors)), tensors, None)
     return found
 
 
 def by_chunks(tensors: list[torch.Tensor]) -> TensorStatistics:
     """The CPU path of large tensors, also for small ones."""
     found = TensorStatistics.empty(len(tensors), CPU)
-    cpu._measure_large(found, dict(enumerate(tensors)), None)
+    cpu._measure_large(found, list(enumerate(tensors)), None)
     return found
 
 

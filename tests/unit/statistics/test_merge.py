@@ -6,21 +6,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from torch.utils.tensorboard.summary import histogram_raw
 
-from tbtrainer.statistics import LINEAR_MAX_ELEMENTS, Histogram, histograms, measure, measure_linear
+from tbtrainer.statistics import (
+    Histogram,
+    SnapshotRows,
+    WholeTensors,
+    histograms,
+    take_snapshot,
+)
 
 CPU = torch.device("cpu")
 SIZE = 200_000
 
 
 def histogram_of(*tensors: torch.Tensor, buckets: int = 64) -> list[Histogram | None]:
-    statistics = measure(tensors, CPU)
-    rows = [row for row, t in enumerate(tensors) if t.numel() <= LINEAR_MAX_ELEMENTS]
-    linear = measure_linear(
-        [tensors[row] for row in rows], statistics.minimum[rows], statistics.maximum[rows]
-    )
-    return histograms(statistics, linear.numpy(), rows, buckets)
+    names = [str(row) for row in range(len(tensors))]
+    rows = SnapshotRows.of(names, [tensor.numel() for tensor in tensors], CPU)
+    return histograms(take_snapshot(lambda: tensors, rows, WholeTensors()), buckets)
 
 
 def edges_of(histogram: Histogram) -> np.ndarray:
@@ -116,6 +119,32 @@ def test_merging_keeps_the_total_and_the_ends(values, buckets):
     assert (histogram.bucket_counts >= 0).all()
 
 
+DRAWN = st.sampled_from([0.0, 0.3, 1.0, 1.2, -0.7, 3.0, 50.0, -1e-3, -2000.0, 1e6])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(DRAWN, min_size=1, max_size=5, unique=True),
+    st.lists(st.lists(DRAWN, min_size=1, max_size=5), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_a_row_is_merged_alike_whatever_its_batch(values, others, large):
+    repeats = 20_000 if large else 3
+    tensors = [torch.tensor(row).repeat(repeats) for row in (values, *others)]
+    alone, beside = histogram_of(tensors[0])[0], histogram_of(*tensors)[0]
+    np.testing.assert_array_equal(alone.bucket_limits, beside.bucket_limits)
+    np.testing.assert_array_equal(alone.bucket_counts, beside.bucket_counts)
+
+
+def test_an_incomplete_linear_pass_is_not_used():
+    values = 1 + normal(768, 0.01)
+    rows = SnapshotRows.of(["a"], [768], CPU)
+    snapshot = take_snapshot(lambda: [values], rows, WholeTensors())
+    snapshot.linear[0, snapshot.linear[0].argmax()] -= 1
+    (histogram,) = histograms(snapshot, 64)
+    assert histogram.bucket_counts.sum() == 768
+
+
 def test_the_zeros_of_a_small_tensor_have_a_bucket_without_width():
     beside = (normal(3000, 0.1) + 1).where(torch.arange(3000) % 3 > 0, 0.0)
     for values in (beside, -beside, (torch.arange(999) % 3 - 1) * 0.02):
@@ -137,15 +166,6 @@ def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values):
 
 def test_a_histogram_event_takes_no_more_than_a_kilobyte_and_a_quarter():
     (histogram,) = histogram_of(normal(SIZE))
-    proto = HistogramProto(
-        min=histogram.minimum,
-        max=histogram.maximum,
-        num=histogram.count,
-        sum=histogram.sum,
-        sum_squares=histogram.sum_of_squares,
-        bucket_limit=histogram.bucket_limits,
-        bucket=histogram.bucket_counts,
-    )
     tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
-    event = Event(summary=Summary(value=[Summary.Value(tag=tag, histo=proto)]), step=1000)
+    event = Event(summary=histogram_raw(tag, **histogram.raw_fields()), step=1000)
     assert event.ByteSize() <= 1280

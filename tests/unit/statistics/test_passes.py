@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbtrainer.statistics import TensorStatistics, measure, measure_linear
-from tbtrainer.statistics.readers import cpu, pytorch
+from tbtrainer.statistics.readers import cpu, cpu_small, pytorch
 from tbtrainer.statistics.readers.pieces import pieces
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_threads_and_chunks_change_no_number(monkeypatch, threads, dtype):
     tensors = [(normal(300, 11 + row, seed=row) * 9).to(dtype) for row in range(4)]
     tensors.append(tensors[0][::2, 1::3])
     expected = measure(tensors, CPU)
-    monkeypatch.setattr(cpu, "SMALL_MAX_ELEMENTS", 0)
+    monkeypatch.setattr(cpu_small, "SMALL_MAX_ELEMENTS", 0)
     monkeypatch.setattr(cpu, "CHUNK", 64)
     monkeypatch.setattr(cpu, "_TORCH_SERIAL", 24)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -130,8 +130,8 @@ def test_no_memory_in_proportion_to_the_tensor_is_taken(monkeypatch, dtype, stri
     assert numpy_bytes <= 2**23
 
 
-@pytest.mark.parametrize("divisor", [None, 1024.0])
-def test_another_device_is_never_waited_for(monkeypatch, divisor):
+@pytest.mark.parametrize("loss_scale", [None, 1024.0])
+def test_another_device_is_never_waited_for(monkeypatch, loss_scale):
     # The meta device has no values: what would have to wait for one raises.
     monkeypatch.setattr(pytorch, "CHUNK", 2**15)
     device = torch.device("meta")
@@ -141,7 +141,7 @@ def test_another_device_is_never_waited_for(monkeypatch, divisor):
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int8)
     ]
     tensors += [None, torch.empty(300, 300, device=device).t()[::2]]
-    scale = None if divisor is None else torch.full((), divisor, device=device)
+    scale = None if loss_scale is None else torch.full((), loss_scale, device=device)
     found = measure(tensors, device, scale)
     linear = measure_linear(tensors, found.minimum, found.maximum, scale)
     assert linear.device == found.buckets.device == device
@@ -164,8 +164,10 @@ def test_every_device_finds_the_same(rows, batched, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pytorch, "CHUNK", chunk)
         patch.setattr(pytorch, "SMALL_MAX_ELEMENTS", 100 if batched else 0)
-        pytorch.measure_into(found, tensors, None)
-        pytorch.linear_into(linear_found, tensors, expected.minimum, expected.maximum, None)
+        reader, rows = pytorch.PytorchReader(), range(len(tensors))
+        reader.measure_into(found, rows, tensors, None)
+        ends = expected.minimum, expected.maximum
+        reader.linear_into(linear_found, rows, tensors, *ends, None)
     for name in set(FIELDS) - {"sum", "sum_of_squares"}:
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     scale = [float(np.abs(t[t.isfinite()].double().numpy()).sum()) for t in tensors]

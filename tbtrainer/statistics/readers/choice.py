@@ -1,0 +1,84 @@
+"""Which reader reads a tensor: NumPy in main memory, Triton kernels, or plain PyTorch."""
+
+import functools
+import logging
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tbtrainer.statistics.devices import has_float64
+from tbtrainer.statistics.readers.cpu import CpuReader
+from tbtrainer.statistics.readers.host_copy import HostCopyReader
+from tbtrainer.statistics.readers.pytorch import PytorchReader
+from tbtrainer.statistics.readers.reader import Reader
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "plain", "kernel"]
+
+_CPU_READER = CpuReader()
+_HOST_COPY_READER = HostCopyReader()
+_PYTORCH_READER = PytorchReader()
+# Why the kernels are not used any more in this process; empty while none has failed. Texts, because
+# an exception would keep the tensors of its frames alive.
+_kernel_failures: list[str] = []
+
+
+def reader_of(tensor: Tensor, backend: Backend) -> Reader:
+    """Returns the reader of a tensor.
+
+    Args:
+        tensor: Strided and not empty.
+        backend: `"plain"` for PyTorch and NumPy alone; `"kernel"` for the kernels wherever they
+            support the tensor, on the CPU too, where Triton's interpreter runs them; `"auto"` for
+            the kernels where they are faster: on CUDA devices, while none has failed.
+
+    Raises:
+        ImportError: `backend` is `"kernel"` and Triton is not installed.
+    """
+    wanted = backend == "kernel" or (
+        backend == "auto" and tensor.device.type == "cuda" and not _kernel_failures
+    )
+    kernels = _kernel_reader() if wanted else None
+    if kernels is None and backend == "kernel":
+        raise ImportError("the kernels need the package triton")
+    if kernels is not None and kernels.supports(tensor):
+        return kernels
+    return plain_reader(tensor.device)
+
+
+def plain_reader(device: torch.device) -> Reader:
+    """Returns the reader that supports every measurable tensor of a device."""
+    if device.type == "cpu":
+        return _CPU_READER
+    return _PYTORCH_READER if has_float64(device) else _HOST_COPY_READER
+
+
+def give_up_kernels(error: Exception) -> None:
+    """Stops using the kernels in this process: no compiler, an unsupported GPU, a bug."""
+    if not _kernel_failures:
+        logger.warning(
+            "tbtrainer's Triton kernels failed (%s: %s). From now on plain PyTorch reads the "
+            "tensors, with the same results at a higher cost.",
+            type(error).__name__,
+            error,
+        )
+    _kernel_failures.append(f"{type(error).__name__}: {error}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, which may be over at the next snapshot."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    # Triton raises a RuntimeError of its own when a launch finds no memory.
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+
+
+@functools.cache
+def _kernel_reader() -> Reader | None:
+    try:
+        from tbtrainer.statistics.readers.kernels import KernelReader
+    except ImportError:
+        return None
+    return KernelReader()

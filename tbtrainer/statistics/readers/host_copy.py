@@ -1,0 +1,57 @@
+"""Reads tensors of a device without float64, such as Apple's MPS, in main memory."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tbtrainer.statistics.readers.batches import batches
+from tbtrainer.statistics.readers.cpu import CpuReader
+from tbtrainer.statistics.tensor_statistics import TensorStatistics
+
+# Elements copied at a time, which bounds the memory of the copy.
+_MOST_COPIED = 2**22
+
+
+class HostCopyReader:
+    """Copies a bounded number of elements at a time to main memory and reads them there.
+
+    Such a device has neither the float64 that sums need nor, on MPS, all of the 64-bit integer
+    operations that counts need. It shares its memory with the CPU, so the copy is cheap. The copy
+    waits for the device.
+    """
+
+    name = "host copy"
+
+    def __init__(self) -> None:
+        self._cpu = CpuReader()
+
+    def supports(self, tensor: Tensor) -> bool:
+        """Returns true: every measurable tensor can be copied."""
+        return True
+
+    def measure_into(
+        self,
+        out: TensorStatistics,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds the statistics of tensors to rows of `out`; see `Reader`."""
+        for batch in batches(rows, tensors, _MOST_COPIED):
+            copies = batch.values.to(torch.device("cpu")).split(batch.sizes)
+            self._cpu.measure_into(out, batch.rows, copies, loss_scale)
+
+    def linear_into(
+        self,
+        out: Tensor,
+        rows: Sequence[int],
+        tensors: Sequence[Tensor],
+        minimum: Tensor,
+        maximum: Tensor,
+        loss_scale: Tensor | None,
+    ) -> None:
+        """Adds to `out` the elements in equal buckets between the ends of each row."""
+        for batch in batches(rows, tensors, _MOST_COPIED):
+            copies = batch.values.to(torch.device("cpu")).split(batch.sizes)
+            self._cpu.linear_into(out, batch.rows, copies, minimum, maximum, loss_scale)

@@ -1,0 +1,82 @@
+"""An accelerator that exists in tests only: tensors that claim a device and compute on the CPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+
+class AcceleratorTensor(Tensor):
+    """A tensor on the accelerator.
+
+    Args:
+        inner: The same values on the CPU.
+        device: What it claims to be on.
+    """
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, device: torch.device) -> "AcceleratorTensor":
+        tensor = Tensor._make_wrapper_subclass(
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=device,
+        )
+        tensor.inner = inner
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuses to work outside of the mode."""
+        raise RuntimeError(f"{func} outside of the accelerator's mode")
+
+
+class Accelerator(TorchDispatchMode):
+    """While on, a device exists whose non-blocking copies to the CPU never arrive.
+
+    Args:
+        name: Type of the device.
+        has_float64: Whether it holds float64; if not, making such a tensor raises, as on MPS.
+    """
+
+    def __init__(self, name: str, has_float64: bool = True) -> None:
+        super().__init__()
+        self.device = torch.device(name, 0)
+        self._has_float64 = has_float64
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor on the accelerator."""
+        if tensor.dtype == torch.float64 and not self._has_float64:
+            raise TypeError(f"{self.device.type} does not support float64")
+        return AcceleratorTensor(tensor, self.device)
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Computes on the CPU and returns tensors on the accelerator, or on the CPU if copied."""
+        kwargs = dict(kwargs or {})
+        operands = [a for a in torch.utils._pytree.tree_leaves((args, kwargs))]
+        on_accelerator = any(isinstance(a, AcceleratorTensor) for a in operands)
+        target = kwargs.get("device")
+        if target is not None:
+            on_accelerator_after = torch.device(target).type == self.device.type
+            kwargs["device"] = torch.device("cpu")
+        else:
+            on_accelerator_after = on_accelerator
+        args, kwargs = tree_map(
+            lambda a: a.inner if isinstance(a, AcceleratorTensor) else a, (args, kwargs)
+        )
+        result = func(*args, **kwargs)
+        if on_accelerator_after:
+            return tree_map(lambda r: self.put(r) if isinstance(r, Tensor) else r, result)
+        if on_accelerator and kwargs.get("non_blocking") and isinstance(result, Tensor):
+            # What a copy in flight looks like to whoever reads it too early.
+            return torch.full_like(result, torch.nan if result.is_floating_point() else -(2**40))
+        return result
