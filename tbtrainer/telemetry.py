@@ -51,7 +51,8 @@ class Telemetry:
         writes = writer is not None
         everything = parameter_table(model, is_world_process_zero=writes)
         shown = everything.select(arguments.histogram_include, arguments.histogram_exclude)
-        self._shown = shown
+        self._everything, self._shown = everything, shown
+        self._isolation = isolation
         self._last_gradients = self._last_parameters = -1
         failure: Exception | None = None
         try:
@@ -80,9 +81,15 @@ class Telemetry:
         if step == self._last_gradients:
             return
         self._last_gradients = step
-        self._norms.accumulate(loss_scale)
+        gradients: list[Tensor | None] | None = None
+        with self._isolation.guard("list the gradients"):
+            gradients = self._everything.gradients()
+        self._norms.accumulate(gradients, loss_scale)
         if "gradients" in self._targets and self._schedule.is_due(step):
-            self._histograms.record("gradients", step, self._shown.gradients, loss_scale)
+            chosen = self._shown.selected(gradients or [None] * len(self._everything.rows))
+            self._histograms.record(
+                "gradients", step, lambda: self._shown.measurable("gradient", chosen), loss_scale
+            )
 
     @torch.no_grad()
     def observe_parameters(self, step: int, training_ends: bool = False) -> None:
@@ -120,8 +127,9 @@ def norm_scalars(summary: GradientNormSummary) -> dict[str, float]:
     if summary.steps == 0:
         return scalars
     scalars.update({f"grad_norm/{name}": value for name, value in summary.rms.items()})
-    scalars["grad_norm/total"] = summary.total
-    scalars["train/grad_norm_max"] = summary.maximum
+    if summary.total is not None and summary.maximum is not None:
+        scalars["grad_norm/total"] = summary.total
+        scalars["train/grad_norm_max"] = summary.maximum
     if summary.clipped is not None and summary.clip_fraction is not None:
         scalars["train/grad_norm_clipped"] = summary.clipped
         scalars["train/grad_clip_fraction"] = summary.clip_fraction

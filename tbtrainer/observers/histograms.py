@@ -12,8 +12,8 @@ from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import (
     ParameterTable,
-    breaches,
     count_buffer,
+    count_mismatches,
     reduce_counts,
     reduce_extremes,
 )
@@ -60,7 +60,9 @@ class HistogramRecorder:
         self._isolation = isolation
         # Decided by the global size alone: every rank decides alike, and nobody asks the device.
         self._linear_rows = [
-            index for index, row in enumerate(table.rows) if row.global_count <= LINEAR_MAX_ELEMENTS
+            index
+            for index, row in enumerate(table.rows)
+            if row.global_count is not None and row.global_count <= LINEAR_MAX_ELEMENTS
         ]
         # What a rank contributes that could not measure, and where counts are put together: made
         # now, because a rank without memory left has to reach the collectives all the same.
@@ -130,7 +132,7 @@ class HistogramRecorder:
         statistics = statistics or nothing
         minimum, maximum = statistics.minimum, statistics.maximum
         if self._table.needs_reduction:
-            minimum, maximum = reduce_extremes(minimum, maximum, self._table.group)
+            minimum, maximum = reduce_extremes(minimum, maximum, None)
         with self._isolation.guard("measure the small tensors of a snapshot"):
             if tensors is not None:
                 chosen = [tensors[row] for row in self._linear_rows]
@@ -139,7 +141,7 @@ class HistogramRecorder:
         linear = no_linear if linear is None else linear
         statistics = statistics.with_extremes(minimum, maximum)
         if self._table.needs_reduction:
-            return reduce_counts(statistics, linear, self._table.group, self._buffer)
+            return reduce_counts(statistics, linear, None, self._buffer)
         return statistics, linear
 
     def _write(self, target: str, step: int, snapshot: HostSnapshot) -> None:
@@ -147,7 +149,7 @@ class HistogramRecorder:
         with self._isolation.guard(f"write the histograms of the {target}"):
             statistics, linear = snapshot.arrived()
             wrong = set()
-            for index, problem in breaches(self._table, statistics.count):
+            for index, problem in count_mismatches(self._table, statistics.count):
                 wrong.add(index)
                 logger.error("tbtrainer has a bug, and leaves a histogram out: %s", problem)
             rows = histograms(statistics, linear, self._linear_rows, self._max_buckets)

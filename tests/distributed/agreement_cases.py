@@ -21,7 +21,7 @@ from tbtrainer.isolation import Isolation
 from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
-from tbtrainer.sharding import breaches, parameter_table
+from tbtrainer.sharding import count_mismatches, parameter_table
 from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics
 from tbtrainer.telemetry import Telemetry
@@ -71,7 +71,7 @@ def one_rank_cannot_list() -> list[str]:
 class Failing(DTensorAdapter):
     """Stands for a library that changed."""
 
-    def parameter_part(self, parameter: Tensor) -> Tensor | None:
+    def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
         """Fails."""
         raise AttributeError("it is kept in another way")
 
@@ -86,7 +86,7 @@ def one_rank_cannot_read() -> dict[str, Any]:
         table.rows[spoilt] = replace(table.rows[spoilt], adapter=Failing())
     found, _ = whole_statistics(table, table.parameters(), None)
     return {
-        "breaches": [problem for _, problem in breaches(table, found.count)],
+        "breaches": [problem for _, problem in count_mismatches(table, found.count)],
         "right": int((found.count == torch.tensor([r.global_count for r in table.rows])).sum()),
         "rows": len(table.rows),
     }
@@ -138,7 +138,8 @@ def sparse_gradient() -> list[bool]:
     table = table_of(model)
     for _ in range(2):
         model(torch.tensor([1, 2])).sum().backward()
-        seen = [gradient is not None for gradient in table.gradients()]
+        gradients = table.measurable("gradient", table.gradients())
+        seen = [gradient is not None for gradient in gradients]
     return seen
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tbtrainer.sharding import (
     ParameterTable,
-    breaches,
+    count_mismatches,
     parameter_table,
     reduce_counts,
     reduce_extremes,
@@ -154,11 +154,11 @@ def whole_statistics(
     found = measure(parts, CPU, scale)
     minimum, maximum = found.minimum, found.maximum
     if table.needs_reduction:
-        minimum, maximum = reduce_extremes(minimum, maximum, table.group)
+        minimum, maximum = reduce_extremes(minimum, maximum, None)
     linear = measure_linear(parts, minimum, maximum, scale)
     found = found.with_extremes(minimum, maximum)
     if table.needs_reduction:
-        found, linear = reduce_counts(found, linear, table.group)
+        found, linear = reduce_counts(found, linear, None)
     return found, linear
 
 
@@ -174,7 +174,9 @@ def compare(
     found, linear = whole_statistics(table, parts, scale)
     if dist.get_rank() != 0:
         return
-    verdict.differences += [f"{place}: {problem}" for _, problem in breaches(table, found.count)]
+    verdict.differences += [
+        f"{place}: {problem}" for _, problem in count_mismatches(table, found.count)
+    ]
     buckets = measure(full, CPU, scale).buckets
     for index, (row, tensor) in enumerate(zip(table.rows, full, strict=True)):
         expected = _reference(tensor, scale)
