@@ -120,7 +120,7 @@ class GradientNorms:
         """
         window = self._window.taken()
         unread, self._unread = self._unread, {}
-        if window.finite_steps + window.nonfinite_steps == 0:
+        if window is None or window.finite_steps + window.nonfinite_steps == 0:
             return None
         steps = max(window.finite_steps, 1)
         missing = self._missing(window.unread, unread)

@@ -77,7 +77,7 @@ class NormWindow:
         self._max_norm = max_norm
         self._reduces = reduces
         self._steps = 0
-        self._sums = _Sums.empty(rows, self._sent.device)
+        self._sums: _Sums | None = None
 
     @contextmanager
     def step(self) -> Iterator[Tensor]:
@@ -99,11 +99,14 @@ class NormWindow:
         """Marks a row as not known in this window."""
         self._lines[0, row : row + 1].fill_(1.0)
 
-    def taken(self) -> WindowTotals:
-        """Returns what the window came to, and begins a new one. Waits for the device once."""
+    def taken(self) -> WindowTotals | None:
+        """Returns what the window came to, and begins a new one; `None` if it holds no step.
+
+        Waits for the device once.
+        """
         self._fold()
-        sums, self._sums = self._sums, _Sums.empty(self._lines.shape[1] - 1, self._sent.device)
-        return sums.on_host()
+        sums, self._sums = self._sums, None
+        return None if sums is None else sums.on_host()
 
     def _fold(self) -> None:
         """Adds the steps kept so far to the sums."""
@@ -118,7 +121,8 @@ class NormWindow:
         if self._reduces:
             reduce_sum(lines)
         try:
-            self._sums = self._sums.with_steps(lines, self._max_norm)
+            sums = _Sums.of(lines, self._max_norm)
+            self._sums = sums if self._sums is None else self._sums.plus(sums)
         finally:
             self._lines[: steps + 1].zero_()
 
@@ -136,34 +140,29 @@ class _Sums:
     totals: Tensor
 
     @classmethod
-    def empty(cls, rows: int, device: torch.device) -> "_Sums":
-        return cls(
-            torch.zeros(2, rows, dtype=torch.float64, device=device),
-            torch.zeros(5, dtype=torch.float64, device=device),
-        )
-
-    def with_steps(self, lines: Tensor, max_norm: float) -> "_Sums":
-        """Adds the lines of a `NormWindow`, squared and of all ranks together."""
+    def of(cls, lines: Tensor, max_norm: float) -> "_Sums":
+        """Adds up the lines of a `NormWindow`, squared and of all ranks together."""
         squares, measured = lines[1:, :-1], lines[1:, -1] == 0
         totals = squares.sum(dim=1)
         is_finite = totals.isfinite()
         finite, nonfinite = measured & is_finite, measured & ~is_finite
         totals = totals.where(finite, 0.0)
         limit = float(max_norm) ** 2
-        steps, others, largest, clipped_squares, clipped = self.totals.unbind()
-        of_rows = torch.stack([squares.where(finite[:, None], 0.0).sum(dim=0), lines[0, :-1]])
-        return _Sums(
-            self.rows + of_rows,
-            torch.stack(
-                [
-                    steps + finite.sum(),
-                    others + nonfinite.sum(),
-                    torch.maximum(largest, totals.max()),
-                    clipped_squares + totals.clamp(max=limit).sum(),
-                    clipped + (totals > limit).sum(),
-                ]
-            ),
+        of_steps = (
+            finite.sum(),
+            nonfinite.sum(),
+            totals.max(),
+            totals.clamp(max=limit).sum(),
+            (totals > limit).sum(),
         )
+        of_rows = (squares.where(finite[:, None], 0.0).sum(dim=0), lines[0, :-1])
+        return cls(torch.stack(of_rows), torch.stack([n.to(torch.float64) for n in of_steps]))
+
+    def plus(self, later: "_Sums") -> "_Sums":
+        """The sums of both."""
+        totals = self.totals + later.totals
+        totals[2] = torch.maximum(self.totals[2], later.totals[2])
+        return _Sums(self.rows + later.rows, totals)
 
     def on_host(self) -> WindowTotals:
         """Copies the sums to the host, once."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor, Partial
 
 from tbtrainer import TensorBoardArguments
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
@@ -25,7 +27,7 @@ from tbtrainer.sharding import count_mismatches, parameter_table
 from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics
 from tbtrainer.telemetry import Telemetry
-from tests.distributed.odd_model import OddModel
+from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.verification import CPU, Collected, whole_statistics
 from tests.events import event_files, histograms
 
@@ -181,6 +183,49 @@ def collectives() -> dict[str, Any]:
     return found
 
 
+def zero_biases_that_differ() -> list[str]:
+    """Parts that begin with zeros on every rank, as those of a bias do: the ends differ."""
+    model = OddModel()
+    with torch.no_grad():
+        model.frozen.bias.zero_()
+        model.frozen.bias[-1] = float(rank())
+        model.frozen.weight.fill_(torch.nan)
+    return [row.name for row in table_of(model).rows]
+
+
+def one_rank_has_no_memory_for_norms() -> dict[str, Any]:
+    """An error wherever norms allocate, on one rank; the norms of the steps around are right."""
+    model = OddModel()
+    fully_shard(model)
+    table = table_of(model)
+    norms = GradientNorms(table, "total", 0.0, CPU, Isolation("warn"))
+    expected: list[float] = []
+    places = [None, (torch, "stack"), (torch, "cat"), (torch, "tensor"), (torch, "empty"), None]
+    for step, place in enumerate(places):
+        model.zero_grad()
+        model(batch(step, rank())).backward()
+        # A gradient of another kind, so that the norms are planned anew at every step.
+        model.scale.grad = None if step % 2 else torch.zeros_like(model.scale)
+        if place is None:
+            squares = [
+                p.grad.full_tensor().square().sum()
+                for p in model.parameters()
+                if p.grad is not None
+            ]
+            expected.append(float(sum(squares)))
+        gradients = table.gradients()
+        with mock.patch.object(*place, out_of_memory) if rank() and place else nullcontext():
+            norms.accumulate(gradients)
+    summary = norms.summary()
+    assert summary is not None
+    return {
+        "steps": summary.steps,
+        "nonfinite_steps": summary.nonfinite_steps,
+        "total": summary.total,
+        "expected": (sum(expected) / len(expected)) ** 0.5,
+    }
+
+
 CASES = (
     parts_of_an_unknown_sharding,
     marked_parts,
@@ -192,12 +237,16 @@ CASES = (
     sparse_gradient,
     partial_sums,
     collectives,
+    zero_biases_that_differ,
+    one_rank_has_no_memory_for_norms,
 )
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     verdicts = {}
     for case in CASES:
+        if sys.argv[1:] and case.__name__ not in sys.argv[1:]:
+            continue
         messages: list[str] = []
         handler = Collected(messages)
         logging.getLogger("tbtrainer").addHandler(handler)
