@@ -63,6 +63,18 @@ class Histogram:
     bucket_limits: NDArray[np.float64]
     bucket_counts: NDArray[np.float64]
 
+    def raw_fields(self) -> dict[str, Any]:
+        """Returns the keyword arguments of `SummaryWriter.add_histogram_raw`."""
+        return {
+            "min": self.minimum,
+            "max": self.maximum,
+            "num": self.count,
+            "sum": self.sum,
+            "sum_squares": self.sum_of_squares,
+            "bucket_limits": self.bucket_limits,
+            "bucket_counts": self.bucket_counts,
+        }
+
 
 @dataclass(frozen=True)
 class HistogramRecord:

@@ -1,20 +1,20 @@
 """Gradient norms of every step, for almost nothing: kept on the device until a logging step."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tbtrainer.isolation import Isolation
-from tbtrainer.sharding import ParameterTable, reduce_sum
+from tbtrainer.observers.norm_window import NormWindow
+from tbtrainer.sharding import ParameterTable
 from tbtrainer.sharding.parameter_names import block_name
+from tbtrainer.statistics.norms import TensorNorms
 
-# torch 2.13's CPU norm adds float32 in one running sum per lane: 4e-4 off after 11 million
-# elements. Norms of chunks this long are right to 1e-6, and are put together in float64.
-_CPU_CHUNK = 16_384
-# Steps are folded into running sums when they would hold more than this.
-_WINDOW_BYTES = 4 * 2**20
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,30 @@ class GradientNormSummary:
     Attributes:
         steps: Steps of the window whose gradients were finite.
         nonfinite_steps: Steps with a NaN or an infinity in some gradient; they count nowhere else.
-        rms: Root mean square over the steps, by group name.
-        total: Root mean square over the steps of the norm of all gradients together.
-        maximum: Largest norm of all gradients together.
-        clipped: Root mean square of that norm after clipping to `max_grad_norm`; `None` without
-            clipping.
-        clip_fraction: Share of the steps that were clipped; `None` without clipping.
+        rms: Root mean square over the steps, by group name. Groups whose parameters are all frozen,
+            and groups with a gradient that cannot be read, are left out.
+        total: Root mean square over the steps of the norm of all gradients together; `None` while a
+            gradient of a trained parameter cannot be read.
+        maximum: Largest norm of all gradients together; `None` as `total`.
+        clipped: Root mean square of that norm after clipping to `max_grad_norm`; `None` as `total`,
+            and without clipping.
+        clip_fraction: Share of the steps that were clipped; `None` as `clipped`.
     """
 
     steps: int
     nonfinite_steps: int
     rms: dict[str, float]
-    total: float
-    maximum: float
+    total: float | None
+    maximum: float | None
     clipped: float | None
     clip_fraction: float | None
 
 
 class GradientNorms:
-    """Sums of squares of the gradients, by group and step.
+    """Norms of the gradients, by parameter and step.
 
-    Nothing here waits for the device but `summary`, which is called at logging steps.
+    Nothing here waits for the device but `summary`, which is called at logging steps. All memory
+    that a rank needs to reach the collectives is allocated here, up front.
 
     Args:
         table: The parameters, and which part of each this rank counts.
@@ -65,161 +68,127 @@ class GradientNorms:
         self._isolation = isolation
         self._table = table
         self._max_grad_norm = max_grad_norm
-        self._device = device
+        self._detail = detail
         groups = [_group_of(row.name, detail) for row in table.rows]
-        self._names = sorted(set(groups), key=groups.index)
-        self._group_of_row = [self._names.index(group) for group in groups]
-        self._shows_groups = detail != "total"
-        self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
-        self._steps: list[Tensor] = []
-        self._capacity = max(1, _WINDOW_BYTES // (8 * max(len(self._names), 1)))
-        self._window = _Window.empty(len(self._names), device)
+        self._groups = list(dict.fromkeys(groups))
+        number_of = {group: number for number, group in enumerate(self._groups)}
+        self._group_of_row = np.array([number_of[group] for group in groups], dtype=np.int64)
+        self._norms = TensorNorms(len(table.rows), device)
+        self._window = NormWindow(
+            len(table.rows),
+            self._norms.dtype,
+            self._norms.unit,
+            device,
+            max_grad_norm,
+            table.needs_reduction,
+        )
+        self._unread: dict[int, str] = {}
+        self._warned_of_missing = False
 
-    def accumulate(self, divisor: Tensor | None = None) -> None:
-        """Adds the gradients of one optimizer step, as they are now.
+    def accumulate(
+        self, gradients: Sequence[Tensor | None] | None, loss_scale: Tensor | None = None
+    ) -> None:
+        """Adds the gradients of one optimizer step.
+
+        Under sharding this can be a collective: call it on every rank at the same steps, even if
+        the gradients could not be listed.
 
         Args:
-            divisor: The loss scale the gradients are still multiplied by, a scalar tensor.
+            gradients: From `ParameterTable.gradients` at this step; `None` if that failed.
+            loss_scale: What the gradients are still multiplied by, a scalar tensor.
         """
-        try:
-            squares = self._sums_of_squares(self._table.gradients())
-        except Exception as error:
-            # The step has to be kept: the other ranks will reduce as many.
-            self._isolation.report("read the norms of the gradients", error)
-            squares = torch.full((len(self._names),), torch.nan, dtype=torch.float64)
-            squares = squares.to(self._device, non_blocking=True)
-        if divisor is not None:
-            squares = squares / divisor.to(squares.device, torch.float64) ** 2
-        self._steps.append(squares)
-        # Every rank counts the same steps, so every rank folds, and reduces, at the same one.
-        if len(self._steps) >= self._capacity:
-            self._fold()
+        with self._window.step() as norms:
+            try:
+                if gradients is None:
+                    raise RuntimeError("the gradients could not be listed")
+                self._norms.into(norms, gradients)
+                if loss_scale is not None:
+                    scale = loss_scale.to(norms.dtype)
+                    norms.div_(scale.to(norms.device, non_blocking=True))
+                for row, reason in (self._table.unread_gradients | self._norms.unreadable).items():
+                    self._unread[row] = reason
+                    self._window.mark_unread(row)
+            except Exception as error:
+                # The step is kept: the other ranks will reduce as many.
+                self._window.mark_missing()
+                self._isolation.report("read the norms of the gradients", error)
 
     def summary(self) -> GradientNormSummary | None:
         """Returns the window's norms and begins a new window; `None` if it holds no step.
 
         Waits for the device once. Under sharding this is a collective: call it on every rank.
         """
-        self._fold()
-        window, self._window = self._window, _Window.empty(len(self._names), self._device)
-        group_squares, (finite, others, largest, clipped_squares, clipped) = window.on_host()
-        if finite + others == 0:
+        window = self._window.taken()
+        unread, self._unread = self._unread, {}
+        if window is None or window.finite_steps + window.nonfinite_steps == 0:
             return None
-        steps = max(finite, 1.0)
-        mean = [squares / steps for squares in group_squares]
-        clips = self._max_grad_norm > 0
+        steps = max(window.finite_steps, 1)
+        missing = self._missing(window.unread, unread)
+        self._warn_of_missing(missing)
+        total = maximum = clipped = clip_fraction = None
+        if not missing:
+            total = (float(window.squares.sum()) / steps) ** 0.5
+            maximum = window.largest_square**0.5
+            if self._max_grad_norm > 0:
+                clipped = (window.clipped_squares / steps) ** 0.5
+                clip_fraction = window.clipped_steps / steps
         return GradientNormSummary(
-            steps=int(finite),
-            nonfinite_steps=int(others),
-            rms={
-                name: square**0.5
-                for name, square in zip(self._names, mean, strict=True)
-                if self._shows_groups
-            },
-            total=sum(mean) ** 0.5,
-            maximum=largest**0.5,
-            clipped=(clipped_squares / steps) ** 0.5 if clips else None,
-            clip_fraction=clipped / steps if clips else None,
+            steps=window.finite_steps,
+            nonfinite_steps=window.nonfinite_steps,
+            rms=self._rms(window.squares / steps, missing) if self._detail != "total" else {},
+            total=total,
+            maximum=maximum,
+            clipped=clipped,
+            clip_fraction=clip_fraction,
         )
 
-    def _sums_of_squares(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Sum of squares of this rank's part of the gradients. float64, shape (groups,)."""
-        sums = torch.zeros(len(self._names), dtype=torch.float64, device=self._device)
-        by_device: dict[torch.device, tuple[list[Tensor], list[int]]] = {}
-        for gradient, group in zip(gradients, self._group_of_row, strict=True):
-            if gradient is None or gradient.numel() == 0:
-                continue
-            parts, part_groups = by_device.setdefault(gradient.device, ([], []))
-            chunks = _chunks(gradient)
-            parts.extend(chunks)
-            part_groups.extend([group] * len(chunks))
-        for device, (parts, part_groups) in by_device.items():
-            norms = torch.stack(_norms(parts)).to(torch.float64)
-            index = self._index(tuple(part_groups), device)
-            partial = torch.zeros(len(self._names), dtype=torch.float64, device=device)
-            sums += partial.index_add_(0, index, norms * norms).to(self._device, non_blocking=True)
-        return sums
+    def _rms(self, squares: "np.ndarray", missing: dict[str, str]) -> dict[str, float]:
+        """Norms by group, of the groups that are trained and known."""
+        sums = np.bincount(self._group_of_row, squares, len(self._groups))
+        rows = zip(self._group_of_row.tolist(), self._table.rows, strict=True)
+        # A frozen parameter may have a gradient, left from when it was trained.
+        trained = {group for group, row in rows if row.parameter.requires_grad}
+        incomplete = {_group_of(name, self._detail) for name in missing}
+        return {
+            self._groups[group]: float(sums[group]) ** 0.5
+            for group in sorted(trained)
+            if self._groups[group] not in incomplete
+        }
 
-    def _index(self, groups: tuple[int, ...], device: torch.device) -> Tensor:
-        """The groups as a tensor, kept, so that a step copies nothing to the device."""
-        key = (device, groups)
-        if key not in self._indices:
-            if len(self._indices) >= 16:
-                self._indices.clear()
-            self._indices[key] = torch.tensor(groups, dtype=torch.int64, device=device)
-        return self._indices[key]
+    def _missing(self, unread_anywhere: "np.ndarray", unread: dict[int, str]) -> dict[str, str]:
+        """The trained parameters whose gradient is unknown, with the reason, by name.
 
-    def _fold(self) -> None:
-        """Puts the steps kept so far into the window."""
-        if not self._steps:
-            return
-        squares = torch.stack(self._steps)
-        self._steps = []
-        if self._table.needs_reduction:
-            squares = reduce_sum(squares, self._table.group)
-        self._window = self._window.with_steps(squares, self._max_grad_norm)
+        Args:
+            unread_anywhere: Whether some rank could not read a gradient, by row.
+            unread: The rows that this rank could not read, with the reason.
+        """
+        missing = {
+            refused.name: refused.reason
+            for refused in self._table.refused
+            if refused.parameter.requires_grad
+        }
+        for index, row in enumerate(self._table.rows):
+            if row.adapter.gradient_problem is not None and row.parameter.requires_grad:
+                missing[row.name] = row.adapter.gradient_problem
+            elif unread_anywhere[index]:
+                missing[row.name] = unread.get(index, "another rank cannot read it, see its log")
+        return missing
 
-
-@dataclass(frozen=True)
-class _Window:
-    """Running sums over the steps of a window, on the device.
-
-    Attributes:
-        group_squares: Sum over the finite steps of the squared norms. float64, shape (groups,).
-        totals: Finite steps, other steps, largest square of the total norm, sum of its squares
-            after clipping, clipped steps. float64, shape (5,).
-    """
-
-    group_squares: Tensor
-    totals: Tensor
-
-    @classmethod
-    def empty(cls, groups: int, device: torch.device) -> "_Window":
-        zeros = torch.zeros(groups + 5, dtype=torch.float64, device=device)
-        return cls(zeros[:groups], zeros[groups:])
-
-    def with_steps(self, squares: Tensor, max_grad_norm: float) -> "_Window":
-        """Adds steps. `squares`: float64, shape (steps, groups)."""
-        totals = squares.sum(dim=1)
-        finite = torch.isfinite(totals)
-        totals = totals.where(finite, 0.0)
-        limit = float(max_grad_norm) ** 2
-        steps, others, largest, clipped_squares, clipped = self.totals.unbind()
-        return _Window(
-            self.group_squares + squares.where(finite[:, None], 0.0).sum(dim=0),
-            torch.stack(
-                [
-                    steps + finite.sum(),
-                    others + (~finite).sum(),
-                    torch.maximum(largest, totals.max()),
-                    clipped_squares + totals.clamp(max=limit).sum(),
-                    clipped + (totals > limit).sum(),
-                ]
-            ),
-        )
-
-    def on_host(self) -> tuple[list[float], list[float]]:
-        """The same numbers after one copy to the host."""
-        numbers: list[float] = torch.cat([self.group_squares, self.totals]).tolist()
-        return numbers[:-5], numbers[-5:]
+    def _warn_of_missing(self, missing: dict[str, str]) -> None:
+        if missing and not self._warned_of_missing:
+            self._warned_of_missing = True
+            name, reason = next(iter(missing.items()))
+            logger.warning(
+                "The norm of all gradients together, its maximum and what is clipped of it are "
+                "left out while the gradients of %d trained parameters cannot be read. One of them "
+                "is %s: %s.",
+                len(missing),
+                name,
+                reason,
+            )
 
 
 def _group_of(name: str, detail: str) -> str:
     if detail == "parameter":
         return name
     return block_name(name) if detail == "block" else "total"
-
-
-def _chunks(gradient: Tensor) -> list[Tensor]:
-    if gradient.device.type == "cpu" and gradient.numel() > _CPU_CHUNK and gradient.is_contiguous():
-        return list(gradient.view(-1).split(_CPU_CHUNK))
-    return [gradient]
-
-
-def _norms(parts: list[Tensor]) -> list[Tensor]:
-    """Norms in at least float32: float16 would overflow, bfloat16 would round to three digits."""
-    wide = [p.dtype if p.dtype in (torch.float32, torch.float64) else torch.float32 for p in parts]
-    if len(set(wide)) == 1 and hasattr(torch, "_foreach_norm"):
-        # `torch.nn.utils.clip_grad_norm_` calls the same function (seen in torch 2.4 to 2.13).
-        return list(torch._foreach_norm(parts, 2, wide[0]))
-    return [torch.linalg.vector_norm(p, dtype=d) for p, d in zip(parts, wide, strict=True)]

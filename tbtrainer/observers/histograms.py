@@ -1,16 +1,15 @@
-"""Snapshots of parameters or gradients, from the shards of every rank to the event file."""
+"""Snapshots of parameters and gradients as histograms, of the shards of every rank together."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
 from torch import Tensor
 
-from tbtrainer.isolation import Isolation
+from tbtrainer import tags
+from tbtrainer.observers.observer import Gradients, Observer
 from tbtrainer.observers.row_groups import row_names
-from tbtrainer.run import RunWriter
+from tbtrainer.observers.training import Training
+from tbtrainer.records import Deferred, HistogramRecord
 from tbtrainer.sharding import AllRanks, ParameterTable
 from tbtrainer.statistics import (
     Reduction,
@@ -23,109 +22,137 @@ from tbtrainer.statistics import (
 
 logger = logging.getLogger(__name__)
 
-# Snapshots that wait to be written. One more makes the training wait for the oldest, so that a
-# snapshot at every step of a fast training cannot fill the memory.
-_BACKLOG = 4
+_TAGS = {"parameters": tags.PARAMETERS, "gradients": tags.GRADIENTS}
 
 
-class HistogramRecorder:
-    """Measures the tensors of a table and writes their histograms from a thread of its own.
+class Histograms(Observer):
+    """Shows histograms of the targets chosen, at the steps that are due.
 
-    Args:
-        table: The parameters shown, and which part of each this rank counts.
-        writer: Takes the histograms; `None` on every rank but world rank zero.
-        max_buckets: The most buckets of a histogram.
-        device: Where the statistics are kept until they go to main memory.
-        isolation: What happens to an error.
-        detail: Which tensors share a histogram; see `row_names`.
+    A snapshot costs two collectives under sharding, none otherwise. The training waits for the
+    measurement on a CPU, and for nothing on an accelerator; the histograms are made in a thread.
     """
 
-    def __init__(
-        self,
-        table: ParameterTable,
-        writer: RunWriter | None,
-        max_buckets: int,
-        device: torch.device,
-        isolation: Isolation,
-        detail: str = "auto",
-    ) -> None:
-        self._table = table
-        self._writer = writer
-        self._max_buckets = max_buckets
-        self._isolation = isolation
-        names = [row.name for row in table.rows]
-        counts = [row.global_count for row in table.rows]
-        self._rows = SnapshotRows.of(row_names(names, counts, detail), counts, device)
-        self._reduction: Reduction = (
-            AllRanks(self._rows) if table.needs_reduction else WholeTensors()
-        )
-        self._takes_part = writer is not None or table.needs_reduction
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tbtrainer-histograms")
-        self._pending: deque[Future[None]] = deque()
+    def __init__(self) -> None:
+        self._training: Training | None = None
+        self._last_parameters = -1
 
-    def record(
+    def run_begins(self, step: int, training: Training) -> tuple[()]:
+        """Fixes the rows, which are the same on every rank, and allocates what a rank sends."""
+        arguments = training.arguments
+        self._table: ParameterTable = training.parameters.select(
+            arguments.histogram_include, arguments.histogram_exclude
+        )
+        names = [row.name for row in self._table.rows]
+        counts = [row.global_count for row in self._table.rows]
+        shared_names = row_names(names, counts, arguments.histogram_detail)
+        self._rows = SnapshotRows.of(shared_names, counts, training.device)
+        self._reduction: Reduction = WholeTensors()
+        if self._table.needs_reduction:
+            self._reduction = AllRanks(self._rows)
+        # Where every tensor is whole, world rank zero has all of them.
+        self._takes_part = training.is_world_process_zero or self._table.needs_reduction
+        self._training = training
+        self._last_parameters = -1
+        return ()
+
+    def gradients_ready(self, step: int, gradients: Gradients | None) -> list[Deferred]:
+        """Returns the histograms of the gradients, if they are due."""
+        if not self._shows("gradients") or not self._is_due(step):
+            return []
+
+        def parts() -> Sequence[Tensor | None]:
+            if gradients is None:
+                raise RuntimeError("the gradients could not be read")
+            return self._table.measurable("gradient", self._table.selected(gradients.parts))
+
+        return self._taken("gradients", step, parts, gradients and gradients.loss_scale)
+
+    def step_taken(self, step: int) -> list[Deferred]:
+        """Returns the histograms of the parameters, if they are due."""
+        return self._parameters(step) if self._is_due(step) else []
+
+    def run_ends(self, step: int) -> list[Deferred]:
+        """Returns the histograms of the parameters after the last step, if they were not due."""
+        return self._parameters(step) if self._training and self._training.schedule.every else []
+
+    def close(self) -> None:
+        """Gives the memory for collectives back."""
+        self._training = None
+        self._reduction = WholeTensors()
+
+    def _parameters(self, step: int) -> list[Deferred]:
+        if not self._shows("parameters") or step == self._last_parameters:
+            return []
+        self._last_parameters = step
+        return self._taken("parameters", step, self._table.parameters, None)
+
+    def _shows(self, target: str) -> bool:
+        training = self._training
+        return training is not None and target in training.arguments.histogram_targets
+
+    def _is_due(self, step: int) -> bool:
+        return self._training is not None and self._training.schedule.is_due(step)
+
+    def _taken(
         self,
         target: str,
         step: int,
         parts: Callable[[], Sequence[Tensor | None]],
-        loss_scale: Tensor | None = None,
-    ) -> None:
-        """Takes a snapshot: two collectives under sharding, none otherwise.
-
-        Call it on every rank at the same steps. It returns before the histograms are written.
+        loss_scale: Tensor | None,
+    ) -> list[Deferred]:
+        """Takes a snapshot, and lets its histograms be made later.
 
         Args:
-            target: First part of the tags, `"parameters"` or `"gradients"`.
+            target: `"parameters"` or `"gradients"`.
             step: Optimizer step the snapshot is shown at.
             parts: Gives the part of each tensor that this rank counts, in the table's order.
             loss_scale: What the tensors are still multiplied by, a scalar tensor.
         """
-        if not self._takes_part:
-            return
-        with self._isolation.guard(f"take a snapshot of the {target}"):
-            snapshot = take_snapshot(parts, self._rows, self._reduction, loss_scale)
-            if self._writer is not None:
-                on_host = snapshot.to_host()
-                self._pending.append(self._thread.submit(self._write, target, step, on_host))
-        while len(self._pending) > _BACKLOG:
-            self._pending.popleft().result()
+        if not self._takes_part or self._training is None:
+            return []
+        snapshot = take_snapshot(parts, self._rows, self._reduction, loss_scale)
+        if not self._training.is_world_process_zero:
+            return []
+        on_host = snapshot.to_host()
+        most = self._training.arguments.histogram_buckets
+        return [Deferred(lambda: histogram_records(target, step, on_host, most))]
 
-    def drain(self) -> None:
-        """Waits until every snapshot taken so far has reached the writer."""
-        while self._pending:
-            self._pending.popleft().result()
 
-    def close(self) -> None:
-        """Waits as `drain` does, and ends the thread."""
-        self.drain()
-        self._thread.shutdown()
+def histogram_records(
+    target: str, step: int, snapshot: Snapshot, max_buckets: int
+) -> list[HistogramRecord]:
+    """Waits for a snapshot to reach main memory, and returns its histograms.
 
-    def _write(self, target: str, step: int, snapshot: Snapshot) -> None:
-        """Runs in the thread."""
-        with self._isolation.guard(f"write the histograms of the {target}"):
-            snapshot.wait()
-            incomplete = self._incomplete_rows(target, step, snapshot)
-            for row, histogram in enumerate(histograms(snapshot, self._max_buckets)):
-                if histogram is None or row in incomplete or self._writer is None:
-                    continue
-                tag = f"{target}/{self._rows.names[row]}"
-                self._writer.add_histogram_raw(tag, **histogram.raw_fields(), global_step=step)
+    Args:
+        target: `"parameters"` or `"gradients"`.
+        step: Optimizer step of the snapshot.
+        snapshot: Copied to the host, of the whole tensors.
+        max_buckets: The most buckets of a histogram.
+    """
+    snapshot.wait()
+    incomplete = _incomplete_rows(target, step, snapshot)
+    return [
+        HistogramRecord(_TAGS[target].of(snapshot.rows.names[row]), histogram)
+        for row, histogram in enumerate(histograms(snapshot, max_buckets))
+        if histogram is not None and row not in incomplete
+    ]
 
-    def _incomplete_rows(self, target: str, step: int, snapshot: Snapshot) -> set[int]:
-        """Rows of which not every element was counted, each reported."""
-        problems = self._rows.count_mismatches(snapshot.statistics.count.tolist())
-        failed_ranks = int(snapshot.failed_ranks)
-        if failed_ranks and problems:
-            logger.warning(
-                "%d of %d histograms of the %s at step %d are left out, because %d ranks could not "
-                "measure their parts; see the warnings of those ranks.",
-                len(problems),
-                len(self._rows.names),
-                target,
-                step,
-                failed_ranks,
-            )
-        elif problems:
-            for problem in problems.values():
-                logger.error("tbtrainer has a bug, and leaves a histogram out: %s", problem)
-        return set(problems)
+
+def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
+    """Rows of which not every element was counted, each reported."""
+    problems = snapshot.rows.count_mismatches(snapshot.statistics.count.tolist())
+    failed_ranks = int(snapshot.failed_ranks)
+    if failed_ranks and problems:
+        logger.warning(
+            "%d of %d histograms of the %s at step %d are left out, because %d ranks could not "
+            "measure their parts; see the warnings of those ranks.",
+            len(problems),
+            len(snapshot.rows.names),
+            target,
+            step,
+            failed_ranks,
+        )
+    elif problems:
+        for problem in problems.values():
+            logger.error("tbtrainer has a bug, and leaves a histogram out: %s", problem)
+    return set(problems)

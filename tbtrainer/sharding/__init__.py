@@ -1,18 +1,16 @@
 """Which part of a tensor is this rank's, and how the parts of all ranks become the whole."""
 
-from tbtrainer.sharding.adapter import NotServed, Row, ShardAdapter
-from tbtrainer.sharding.agreement import failed_anywhere
+from tbtrainer.sharding.adapter import Row, ShardAdapter, UnsupportedTensor
+from tbtrainer.sharding.listing import parameter_table
 from tbtrainer.sharding.reduction import AllRanks, reduce_sum
-from tbtrainer.sharding.table import ParameterTable, breaches, parameter_table
+from tbtrainer.sharding.table import ParameterTable
 
 __all__ = [
     "AllRanks",
-    "NotServed",
     "ParameterTable",
     "Row",
     "ShardAdapter",
-    "breaches",
-    "failed_anywhere",
+    "UnsupportedTensor",
     "parameter_table",
     "reduce_sum",
 ]

@@ -9,22 +9,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.sharding.adapter import Row
+from tbtrainer.sharding.checksum import checksum
 
 logger = logging.getLogger(__name__)
 
 
-def agreed_reasons(
+def agree_on_rows(
     rows: Sequence[Row], reasons: Sequence[str | None], error: Exception | None
 ) -> list[str | None]:
-    """Finds the rows that every rank can serve.
+    """Finds the rows that every rank can read.
 
     Two collectives, of a size that depends on the number of rows alone; none for one process.
-    Tensors that every rank claims to hold whole are compared: if they differ they are parts of
-    something, in a way of sharding that is not known here.
+    Tensors that every rank claims to hold whole are compared by a checksum of all their bits: if
+    they differ, they are parts of something, sharded in an unknown way.
 
     Args:
         rows: This rank's rows.
-        reasons: Why a row is not served, or `None`, one per row.
+        reasons: Why a row cannot be read, or `None`, one per row.
         error: What kept this rank from listing its rows.
 
     Returns:
@@ -43,33 +44,33 @@ def agreed_reasons(
         if error is not None:
             logger.warning("This rank cannot list its parameters.", exc_info=error)
         return [problem] * len(rows)
-    refused = torch.tensor([float(reason is not None) for reason in reasons], dtype=torch.float64)
-    samples = torch.stack([_samples(row, device) for row in rows]) if rows else refused
-    packed = torch.cat([refused.to(device), samples.flatten(), -samples.flatten()])
+    sums, failed = _checksums(rows, reasons)
+    refused = [reason is not None or row in failed for row, reason in enumerate(reasons)]
+    packed = torch.tensor([refused, sums, [-s for s in sums]], dtype=torch.int64, device="cpu")
+    packed = packed.to(device)
     dist.all_reduce(packed, dist.ReduceOp.MAX)
-    refusals, greatest, negative_least = packed.cpu().split(
-        [len(rows), samples.numel(), samples.numel()]
-    )
-    differs = (greatest != -negative_least).view(len(rows), 2).any(dim=1)
+    refusals, greatest, negative_least = packed.tolist()
     return [
         reason
-        or ("another rank cannot serve them" if refused_anywhere else None)
-        or ("the ranks hold different parts, in a way that is not known here" if differ else None)
-        for reason, refused_anywhere, differ in zip(
-            reasons, refusals.tolist(), differs.tolist(), strict=True
+        or ("another rank cannot read them" if refused_anywhere else None)
+        or ("the ranks hold different values, sharded in an unknown way" if high != -low else None)
+        for reason, refused_anywhere, high, low in zip(
+            reasons, refusals, greatest, negative_least, strict=True
         )
     ]
 
 
-def failed_anywhere(failed: bool) -> bool:
-    """Says on every rank whether any failed, in one collective of all ranks."""
-    mine = torch.tensor([failed], dtype=torch.int64, device=collective_device())
-    dist.all_reduce(mine, dist.ReduceOp.MAX)
-    return bool(mine.item())
+def collective_device() -> torch.device:
+    """Returns where the default group's collectives take their tensors from."""
+    # Such as "cpu:gloo,cuda:nccl".
+    types = [pair.split(":")[0] for pair in str(dist.get_backend_config()).split(",")]
+    if "cpu" in types:
+        return torch.device("cpu")
+    return torch.device(types[0], torch.get_device_module(types[0]).current_device())
 
 
 def _disagreement(rows: Sequence[Row], error: Exception | None, device: torch.device) -> str | None:
-    """Why no row can be shown, the same on every rank, or `None`."""
+    """Returns why no row can be shown, the same on every rank, or `None`."""
     described = repr([(row.name, row.adapter.mode, row.global_count) for row in rows])
     digest = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big")
     mine = torch.tensor([error is not None, digest, -digest], dtype=torch.int64, device=device)
@@ -82,27 +83,30 @@ def _disagreement(rows: Sequence[Row], error: Exception | None, device: torch.de
     return None
 
 
-def _samples(row: Row, device: torch.device) -> Tensor:
-    """Two elements of a tensor that every rank holds whole. float64, shape (2,).
+def _checksums(rows: Sequence[Row], reasons: Sequence[str | None]) -> tuple[list[int], set[int]]:
+    """Checksums of the tensors that every rank holds whole, 0 for others, and the rows that failed.
 
-    Must not fail: the other ranks are on their way to a collective.
+    Must not fail: the other ranks are on their way to a collective. The host waits once for each
+    device.
     """
-    try:
-        whole = row.adapter.whole(row.parameter)
-        if whole is not None and whole.numel() > 0 and whole.device.type != "meta":
-            first = whole[(0,) * whole.ndim]
-            middle = whole[tuple(size // 2 for size in whole.shape)]
-            values = torch.stack([first, middle]).to(device, torch.float64, non_blocking=True)
-            return values.nan_to_num()
-    except Exception as error:
-        logger.debug("%s cannot be compared between ranks: %s", row.name, error)
-    return torch.zeros(2, dtype=torch.float64, device=device)
-
-
-def collective_device() -> torch.device:
-    """Where the default group's collectives take their tensors from."""
-    # Such as "cpu:gloo,cuda:nccl".
-    types = [pair.split(":")[0] for pair in str(dist.get_backend_config()).split(",")]
-    if "cpu" in types:
-        return torch.device("cpu")
-    return torch.device(types[0], torch.get_device_module(types[0]).current_device())
+    by_device: dict[torch.device, dict[int, Tensor]] = {}
+    failed: set[int] = set()
+    for index, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
+        if reason is not None:
+            continue
+        try:
+            whole = row.adapter.whole(row.parameter)
+            if whole is not None and whole.device.type != "meta":
+                by_device.setdefault(whole.device, {})[index] = checksum(whole)
+        except Exception as error:
+            failed.add(index)
+            logger.debug("%s cannot be compared between ranks: %s", row.name, error)
+    sums = [0] * len(rows)
+    for found in by_device.values():
+        try:
+            for index, value in zip(found, torch.stack(list(found.values())).tolist(), strict=True):
+                sums[index] = value
+        except Exception as error:
+            failed.update(found)
+            logger.debug("%d tensors cannot be compared between ranks: %s", len(found), error)
+    return sums, failed

@@ -6,11 +6,11 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tbtrainer.sharding.adapter import NotServed, ShardAdapter
+from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor
 
 
 def fsdp1_adapters(model: nn.Module) -> list[ShardAdapter]:
-    """Returns the adapter of the parameters that FSDP1 holds, or nothing where it holds none."""
+    """Returns the adapter of the parameters that FSDP1 holds; an empty list if it holds none."""
     if not (dist.is_available() and dist.is_initialized()):
         return []
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -30,7 +30,7 @@ class _Shard:
         local_count: Elements on this rank, without padding.
         stored_count: Elements on this rank, with padding at the end.
         is_counted: Whether no other rank counts the same elements.
-        problem: Why the parameter cannot be served, or `None`.
+        problem: Why the parameter cannot be read, or `None`.
     """
 
     global_count: int = 0
@@ -50,42 +50,42 @@ class Fsdp1Adapter:
     """
 
     mode = "fsdp1"
+    is_sharded = True
+    gradient_problem: str | None = None
+    copies_gradients = False
 
     def __init__(self, shards: dict[int, _Shard]) -> None:
         self._shards = shards
 
-    def serves(self, parameter: Tensor) -> bool:
+    def supports(self, parameter: Tensor) -> bool:
         """Whether an FSDP1 module holds the parameter."""
         return id(parameter) in self._shards
 
-    def why_not_served(self, parameter: Tensor) -> str | None:
-        """Says what this version of torch, or this arrangement of ranks, does not tell."""
+    def unsupported_reason(self, parameter: Tensor) -> str | None:
+        """Why the shard layout is unknown with this torch version or rank layout, or `None`."""
         return self._shards[id(parameter)].problem
 
     def whole(self, parameter: Tensor) -> Tensor | None:
-        """Nothing: the ranks hold different slices."""
+        """Returns `None`: the ranks hold different slices."""
         return None
 
     def global_count(self, parameter: Tensor) -> int:
-        """Elements of the whole tensor."""
+        """Elements of the whole parameter."""
         return self._shards[id(parameter)].global_count
 
-    def parameter_part(self, parameter: Tensor) -> Tensor | None:
-        """The slice, of any size down to nothing."""
-        return self._part(parameter, parameter)
-
-    def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """The same of the gradient, which is `None` also where the slice is empty."""
-        return None if parameter.grad is None else self._part(parameter, parameter.grad)
-
-    def _part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
+    def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
+        """The slice of a tensor that this rank holds, of any size down to zero elements."""
         shard = self._shards[id(parameter)]
         if tensor.numel() != shard.stored_count:
-            raise NotServed("FSDP1 has it gathered at this moment")
+            raise UnsupportedTensor("FSDP1 has it gathered at this moment")
         if not shard.is_counted:
             return None
         part = tensor.detach()
         return part if shard.local_count == shard.stored_count else part[: shard.local_count]
+
+    def gradient_part(self, parameter: Tensor) -> Tensor | None:
+        """The slice of the gradient; an empty slice has no gradient."""
+        return None if parameter.grad is None else self.part(parameter, parameter.grad)
 
 
 def _shards_of(module: nn.Module) -> dict[int, _Shard]:
@@ -112,7 +112,9 @@ def _read_handle(module: Any) -> dict[int, _Shard]:
         copies = 1 if replicas is None else dist.get_world_size(replicas)
         is_counted = 0 in ranks
         if len(ranks) * copies != dist.get_world_size():
-            problem = "FSDP1 shards over a part of the ranks, and what the others hold is not known"
+            problem = (
+                "FSDP1 shards over some of the ranks, and the parts of the other ranks are unknown"
+            )
     if flat._params is None:
         padding = flat._shard_numel_padded if is_sharded else 0
         stored = flat._sharded_size.numel()

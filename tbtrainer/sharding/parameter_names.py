@@ -1,37 +1,63 @@
 """Parameter names as the model's author wrote them, and the blocks they belong to."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 # What wrappers put into a name: torch.compile, FSDP1, activation checkpointing (torch 2.4 to 2.13).
 _WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
-def clean_name(name: str) -> str:
-    """Returns a parameter's name without the segments that wrappers have put into it.
+def clean_names(names: Iterable[str]) -> list[str]:
+    """Returns the names of a model's parameters without the segments that wrappers put into them.
 
-    `module` counts as a wrapper's only in front, where DDP and DeepSpeed put it; inside a name it
-    is the author's.
+    DDP and DeepSpeed put `module` in front of every name. Where only some names begin with it, or
+    inside a name, it is the author's. Names that differ stay different: of those that would become
+    equal, each is kept as it is.
+
+    Example:
+        >>> clean_names(["module._orig_mod.layers.3._fsdp_wrapped_module.weight", "module.bias"])
+        ['layers.3.weight', 'bias']
+        >>> clean_names(["module.weight", "weight"])
+        ['module.weight', 'weight']
+    """
+    raw = list(names)
+    split = [[part for part in name.split(".") if part not in _WRAPPER_SEGMENTS] for name in raw]
+    while split and all(len(parts) > 1 and parts[0] == "module" for parts in split):
+        split = [parts[1:] for parts in split]
+    cleaned = [".".join(parts) for parts in split]
+    uses = Counter(cleaned)
+    return [clean if uses[clean] == 1 else name for name, clean in zip(raw, cleaned, strict=True)]
+
+
+def clean_name(name: str) -> str:
+    """Returns the clean name of a model's only parameter; see `clean_names`.
 
     Example:
         >>> clean_name("module._orig_mod.model.layers.3._fsdp_wrapped_module.mlp.weight")
         'model.layers.3.mlp.weight'
     """
-    segments = [segment for segment in name.split(".") if segment not in _WRAPPER_SEGMENTS]
-    while len(segments) > 1 and segments[0] == "module":
-        segments = segments[1:]
-    return ".".join(segments)
+    return clean_names([name])[0]
 
 
 def block_name(name: str) -> str:
     """Returns the block a parameter belongs to, from its clean name.
 
-    A block ends with the first number in the name; without a number it is the module that holds
-    the parameter; a parameter of the model itself is a block of its own.
+    A block ends with the first number in the name. Numbers in front do not count: a
+    `SentenceTransformer` or an `nn.Sequential` numbers its parts, and each part has blocks of its
+    own. Without a number the block is the module that holds the parameter. A parameter of the model
+    itself is a block of its own.
 
     Example:
         >>> block_name("model.layers.3.mlp.weight"), block_name("lm_head.weight")
         ('model.layers.3', 'lm_head')
+        >>> block_name("0.auto_model.encoder.layer.3.attention.weight")
+        '0.auto_model.encoder.layer.3'
+        >>> block_name("0.weight"), block_name("2.0.weight"), block_name("2.0.conv.weight")
+        ('0', '2.0', '2.0.conv')
     """
     segments = name.split(".")
-    for index, segment in enumerate(segments):
+    first = next((at for at, segment in enumerate(segments) if not segment.isdigit()), 0)
+    for index, segment in enumerate(segments[first:], start=first):
         if segment.isdigit():
             return ".".join(segments[: index + 1])
     return ".".join(segments[:-1]) or name

@@ -88,16 +88,12 @@ class AllRanks:
             at += len(flat)
 
 
-def reduce_sum(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Adds a tensor of one size over all ranks, in one SUM collective.
+def reduce_sum(values: Tensor) -> None:
+    """Adds a tensor of one size over all ranks, in place, in one SUM collective.
+
+    Nothing is allocated: a rank without memory left must still take part.
 
     Args:
-        values: Any shape, the same on every rank. It is not changed.
-        group: The ranks; `None` for all.
-
-    Returns:
-        The sum, on every rank.
+        values: Contiguous, of any shape, the same on every rank. Replaced by the sum on every rank.
     """
-    total = values.clone()
-    dist.all_reduce(total, dist.ReduceOp.SUM, group)
-    return total
+    dist.all_reduce(values, dist.ReduceOp.SUM)

@@ -11,7 +11,7 @@ from tbtrainer.statistics.measure import (
     measure_linear,
     why_not_measurable,
 )
-from tbtrainer.statistics.merge import Histogram, histograms
+from tbtrainer.statistics.merge import histograms
 from tbtrainer.statistics.rows import SnapshotRows
 from tbtrainer.statistics.snapshot import Reduction, Snapshot, WholeTensors, take_snapshot
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -21,7 +21,6 @@ __all__ = [
     "BUCKET_EDGES",
     "LINEAR_BUCKET_COUNT",
     "LINEAR_MAX_ELEMENTS",
-    "Histogram",
     "Reduction",
     "Snapshot",
     "SnapshotRows",

@@ -1,12 +1,11 @@
 """Merges the counters of a snapshot into TensorBoard histograms of a few buckets."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tbtrainer.records import Histogram
 from tbtrainer.statistics.buckets import BUCKET_EDGES, LINEAR_BUCKET_COUNT
 from tbtrainer.statistics.snapshot import Snapshot
 
@@ -20,41 +19,6 @@ _NOISE = 0.25
 # TensorBoard draws a histogram in 30 bins. A bucket alone between empty ones may be an atom, and
 # is made narrower than a bin.
 _ATOMS_IN_RANGE = 32
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """The content of one histogram event.
-
-    Attributes:
-        minimum: Least finite element, the left edge of the first bucket.
-        maximum: Greatest finite element, the right edge of the last bucket.
-        count: Finite elements.
-        sum: Their sum.
-        sum_of_squares: The sum of their squares.
-        bucket_limits: Right edge of each bucket, not descending. float64, shape (buckets,).
-        bucket_counts: Elements per bucket. float64, shape (buckets,).
-    """
-
-    minimum: float
-    maximum: float
-    count: int
-    sum: float
-    sum_of_squares: float
-    bucket_limits: Floats
-    bucket_counts: Floats
-
-    def raw_fields(self) -> dict[str, Any]:
-        """Returns the keyword arguments of `SummaryWriter.add_histogram_raw`."""
-        return {
-            "min": self.minimum,
-            "max": self.maximum,
-            "num": self.count,
-            "sum": self.sum,
-            "sum_squares": self.sum_of_squares,
-            "bucket_limits": self.bucket_limits,
-            "bucket_counts": self.bucket_counts,
-        }
 
 
 # Widths beyond float64 merge more than they should, which needs no warning.

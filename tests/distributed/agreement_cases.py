@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,14 +19,15 @@ from torch.distributed.tensor import DTensor, Partial
 
 from tbtrainer import TensorBoardArguments
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
-from tbtrainer.sharding import breaches, parameter_table
+from tbtrainer.sharding import count_mismatches, parameter_table
 from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics
 from tbtrainer.telemetry import Telemetry
-from tests.distributed.odd_model import OddModel
+from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.verification import CPU, Collected, whole_snapshot
 from tests.events import event_files, histograms
 
@@ -71,7 +73,7 @@ def one_rank_cannot_list() -> list[str]:
 class Failing(DTensorAdapter):
     """Stands for a library that changed."""
 
-    def parameter_part(self, parameter: Tensor) -> Tensor | None:
+    def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
         """Fails."""
         raise AttributeError("it is kept in another way")
 
@@ -86,7 +88,7 @@ def one_rank_cannot_read() -> dict[str, Any]:
         table.rows[spoilt] = replace(table.rows[spoilt], adapter=Failing())
     found = whole_snapshot(table, table.parameters(), None).statistics
     return {
-        "breaches": [problem for _, problem in breaches(table, found.count)],
+        "breaches": [problem for _, problem in count_mismatches(table, found.count)],
         "right": int((found.count == torch.tensor([r.global_count for r in table.rows])).sum()),
         "rows": len(table.rows),
     }
@@ -138,7 +140,8 @@ def sparse_gradient() -> list[bool]:
     table = table_of(model)
     for _ in range(2):
         model(torch.tensor([1, 2])).sum().backward()
-        seen = [gradient is not None for gradient in table.gradients()]
+        gradients = table.measurable("gradient", table.gradients())
+        seen = [gradient is not None for gradient in gradients]
     return seen
 
 
@@ -180,6 +183,49 @@ def collectives() -> dict[str, Any]:
     return found
 
 
+def zero_biases_that_differ() -> list[str]:
+    """Parts that begin with zeros on every rank, as those of a bias do: the ends differ."""
+    model = OddModel()
+    with torch.no_grad():
+        model.frozen.bias.zero_()
+        model.frozen.bias[-1] = float(rank())
+        model.frozen.weight.fill_(torch.nan)
+    return [row.name for row in table_of(model).rows]
+
+
+def one_rank_has_no_memory_for_norms() -> dict[str, Any]:
+    """An error wherever norms allocate, on one rank; the norms of the steps around are right."""
+    model = OddModel()
+    fully_shard(model)
+    table = table_of(model)
+    norms = GradientNorms(table, "total", 0.0, CPU, Isolation("warn"))
+    expected: list[float] = []
+    places = [None, (torch, "stack"), (torch, "cat"), (torch, "tensor"), (torch, "empty"), None]
+    for step, place in enumerate(places):
+        model.zero_grad()
+        model(batch(step, rank())).backward()
+        # A gradient of another kind, so that the norms are planned anew at every step.
+        model.scale.grad = None if step % 2 else torch.zeros_like(model.scale)
+        if place is None:
+            squares = [
+                p.grad.full_tensor().square().sum()
+                for p in model.parameters()
+                if p.grad is not None
+            ]
+            expected.append(float(sum(squares)))
+        gradients = table.gradients()
+        with mock.patch.object(*place, out_of_memory) if rank() and place else nullcontext():
+            norms.accumulate(gradients)
+    summary = norms.summary()
+    assert summary is not None
+    return {
+        "steps": summary.steps,
+        "nonfinite_steps": summary.nonfinite_steps,
+        "total": summary.total,
+        "expected": (sum(expected) / len(expected)) ** 0.5,
+    }
+
+
 CASES = (
     parts_of_an_unknown_sharding,
     marked_parts,
@@ -191,12 +237,16 @@ CASES = (
     sparse_gradient,
     partial_sums,
     collectives,
+    zero_biases_that_differ,
+    one_rank_has_no_memory_for_norms,
 )
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     verdicts = {}
     for case in CASES:
+        if sys.argv[1:] and case.__name__ not in sys.argv[1:]:
+            continue
         messages: list[str] = []
         handler = Collected(messages)
         logging.getLogger("tbtrainer").addHandler(handler)

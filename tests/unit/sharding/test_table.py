@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbtrainer.sharding import ParameterTable, Row, breaches, parameter_table
+from tbtrainer.sharding import ParameterTable, Row, count_mismatches, parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
 
 
@@ -20,8 +20,8 @@ class Tied(nn.Module):
         self.layers[0].requires_grad_(False)
 
 
-def table_of(model: nn.Module, **selection: list[str]) -> ParameterTable:
-    return parameter_table(model, is_world_process_zero=True, **selection)
+def table_of(model: nn.Module) -> ParameterTable:
+    return parameter_table(model, is_world_process_zero=True)
 
 
 def names(table: ParameterTable) -> list[str]:
@@ -38,23 +38,23 @@ def test_tied_weights_are_one_row() -> None:
     ]
 
 
-def test_included_parameters_are_those_that_match_anywhere_in_the_name() -> None:
-    assert names(table_of(Tied(), include=["bias"])) == ["layers.0.bias", "layers.1.bias"]
+def test_a_pattern_may_match_anywhere_in_the_name() -> None:
+    assert names(table_of(Tied()).select(["bias"])) == ["layers.0.bias", "layers.1.bias"]
 
 
 def test_excluding_wins_over_including() -> None:
-    shown = table_of(Tied(), include=["layers"], exclude=["bias$"])
+    shown = table_of(Tied()).select(["layers"], ["bias$"])
     assert names(shown) == ["layers.0.weight", "layers.1.weight"]
 
 
 def test_including_nothing_shows_nothing() -> None:
-    assert names(table_of(Tied(), include=[])) == []
+    assert names(table_of(Tied()).select([])) == []
 
 
 def test_patterns_see_the_names_without_wrappers() -> None:
     wrapped = nn.Module()
     wrapped.module = Tied()
-    assert names(table_of(wrapped, include=[r"^embed\."])) == ["embed.weight"]
+    assert names(table_of(wrapped).select([r"^embed\."])) == ["embed.weight"]
 
 
 def test_one_process_needs_no_collective() -> None:
@@ -85,13 +85,13 @@ def test_other_ranks_count_nothing_of_a_whole_tensor() -> None:
     assert table.parameters() == [None] * 5
 
 
-def test_a_selection_is_no_longer_than_what_it_is_taken_from() -> None:
+def test_a_selection_leaves_its_table_unchanged() -> None:
     everything = table_of(Tied())
     assert names(everything.select(["embed"])) == ["embed.weight"]
     assert len(everything.rows) == 5
 
 
-def test_a_tensor_on_the_meta_device_is_left_out_and_said_once(
+def test_a_tensor_on_the_meta_device_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     table = table_of(nn.Linear(2, 2, device="meta"))
@@ -114,7 +114,7 @@ class PackedParameter(nn.Parameter):
     """Stands for a quantised weight, whose bytes are not its values."""
 
 
-def test_a_kind_of_tensor_that_is_not_known_is_left_out_and_said(
+def test_an_unknown_tensor_subclass_is_left_out_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = nn.Linear(2, 2)
@@ -135,7 +135,7 @@ def test_weights_that_bitsandbytes_quantised_are_left_out() -> None:
 class Failing(PlainAdapter):
     """Stands for a mode whose private attributes changed."""
 
-    def parameter_part(self, parameter: torch.Tensor) -> torch.Tensor:
+    def part(self, parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         raise AttributeError("no such attribute")
 
 
@@ -155,9 +155,72 @@ def test_a_tensor_that_cannot_be_read_does_not_cost_the_others(
 )
 def test_a_tensor_is_counted_once_or_not_at_all(counts: list[int], wrong: list[int]) -> None:
     table = table_of(nn.Linear(2, 2))
-    assert [index for index, _ in breaches(table, torch.tensor(counts))] == wrong
+    assert [index for index, _ in count_mismatches(table, torch.tensor(counts))] == wrong
 
 
-def test_a_breach_names_tensor_mode_and_counts() -> None:
-    ((_, problem),) = breaches(table_of(nn.Linear(2, 2)), torch.tensor([8, 2]))
+def test_a_mismatch_names_tensor_mode_and_counts() -> None:
+    ((_, problem),) = count_mismatches(table_of(nn.Linear(2, 2)), torch.tensor([8, 2]))
     assert problem == "weight (plain) has 4 elements, 8 were counted"
+
+
+def test_a_row_of_unknown_size_is_not_checked() -> None:
+    row = Row("activation", torch.ones(1), None, PlainAdapter(True))
+    assert count_mismatches(ParameterTable([row]), torch.tensor([7])) == []
+
+
+def test_a_selection_chooses_its_rows_among_the_gradients() -> None:
+    everything = table_of(Tied())
+    gradients = [torch.full((1,), float(index)) for index in range(5)]
+    chosen = everything.select(["bias"]).selected(gradients)
+    assert [gradient.item() for gradient in chosen] == [2.0, 4.0]
+
+
+class Wrapped(nn.Module):
+    """A module that its author named `module`, and a parameter beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 2, bias=False)
+        self.weight = nn.Parameter(torch.ones(2))
+
+
+def test_parameters_whose_names_clean_alike_stay_apart() -> None:
+    assert sorted(names(table_of(Wrapped()))) == ["module.weight", "weight"]
+
+
+class CopiedLate(PlainAdapter):
+    """Stands for DeepSpeed, which copies gradients from an accelerator and does not wait."""
+
+    copies_gradients = True
+
+    def __init__(self) -> None:
+        super().__init__(True)
+        self.fragment = torch.zeros(2)
+
+    def gradient_part(self, parameter: torch.Tensor) -> torch.Tensor:
+        return self.fragment
+
+
+def test_copies_to_main_memory_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = CopiedLate()
+    waited: list[torch.device] = []
+
+    class Accelerator:
+        """Its copies arrive when it is waited for."""
+
+        def synchronize(self, device: torch.device) -> None:
+            waited.append(device)
+            adapter.fragment.fill_(3.0)
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Accelerator())
+    on_accelerator = nn.Parameter(torch.empty(2, device="meta"))
+    rows = [Row(name, on_accelerator, 2, adapter) for name in ("a", "b")]
+    first, second = ParameterTable(rows).gradients()
+    assert first.tolist() == second.tolist() == [3.0, 3.0]
+    assert len(waited) == 1
+
+
+def test_gradients_in_one_memory_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_device_module", lambda device: pytest.fail("waited"))
+    row = Row("a", nn.Parameter(torch.ones(2)), 2, CopiedLate())
+    assert ParameterTable([row]).gradients()[0].tolist() == [0.0, 0.0]

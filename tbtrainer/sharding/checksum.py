@@ -1,0 +1,59 @@
+"""A checksum of a tensor's bits, computed where the tensor lies."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+# Elements read at once: a few times 8 MiB of temporary memory, however large the tensor is.
+_PIECE = 2**20
+# Elements of a line; the lines of a piece are no more than this.
+_LANES = 1024
+_MULTIPLIER = 6364136223846793005  # of Knuth's MMIX generator: odd, and all its bits vary.
+_BITS = 2**62 - 1
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@torch.no_grad()
+def checksum(tensor: Tensor) -> Tensor:
+    """Returns a checksum of all bits of a tensor and of their order.
+
+    It is computed in integers modulo 2**64, so it does not depend on the order of additions: equal
+    tensors have equal checksums on every device, whether their elements are finite or not. The host
+    does not wait for the device.
+
+    Args:
+        tensor: Strided, of any dtype, shape and strides.
+
+    Returns:
+        A scalar from 0 to 2**62 - 1. int64, on the tensor's device.
+    """
+    values = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    flat = values.reshape(-1)
+    if flat.numel() <= _LANES:
+        return _value(flat) & _BITS
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for piece in flat.split(_PIECE):
+        # The place of the piece, as the exponent of a polynomial.
+        total = total * _MULTIPLIER + _value(piece)
+    return total & _BITS
+
+
+def _value(piece: Tensor) -> Tensor:
+    """The checksum of up to `_PIECE` elements, modulo 2**64."""
+    weights = _weights(piece.device)
+    bits = piece.view(_INTEGERS[piece.element_size()]).to(torch.int64)
+    whole = bits.numel() // _LANES * _LANES
+    value = (bits[whole:] * weights[: bits.numel() - whole]).sum()
+    if whole:
+        # Two multiplications: one by the place in a line, one by the place of the line.
+        lines = (bits[:whole].view(-1, _LANES) * weights).sum(dim=1)
+        value += (lines * weights[: lines.numel()]).sum()
+    return value
+
+
+@lru_cache(maxsize=8)
+def _weights(device: torch.device) -> Tensor:
+    """Odd multipliers that differ from place to place. int64, shape (_LANES,)."""
+    places = torch.arange(_LANES, dtype=torch.int64, device=device)
+    return (places * 2 + 1) * _MULTIPLIER

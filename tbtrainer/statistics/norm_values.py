@@ -1,0 +1,58 @@
+"""Which tensors have a norm, and their elements as numbers that devices compute with."""
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    dtype
+    for name in (
+        *("float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+    )
+    if (dtype := getattr(torch, name, None)) is not None
+}
+PLAIN_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_SPARSE = {
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+}
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64: Apple's MPS and some of Intel's GPUs do not."""
+    if device.type == "xpu":
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    return device.type != "mps"
+
+
+def unreadable_reason(tensor: Tensor | None) -> str | None:
+    """Returns why a tensor has no norm, or `None` if it has one or there is no tensor."""
+    if tensor is None:
+        return None
+    if tensor.device.type == "meta":
+        return "it is on the meta device, without data"
+    if tensor.is_quantized:
+        return f"it is quantised ({tensor.dtype})"
+    if tensor.is_nested or (tensor.layout != torch.strided and tensor.layout not in _SPARSE):
+        return f"its layout {tensor.layout} is not supported"
+    if tensor.dtype not in _DTYPES:
+        return f"its dtype {tensor.dtype} is not supported"
+    return None
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """The elements as a strided tensor of real numbers of a dtype that is computed with.
+
+    Of a sparse tensor the elements that are not implied zeros; elements given twice are added, in
+    a new tensor.
+    """
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.values()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor if tensor.dtype in PLAIN_DTYPES else tensor.to(torch.float32)

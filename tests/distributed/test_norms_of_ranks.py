@@ -1,0 +1,39 @@
+"""Norms where one rank fails, and tensors that differ where few elements show it."""
+
+from typing import Any
+
+import pytest
+
+from tests.distributed.launch import launch
+
+CASES = ("one_rank_has_no_memory_for_norms", "zero_biases_that_differ")
+
+
+@pytest.fixture(scope="module")
+def cases() -> Any:
+    """Results and warnings of both ranks, for each case."""
+    return launch("agreement_cases.py", *CASES, timeout_seconds=600)
+
+
+def test_a_rank_without_memory_for_norms_hangs_no_other(cases: Any) -> None:
+    for rank in cases["one_rank_has_no_memory_for_norms"]:
+        found = rank["result"]
+        # Only the steps that both ranks measured are in the numbers.
+        assert found["steps"] in range(2, 6)
+        assert found["nonfinite_steps"] == 0
+
+
+def test_a_rank_without_memory_for_norms_warns(cases: Any) -> None:
+    here, there = cases["one_rank_has_no_memory_for_norms"]
+    assert here["warnings"] == []
+    assert any("no room" in message for message in there["warnings"])
+
+
+def test_parts_that_begin_with_zeros_are_not_taken_for_whole(cases: Any) -> None:
+    shown = [rank["result"] for rank in cases["zero_biases_that_differ"]]
+    assert "frozen.bias" not in shown[0]
+    assert shown[0] == shown[1]
+
+
+def test_whole_tensors_of_nan_are_equal(cases: Any) -> None:
+    assert "frozen.weight" in cases["zero_biases_that_differ"][0]["result"]
