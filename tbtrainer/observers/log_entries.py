@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tbtrainer.redaction import HIDDEN, names_a_secret, redacted, redacted_name
+from tbtrainer.redaction import HIDDEN, names_a_secret, naming_key, redacted, redacted_name
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,9 @@ def records(logs: Mapping[str, Any], refused: set[str]) -> Iterator[tuple[str, f
     Yields:
         Pairs of a tag and a number or a text.
     """
-    for names, value in _leaves(logs):
+    for path, names, value in _leaves(logs):
         if value is None:
             continue
-        path = "/".join(names)
         key = redacted_name(path)
         shown = _shown(value)
         if shown is not None:
@@ -62,14 +61,16 @@ def records(logs: Mapping[str, Any], refused: set[str]) -> Iterator[tuple[str, f
 
 
 def _leaves(
-    logs: Mapping[Any, Any], names: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields the values of nested dictionaries, each with its names from the outermost on."""
+    logs: Mapping[Any, Any], prefix: str = "", names: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Yields the path of each value of nested dictionaries, all that names it, and the value."""
     for name, value in logs.items():
+        path = f"{prefix}/{name}" if prefix else str(name)
+        named = (*names, naming_key(logs, name))
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*names, str(name)))
+            yield from _leaves(value, path, named)
         else:
-            yield (*names, str(name)), value
+            yield path, named, value
 
 
 def _without_secrets(names: tuple[str, ...], value: float | str) -> float | str:

@@ -9,11 +9,18 @@ docs/secrets.md lists what is recognised, with measured rates.
 from tbtrainer.redaction.key_names import names_a_secret
 from tbtrainer.redaction.tokens import HIDDEN
 from tbtrainer.redaction.urls import without_url_credentials
-from tbtrainer.redaction.values import redacted, redacted_json, redacted_name, redacted_text
+from tbtrainer.redaction.values import (
+    naming_key,
+    redacted,
+    redacted_json,
+    redacted_name,
+    redacted_text,
+)
 
 __all__ = [
     "HIDDEN",
     "names_a_secret",
+    "naming_key",
     "redacted",
     "redacted_json",
     "redacted_name",

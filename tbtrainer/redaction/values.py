@@ -64,6 +64,21 @@ def redacted_json(values: Mapping[str, Any]) -> str:
     return json.dumps(redacted(values), indent=2)
 
 
+def naming_key(values: Mapping[Any, Any], field: Any) -> str:
+    """Returns the name of a field of a mapping, or the name that a neighbour gives to its value.
+
+    Example:
+        >>> naming_key({"name": "DB_PASSWORD", "value": "x"}, "value")
+        'DB_PASSWORD'
+    """
+    if str(field).lower() in _VALUE_FIELDS:
+        for name, inner in values.items():
+            is_name = str(name).lower() in _NAME_FIELDS and isinstance(inner, str)
+            if is_name and names_a_secret(inner, values[field]):
+                return str(inner)
+    return str(field)
+
+
 def _redacted(value: Any, key: str, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
@@ -84,19 +99,10 @@ def _redacted(value: Any, key: str, depth: int) -> Any:
 
 
 def _redacted_mapping(values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    """Redacts the names and values of a mapping, and the value that one of its values names."""
-    named = [
-        inner
+    return {
+        _redacted_text(str(name), "", depth): _redacted(inner, naming_key(values, name), depth)
         for name, inner in values.items()
-        if str(name).lower() in _NAME_FIELDS and isinstance(inner, str)
-    ]
-    shown = {}
-    for name, inner in values.items():
-        is_value = str(name).lower() in _VALUE_FIELDS
-        secret = [one for one in named if is_value and names_a_secret(one, inner)]
-        key = secret[0] if secret else str(name)
-        shown[_redacted_text(str(name), "", depth)] = _redacted(inner, key, depth)
-    return shown
+    }
 
 
 def _redacted_items(items: list[Any], key: str, depth: int) -> list[Any]:
