@@ -10,9 +10,6 @@ from tbtrainer.redaction import HIDDEN, names_a_secret, naming_key, redacted, re
 
 logger = logging.getLogger(__name__)
 
-# A smaller number is a count; a secret has more digits.
-_LEAST_SECRET_NUMBER = 1000
-
 
 def stock_tag(key: str) -> str:
     """Returns the tag under which the stock `TensorBoardCallback` writes a log entry.
@@ -74,10 +71,8 @@ def _leaves(
 
 
 def _without_secrets(names: tuple[str, ...], value: float | str) -> float | str:
-    """Hides a text or a long whole number if one of its names says that it is a secret."""
+    """Hides a text or a whole number if one of its names says that it is a secret."""
     if isinstance(value, bool | float) or value == "":
-        return value
-    if isinstance(value, int) and abs(value) < _LEAST_SECRET_NUMBER:
         return value
     if any(names_a_secret(name, value) for name in names):
         return HIDDEN

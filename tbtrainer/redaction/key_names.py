@@ -49,8 +49,10 @@ _PLAIN_NAME = re.compile(r"[a-z]+(?:[_./ -][a-z]+)*(?:[_.-]?\d{1,2})?")
 _LICENSE_KEY = re.compile(r"(?:[A-Z0-9]{4,}[- ]){2,}[A-Z0-9]{4,}")
 # No plain name, no piece of text, and a key of a license.
 _SECRET_OF_ANY_KIND = "-".join(["AB12"] * 12)
-# A number below has too few digits for a key.
-_LEAST_SECRET_NUMBER = 100_000
+# A number below is a count or an index, whatever it is called: even a PIN has four digits.
+_LEAST_PIN = 1000
+# A number below has too few digits for a key or a token.
+_LEAST_KEY = 100_000
 
 
 def words_of(name: str) -> list[str]:
@@ -70,7 +72,7 @@ def is_plain_name(value: Any) -> bool:
     if isinstance(value, list | tuple | set | frozenset):
         return all(map(is_plain_name, value))
     if isinstance(value, int | float):
-        return abs(value) < _LEAST_SECRET_NUMBER
+        return abs(value) < _LEAST_KEY
     return isinstance(value, str) and len(value) <= 64 and bool(_PLAIN_NAME.fullmatch(value))
 
 
@@ -92,6 +94,8 @@ def names_a_secret(key: str, value: Any) -> bool:
         key: A name, such as that of a field, an option or an environment variable.
         value: What it names: `max_tokens` is no secret if it is a number.
     """
+    if isinstance(value, int | float) and abs(value) < _LEAST_PIN:
+        return False
     if always_names_a_secret(key):
         return True
     words = words_of(key)
@@ -112,12 +116,15 @@ def names_a_secret(key: str, value: Any) -> bool:
 
 def _is_token(words: list[str], value: Any) -> bool:
     """Whether what a name with the word "token" names is a secret, and no piece of text."""
+    is_piece_of_text = bool(_SPECIAL_TOKENS.intersection(words))
+    counts = bool(_COUNTING.intersection(words))
+    is_last = words[-1].endswith("token")
     if isinstance(value, int | float):
-        # Counts and ids of tokens of text; a token that is a number has more digits.
-        counts = bool(_COUNTING.intersection(words)) or words[-1] == "tokens"
-        return not counts and abs(value) >= _LEAST_SECRET_NUMBER
+        # The number of a piece of text, or of many; a token that is a number has more digits.
+        return is_last and not counts and not is_piece_of_text and abs(value) >= _LEAST_KEY
+    if isinstance(value, Mapping):
+        return is_last or words[-1].endswith("tokens")
     if isinstance(value, list | tuple | set) and value:
         return any(_is_token(words, item) for item in value)
-    is_piece_of_text = bool(_SPECIAL_TOKENS.intersection(words))
-    is_choice = bool(_COUNTING.intersection(words)) and str(value).replace("_", "").isalpha()
+    is_choice = counts and str(value).replace("_", "").isalpha()
     return not (is_choice or (is_piece_of_text and len(str(value)) <= 40))

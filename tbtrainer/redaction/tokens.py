@@ -116,7 +116,7 @@ def _looks_random(word: str) -> bool:
     """
     segments = len(_SEGMENT.findall(word))
     if word.lower() != word and word.upper() != word:
-        return len(word) >= 20 and len(word) / segments <= (3.0 if len(word) >= 26 else 2.6)
+        return len(word) >= 20 and len(word) / segments <= (2.8 if len(word) >= 26 else 2.6)
     numbers = _DIGITS.findall(word)
     if _BASE32.fullmatch(word):
         return len(numbers) >= 2
