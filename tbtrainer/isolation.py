@@ -1,6 +1,7 @@
-"""What keeps an error inside the telemetry from reaching the training."""
+"""Keeps errors inside the telemetry from reaching the training."""
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 class Isolation:
-    """Turns errors of the telemetry into one warning per cause, or lets them through.
+    """Turns errors of the telemetry into one warning per cause, or raises them.
+
+    The warning has the error's text, and a debug message its traceback; both without secrets.
 
     Args:
         action: `"warn"` or `"raise"`, the value of `telemetry_errors`.
@@ -35,7 +38,7 @@ class Isolation:
             self.report(place, error)
 
     def report(self, place: str, error: Exception) -> None:
-        """Says an error once per place, type and source line, or raises it again."""
+        """Logs an error once per place, type and source line, or raises it again."""
         if self._raises:
             raise error
         cause = (place, type(error), _source_of(error))
@@ -43,19 +46,18 @@ class Isolation:
             return
         self._reported.add(cause)
         logger.warning(
-            "tbtrainer could not %s: %s: %s (at %s). The training goes on; this is said once. "
-            "With telemetry_errors='raise' it would have ended the training.",
-            place,
+            "tbtrainer could not %s: %s: %s (at %s). Training continues. Further errors of this "
+            "kind are not logged. With telemetry_errors='raise' the error would end the training.",
+            redacted_text(place),
             type(error).__name__,
             redacted_text(str(error)),
-            _source_of(error),
+            redacted_text(_source_of(error)),
         )
+        # Not `exc_info=error`: the formatter would write the error's text as it is.
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s", redacted_text("".join(traceback.format_exception(error))))
 
 
 def _source_of(error: BaseException) -> str:
-    traceback = error.__traceback__
-    if traceback is None:
-        return "an unknown line"
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"

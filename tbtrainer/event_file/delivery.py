@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from tbtrainer.event_file.fault_report import FaultReport
 from tbtrainer.event_file.local_file import Appended, EventFile, LocalEventFile
 from tbtrainer.event_file.record_queue import Counters, RecordQueue
+from tbtrainer.redaction import redacted_text
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +217,8 @@ class Delivery:
             if self._sync_wanted:
                 self._file.sync()
         except OSError as error:
-            logger.warning("%s was not forced to the disk: %s.", self._file.path, error)
+            where, why = redacted_text(str(self._file.path)), redacted_text(str(error))
+            logger.warning("%s was not forced to the disk: %s.", where, why)
         with self._changed:
             self._sync_wanted = False
             self._busy_since = None

@@ -4,6 +4,7 @@ import logging
 import time
 
 from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.redaction import redacted_text
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class FaultReport:
                 "The run cannot be written to %s (%s). Training goes on; records are kept, up to "
                 "%.0f MiB, and written when it can be written to again.",
                 self._place,
-                fault,
+                redacted_text(str(fault)),
                 self._mebibytes,
             )
         if fault is None and was_told:
@@ -96,12 +97,12 @@ class FaultReport:
                 "%s could not be written to until the end; the last %d records are in %s.",
                 self._place,
                 saved,
-                path,
+                redacted_text(str(path)),
             )
         if fault is not None:
             logger.error(
                 "%d records of the run %s are lost: what was to take them failed, too (%s).",
                 waiting - saved,
                 self._place,
-                fault,
+                redacted_text(str(fault)),
             )

@@ -2,6 +2,7 @@
 
 import os
 
+from tbtrainer.redaction import redacted_name, redacted_text
 from tbtrainer.run import RunWriter
 
 
@@ -22,7 +23,7 @@ def show_checkpoint(
     metric: tuple[str, float] | None,
     is_best: bool,
 ) -> None:
-    """Marks a checkpoint on the run's timeline: two scalars and a card.
+    """Marks a checkpoint on the run's timeline: two scalars, and a card without secrets.
 
     Args:
         writer: The run.
@@ -36,13 +37,13 @@ def show_checkpoint(
     writer.add_scalar("checkpoint/seconds", seconds, step)
     writer.add_scalar("checkpoint/bytes", size, step)
     rows = {
-        "path": f"`{checkpoint}`",
+        "path": f"`{redacted_text(checkpoint)}`",
         "step": f"{step:,}",
         "size": f"{size / 2**20:,.1f} MiB",
         "saved in": f"{seconds:.2f} s",
     }
     if metric is not None:
-        rows[metric[0]] = f"{metric[1]:.6g}"
+        rows[redacted_name(metric[0])] = f"{metric[1]:.6g}"
         rows["best so far"] = "yes" if is_best else "no"
     card = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     writer.add_text("checkpoint/saved", f"| checkpoint | |\n|---|---|\n{card}", step)

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tbtrainer.redaction import redacted
+from tbtrainer.redaction import HIDDEN, names_a_secret, naming_key, redacted, redacted_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ def stock_tag(key: str) -> str:
 
 
 def records(logs: Mapping[str, Any], refused: set[str]) -> Iterator[tuple[str, float | str]]:
-    """Turns a log entry into tags and values.
+    """Turns a log entry into tags and values, without secrets.
 
     Numbers, numpy scalars and one-element tensors become scalars, text stays text, nested
-    dictionaries become one record per leaf. What cannot be shown is warned of once per key.
+    dictionaries become one record per leaf. `None` means that there is no value now. What cannot
+    be shown is warned of once per key.
 
     Args:
         logs: A log entry, as passed to `Trainer.log`.
@@ -37,28 +38,45 @@ def records(logs: Mapping[str, Any], refused: set[str]) -> Iterator[tuple[str, f
     Yields:
         Pairs of a tag and a number or a text.
     """
-    for key, value in _leaves(logs):
+    for path, names, value in _leaves(logs):
+        if value is None:
+            continue
+        key = redacted_name(path)
         shown = _shown(value)
         if shown is not None:
-            yield stock_tag(key), shown
-        elif key not in refused:
-            refused.add(key)
+            yield stock_tag(key), _without_secrets(names, shown)
+        elif path not in refused:
+            refused.add(path)
             logger.warning(
-                "tbtrainer cannot show %s, logged as %r: it is neither a number nor text, but %s. "
-                "It is left out of TensorBoard, now and later.",
-                redacted(reprlib.repr(value), key),
+                "tbtrainer cannot show %s, logged as %r: it is neither a number nor text. It is "
+                "left out of TensorBoard while it is of type %s. Further values of this key that "
+                "cannot be shown are not reported.",
+                _without_secrets(names, reprlib.repr(value)),
                 key,
                 type(value).__name__,
             )
 
 
-def _leaves(logs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in logs.items():
-        path = f"{prefix}/{key}" if prefix else str(key)
+def _leaves(
+    logs: Mapping[Any, Any], prefix: str = "", names: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Yields the path of each value of nested dictionaries, all that names it, and the value."""
+    for name, value in logs.items():
+        path = f"{prefix}/{name}" if prefix else str(name)
+        named = (*names, naming_key(logs, name))
         if isinstance(value, Mapping):
-            yield from _leaves(value, path)
+            yield from _leaves(value, path, named)
         else:
-            yield path, value
+            yield path, named, value
+
+
+def _without_secrets(names: tuple[str, ...], value: float | str) -> float | str:
+    """Hides a text or a whole number if one of its names says that it is a secret."""
+    if isinstance(value, bool | float) or value == "":
+        return value
+    if any(names_a_secret(name, value) for name in names):
+        return HIDDEN
+    return str(redacted(value, names[-1])) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> float | str | None:

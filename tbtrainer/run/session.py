@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from tbtrainer.event_file.names import is_remote
 from tbtrainer.isolation import Isolation
-from tbtrainer.redaction import redacted_text
+from tbtrainer.redaction import redacted, redacted_text
 from tbtrainer.run.directory import check_run_directory, claim_run_directory, default_run_directory
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
@@ -94,7 +94,7 @@ class RunSession:
             return
         for tag, value in records:
             if isinstance(value, str):
-                self.writer.add_text(tag, redacted_text(value), step)
+                self.writer.add_text(tag, str(redacted(value, tag)), step)
             else:
                 self.writer.add_scalar(tag, value, step)
 
@@ -130,7 +130,9 @@ class RunSession:
             claimed = claim_run_directory(directory)
         except Exception as error:  # Every object store has exceptions of its own.
             # The event file's writer will say so, keep the records and try again.
-            logger.debug("%s is not claimed: %s", redacted_text(directory), error)
+            logger.debug(
+                "%s is not claimed: %s", redacted_text(directory), redacted_text(str(error))
+            )
             claimed = directory
         if claimed != directory:
             logger.warning(
@@ -157,21 +159,23 @@ class RunSession:
         """Directory and step of the checkpoint's run, or `None`, with the reason said."""
         saved = SavedRun.of_checkpoint(checkpoint)
         if saved is None:
-            logger.warning("%s was saved without a run: a new one begins.", checkpoint)
+            logger.warning(
+                "%s was saved without a run: a new one begins.", redacted_text(checkpoint)
+            )
             return None
         directory = saved.directory_now(checkpoint, self._requested)
         if directory is None:
             logger.warning(
                 "The run of %s, %s, is gone or cannot be reached: a new one begins.",
-                checkpoint,
-                saved.run_directory,
+                redacted_text(checkpoint),
+                redacted_text(saved.run_directory),
             )
             return None
         if not self._is_ours(directory, checkpoint):
             logger.warning(
                 "%s belongs to the run %s, which is left as it is: this training has been given "
                 "another place, and begins a run of its own.",
-                checkpoint,
+                redacted_text(checkpoint),
                 redacted_text(directory),
             )
             return None

@@ -1,4 +1,4 @@
-"""No secret of arguments, configuration or log entries is in anything that is written or said."""
+"""No secret of arguments, configuration or log entries is written to a run or to a log."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from transformers import BertConfig, GenerationConfig, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tbtrainer.redaction import redacted_json
-from tests.events import event_files, text
+from tests.events import event_files, scalars, text
 from tests.tiny import arguments, classifier, trainer
 
 MARKER = "MARKER7f3a9c"
@@ -73,6 +73,8 @@ def test_no_byte_of_a_run_holds_a_planted_marker(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         made.train()
         made.log({"where": f"https://user:{MARKER}@host", "password": [MARKER], "key": Service()})
+        made.log({"api_key": MARKER, "auth": {"password": MARKER}, f"hf_{MARKER}abcdefgh": 0.5})
+        made.log({"auth": {"password": [MARKER]}, f"https://user:{MARKER}@host": [1, 2]})
     run = Path(made.writer.log_dir)
     written = [*run.rglob("*"), *tmp_path.glob("checkpoint-*/tensorboard_run.json")]
     assert len(written) >= 4
@@ -81,6 +83,34 @@ def test_no_byte_of_a_run_holds_a_planted_marker(tmp_path, caplog):
     (file,) = event_files(run)
     assert '"service": "<Service>"' in text(file, "args/text_summary")
     assert '"shown": "yes"' in text(file, "model_config/text_summary")
+
+
+def test_a_secret_that_compute_metrics_returns_is_hidden(tmp_path):
+    args = arguments(TBTrainingArguments, tmp_path)
+    metrics = {"accuracy": 0.5, "db_password": MARKER, "login": {"name": "PIN", "value": MARKER}}
+    made = trainer(TBTrainer, args, compute_metrics=lambda _: dict(metrics))
+    assert made.evaluate()["eval_db_password"] == MARKER
+    (file,) = event_files(tmp_path)
+    assert MARKER.encode() not in file.read_bytes()
+    assert ("eval/accuracy", 0, 0.5) in scalars(file)
+
+
+def test_no_warning_about_a_resumed_run_has_a_secret(tmp_path, caplog):
+    first = tmp_path / f"password={MARKER}"
+    args = arguments(TBTrainingArguments, first, save_strategy="steps", save_steps=5)
+    trainer(TBTrainer, args).train()
+    checkpoint = first / "checkpoint-5"
+    with caplog.at_level(logging.DEBUG, "tbtrainer"):
+        for change in (None, "moved", "unmarked"):
+            if change == "moved":
+                (first / "runs").rename(first / "elsewhere")
+            if change == "unmarked":
+                (checkpoint / "tensorboard_run.json").unlink()
+            other = arguments(TBTrainingArguments, tmp_path / f"other-{change}")
+            trainer(TBTrainer, other).train(resume_from_checkpoint=str(checkpoint))
+    ours = [record for record in caplog.records if record.name.startswith("tbtrainer")]
+    assert len(ours) >= 3
+    assert [record.getMessage() for record in ours if MARKER in record.getMessage()] == []
 
 
 def test_event_files_can_be_kept_from_other_users(tmp_path):

@@ -50,5 +50,69 @@ def test_what_cannot_be_shown_is_warned_of_once_per_key(caplog):
     assert len(caplog.records) == 2
 
 
+def test_a_key_that_was_warned_of_is_shown_as_soon_as_it_can_be(caplog):
+    refused: set[str] = set()
+    with caplog.at_level(logging.WARNING):
+        shown = [list(records({"f1": value}, refused)) for value in ([1, 2], 0.5, [1, 2], 0.75)]
+    assert shown == [[], [("train/f1", 0.5)], [], [("train/f1", 0.75)]]
+    assert len(caplog.records) == 1
+    assert "left out of TensorBoard while it is of type list" in caplog.text
+
+
+def test_none_means_no_value_now(caplog):
+    logs = {"reward": None, "rewards": {"format": None, "length": 0.5}}
+    with caplog.at_level(logging.DEBUG):
+        assert list(records(logs, set())) == [("train/rewards/length", 0.5)]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        {"api_key": "MARKER7f3a9c"},
+        {"eval_db_password": "MARKER7f3a9c"},
+        {"auth": {"password": "MARKER7f3a9c"}},
+        {"auth": {"inside": {"harmless": "MARKER7f3a9c"}}},
+        {"password": 73919375},
+        {"note": "password=MARKER7f3a9c"},
+    ],
+    ids=str,
+)
+def test_a_value_whose_key_names_a_secret_is_hidden(logs):
+    ((_, value),) = records(logs, set())
+    assert "MARKER7f3a9c" not in str(value) and "73919375" not in str(value)
+    assert "<hidden>" in str(value)
+
+
+@pytest.mark.parametrize(
+    "key", ["hf_MARKER7f3a9cabcdefgh", "https://user:MARKER7f3a9c@host", "password=MARKER7f3a9c"]
+)
+def test_a_secret_in_a_key_is_neither_in_tag_nor_warning(key, caplog):
+    with caplog.at_level(logging.WARNING):
+        ((tag, value),) = records({key: 0.5, "of": {key: [1, 2]}}, set())
+    assert "MARKER7f3a9c" not in tag + caplog.text
+    assert value == 0.5
+    assert len(caplog.records) == 1
+
+
+def test_a_secret_that_cannot_be_shown_is_not_in_the_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert list(records({"auth": {"password": ["MARKER7f3a9c"]}}, set())) == []
+    assert "MARKER7f3a9c" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        {"num_tokens": 123456789.0, "num_input_tokens_seen": 123456789, "token_accuracy": 0.5},
+        {"eval_pass": 0.5, "eval_pass@1": 0.25, "eval_key": 0.125, "eval_otp": 3, "auth": 1},
+        {"rewards/AccuracyRewardForChainOfThought2/mean": 0.5, "eval_answer_key": 12},
+        {"eval_4b1d7e8a9c0f2e3d5b6a7c8d9e0f1a2b3c4d5e6f_loss": 0.5, "password": float("nan")},
+    ],
+)
+def test_numbers_have_the_tags_and_values_of_the_stock_callback(logs):
+    assert str(dict(records(logs, set()))) == str(rewrite_logs(logs))
+
+
 def test_an_int_beyond_float_range_ends_at_infinity():
     assert list(records({"huge": -(10**400)}, set())) == [("train/huge", float("-inf"))]

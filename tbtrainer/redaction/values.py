@@ -1,0 +1,131 @@
+"""Values of any shape without their secrets."""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import torch
+
+from tbtrainer.redaction.assignments import (
+    is_secret_pair,
+    secrets_of_command,
+    without_assigned_secrets,
+)
+from tbtrainer.redaction.key_names import names_a_secret
+from tbtrainer.redaction.tokens import HIDDEN, without_known_tokens, without_random_words
+from tbtrainer.redaction.urls import without_login_credentials, without_url_credentials
+
+# Whose text form is a value and nothing else.
+_SHOWN_AS_TEXT = (str, PurePath, Enum, torch.dtype, torch.device)
+# Deeper than any configuration; a structure that contains itself ends here.
+_DEEPEST = 32
+# `{"name": "DB_PASSWORD", "value": ...}`
+_NAME_FIELDS = frozenset(("name", "key", "variable", "var", "field", "env", "header", "option"))
+_VALUE_FIELDS = frozenset(("value", "val", "content", "data", "default"))
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Returns a value with its secrets replaced by `<hidden>`, at any depth.
+
+    Only numbers, text, paths, enumerations, dtypes and devices are shown, and mappings and
+    sequences of them; of other objects the type. Hidden are the values of keys that name a secret,
+    credentials and secret parameters in URLs, tokens of known form, assignments such as
+    `password=...` inside text, and long words that look random. Text that holds JSON is read and
+    redacted as JSON.
+
+    Args:
+        value: Anything.
+        key: The name the value has.
+
+    Example:
+        >>> redacted({"lr": 1e-4, "db_password": "x", "url": "s3://id:key@bucket"})
+        {'lr': 0.0001, 'db_password': '<hidden>', 'url': 's3://<hidden>@bucket'}
+    """
+    return _redacted(value, key, _DEEPEST)
+
+
+def redacted_text(text: str) -> str:
+    """Returns a text, such as a log message, with the secrets inside it replaced."""
+    return _redacted_text(text, "", _DEEPEST)
+
+
+def redacted_name(name: str) -> str:
+    """Returns a name, such as a tag, with the secrets inside it replaced.
+
+    Hexadecimal digits stay, because names that differ in them must stay apart.
+    """
+    return _redacted_text(name, "id", _DEEPEST)
+
+
+def redacted_json(values: Mapping[str, Any]) -> str:
+    """Returns a mapping as indented JSON without its secrets."""
+    return json.dumps(redacted(values), indent=2)
+
+
+def naming_key(values: Mapping[Any, Any], field: Any) -> str:
+    """Returns the name of a field of a mapping, or the name that a neighbour gives to its value.
+
+    Example:
+        >>> naming_key({"name": "DB_PASSWORD", "value": "x"}, "value")
+        'DB_PASSWORD'
+    """
+    if str(field).lower() in _VALUE_FIELDS:
+        for name, inner in values.items():
+            is_name = str(name).lower() in _NAME_FIELDS and isinstance(inner, str)
+            if is_name and names_a_secret(inner, values[field]):
+                return str(inner)
+    return str(field)
+
+
+def _redacted(value: Any, key: str, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if names_a_secret(key, value):
+        return HIDDEN if value else value
+    if isinstance(value, int | float):
+        return value
+    if depth == 0 or isinstance(value, bytes | bytearray):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return _redacted_mapping(value, depth - 1)
+    if isinstance(value, list | tuple | set | frozenset):
+        return _redacted_items(list(value), key, depth - 1)
+    if isinstance(value, _SHOWN_AS_TEXT):
+        return _redacted_text(str(value), key, depth - 1)
+    # An object's repr may contain secrets, so only its type is shown.
+    return f"<{type(value).__name__}>"
+
+
+def _redacted_mapping(values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    return {
+        _redacted_text(str(name), "", depth): _redacted(inner, naming_key(values, name), depth)
+        for name, inner in values.items()
+    }
+
+
+def _redacted_items(items: list[Any], key: str, depth: int) -> list[Any]:
+    """Redacts a sequence: a pair of a name and a value, the words of a command, or any other."""
+    if len(items) == 2 and isinstance(items[0], str) and is_secret_pair(*items):
+        return [_redacted(items[0], key, depth), HIDDEN if items[1] else items[1]]
+    options = [item if isinstance(item, str) and item.startswith("-") else "" for item in items]
+    if any(options) and all(isinstance(item, str) for item in items):
+        for secret in secrets_of_command(items):
+            items = [item.replace(secret, HIDDEN) for item in items]
+    names = [option.lstrip("-") for option in ["", *options]]
+    return [
+        _redacted(item, name if name and "=" not in name and not option else key, depth)
+        for item, name, option in zip(items, names, options + [""], strict=False)
+    ]
+
+
+def _redacted_text(text: str, key: str, depth: int) -> str:
+    if text.lstrip()[:1] in ("{", "[", '"') and depth > 0:
+        try:
+            return json.dumps(_redacted(json.loads(text), key, depth - 1))
+        except (ValueError, RecursionError):
+            pass
+    text = without_url_credentials(without_known_tokens(text))
+    text = without_login_credentials(without_assigned_secrets(text))
+    return without_random_words(text, key)
