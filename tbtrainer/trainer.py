@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ from tbtrainer.observers.overhead import Overhead
 from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
 from tbtrainer.redaction import redacted_json
 from tbtrainer.run import (
+    SETTLE_SECONDS,
     RunSession,
     RunWriter,
     SilentWriter,
@@ -121,11 +123,16 @@ class TBTrainerMixin(_AnyTrainer):
                 trial_name=os.path.basename(self._get_output_dir(trial))
                 if trial is not None
                 else None,
+                output_dir=self.args.output_dir,
             )
         # A handler of Python's runs between two steps of Python alone: other ranks, which may be
         # waiting in a collective, keep their own way to end.
         writes = self.is_world_process_zero()
-        with flushed_on_sigterm(self._tb_run.settle) if writes else nullcontext():
+        with (
+            flushed_on_sigterm(partial(self._tb_run.flush, SETTLE_SECONDS))
+            if writes
+            else nullcontext()
+        ):
             self._tb_trains = True
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -185,16 +192,17 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _show_arguments(self) -> None:
         """Writes arguments and model configuration under stock's tags, without their secrets."""
-        self.writer.add_text("args", redacted_json(self.args.to_dict()))
+        step = self.state.global_step
+        self._tb_run.write_card("args", redacted_json(self.args.to_dict()), step)
         config = getattr(self.model, "config", None)
         if config is not None and hasattr(config, "to_dict"):
-            self.writer.add_text("model_config", redacted_json(config.to_dict()))
+            self._tb_run.write_card("model_config", redacted_json(config.to_dict()), step)
 
     def _end_training(self) -> None:
         """Runs however the training ended, and lets its exception pass unchanged."""
         with self._tb_isolation.guard("close the run"):
             self._stop_telemetry()
-            self._tb_run.rest()
+            self._tb_run.close()
 
     def _stop_telemetry(self) -> None:
         self._tb_model = None
@@ -291,7 +299,7 @@ class TBTrainerMixin(_AnyTrainer):
             self._tb_open_evaluations -= 1
             with self._observing("close the run after an evaluation"):
                 if not self._tb_trains and self._tb_open_evaluations == 0:
-                    self._tb_run.rest()
+                    self._tb_run.close()
 
     # ---- A checkpoint is saved and marked ----
 
@@ -303,7 +311,7 @@ class TBTrainerMixin(_AnyTrainer):
         with self._observing("flush the run before a checkpoint") as telemetry:
             if telemetry is not None:
                 telemetry.drain()
-            self._tb_run.settle()
+            self._tb_run.flush(SETTLE_SECONDS)
         began = time.perf_counter()
         super()._save_checkpoint(model, trial, *args, **kwargs)
         if self.is_world_process_zero():
