@@ -104,6 +104,7 @@ def run_to_continue(
     name = shown(checkpoint.path)
     if checkpoint.step is None:
         return f"{name} was saved without a run: a new one begins."
+    found = list(found)
     ours = [run for run in found if _is_ours(run, training)]
     saved = checkpoint.saved
     if saved is None:
@@ -117,14 +118,15 @@ def run_to_continue(
     for run in ours:
         if run.claim.run_id == saved.run_id:
             return Continued(run, checkpoint.step, dict(saved.cards))
-    if _lies_where(saved.run_directory, training):
+    exists = any(run.claim.run_id == saved.run_id for run in found)
+    if not exists and _lies_where(saved.run_directory, training):
         return (
             f"The run of {name}, {shown(saved.run_directory)}, is gone, or its claim is: "
             "a new one begins."
         )
     return (
         f"{name} belongs to the run {shown(saved.run_directory)}, which is left as it is: this "
-        "training writes to another place, and begins a run of its own."
+        "training has another output_dir or logging_dir, and begins a run of its own."
     )
 
 

@@ -119,7 +119,7 @@ REFUSED = {
         checkpoint(),
         [replace(run("/out/runs/x"), real="/victim")],
         DEFAULT,
-        "is gone",
+        "left as it is",
     ),
     "above_output_dir": (checkpoint("/"), [run("/")], DEFAULT, "left as it is"),
     "output_dir_itself": (checkpoint("/out"), [run("/out")], DEFAULT, "left as it is"),
@@ -136,13 +136,13 @@ REFUSED = {
         checkpoint("/out/trial/runs/x"),
         [run("/out/trial/runs/x", output_dir="/out/trial")],
         DEFAULT,
-        "",
+        "left as it is",
     ),
     "same_logging_dir_other_output_dir": (
         checkpoint("/logs/run"),
         [run("/logs/run", output_dir="/parent")],
         NAMED,
-        "",
+        "left as it is",
     ),
     "other_logging_dir": (checkpoint(), [run("/out/runs/x")], NAMED, "left as it is"),
     "below_logging_dir": (checkpoint("/logs/run/x"), [run("/logs/run/x")], NAMED, "left as it is"),
@@ -154,7 +154,7 @@ REFUSED = {
         checkpoint("s3://<hidden>@bucket/run"),
         [run("s3://key:word@bucket/run", output_dir="/parent")],
         REMOTE,
-        "",
+        "left as it is",
     ),
     "no_marker_and_no_run": (checkpoint(None), [], DEFAULT, "without a run"),
     "no_marker_evaluations_only": (
@@ -184,8 +184,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("saved", "found", "training", "reason"), REFUSED.values(), ids=REFUSED)
-def test_a_run_of_another_training_is_not_continued(saved, found, training, reason):
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_a_run_of_another_training_is_not_continued(case):
+    saved, found, training, reason = case
     decision = run_to_continue(saved, found, training)
     assert isinstance(decision, str)
     assert reason in decision
