@@ -32,7 +32,7 @@ from tbtrainer.observers.overhead import Overhead
 from tbtrainer.observers.schedule import SnapshotSchedule, steps_per_epoch
 from tbtrainer.redaction import redacted_json
 from tbtrainer.run import (
-    SETTLE_SECONDS,
+    CHECKPOINT_SECONDS,
     RunSession,
     RunWriter,
     SilentWriter,
@@ -129,7 +129,7 @@ class TBTrainerMixin(_AnyTrainer):
         # waiting in a collective, keep their own way to end.
         writes = self.is_world_process_zero()
         with (
-            flushed_on_sigterm(partial(self._tb_run.flush, SETTLE_SECONDS))
+            flushed_on_sigterm(partial(self._tb_run.flush, CHECKPOINT_SECONDS))
             if writes
             else nullcontext()
         ):
@@ -311,7 +311,7 @@ class TBTrainerMixin(_AnyTrainer):
         with self._observing("flush the run before a checkpoint") as telemetry:
             if telemetry is not None:
                 telemetry.drain()
-            self._tb_run.flush(SETTLE_SECONDS)
+            self._tb_run.flush(CHECKPOINT_SECONDS)
         began = time.perf_counter()
         super()._save_checkpoint(model, trial, *args, **kwargs)
         if self.is_world_process_zero():
