@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 # A file system that has not answered for so long when a run is opened counts as hung.
 OPEN_SECONDS = 30.0
+# Errors after which the directory asked for may still hold another run. So do all errors of object
+# stores. After other errors of the operating system it cannot: it is no directory, or has no claim.
+_MAY_HOLD_A_RUN = (RunDirectoryUnavailable, TimeoutError, PermissionError)
 
 
 @dataclass
@@ -241,17 +244,16 @@ class RunSession:
         return self._opened(directory, claim.run_id)
 
     def _unclaimed(self, requested: str, error: Exception) -> _OpenRun:
-        """A run whose directory cannot be made or looked at now.
-
-        The writer keeps its records and tries again. It gets a directory that no other run can be
-        in, because nothing is known of the one asked for.
-        """
-        directory = f"{requested.rstrip('/')}-{uuid.uuid4().hex[:8]}"
+        """A run whose directory cannot be claimed now. Its writer keeps records and tries again."""
+        directory = requested
+        if not isinstance(error, OSError) or isinstance(error, _MAY_HOLD_A_RUN):
+            # A name that no other run has.
+            directory = f"{requested.rstrip('/')}-{uuid.uuid4().hex[:8]}"
         level = logging.ERROR if isinstance(error, RunDirectoryUnavailable) else logging.WARNING
         logger.log(
             level,
-            "No run directory can be made for this run (%s). Training continues; records are kept "
-            "and written to %s when it can be made. A resumed training begins a new run.",
+            "No run directory can be claimed (%s). Training continues; records are kept, and "
+            "written to %s when possible. A training resumed from this one begins a new run.",
             redacted_text(str(error)),
             shown(directory),
         )

@@ -1,5 +1,6 @@
 """The session gives a writer whatever the store does, and none to ranks that do not write."""
 
+import errno
 import os
 import shutil
 import threading
@@ -31,10 +32,18 @@ def test_a_store_that_cannot_be_claimed_still_has_a_writer(tmp_path, monkeypatch
     assert isinstance(run.writer, RunWriter)
     # It may hold another run, which nobody could look for.
     assert place_of(run).name.startswith("run-")
-    assert caplog.text.count("No run directory can be made") == 1
+    assert caplog.text.count("No run directory can be claimed") == 1
     run.writer.add_scalar("value", 1.0, 1)
     run.close()
     assert [r for file in event_files(tmp_path) for r in scalars(file)] == [("value", 1, 1.0)]
+
+
+def test_a_directory_that_is_full_when_claimed_is_written_to_later(tmp_path, monkeypatch):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(session, "claim_run_directory", full)
+    assert place_of(made(tmp_path, tmp_path / "run")) == tmp_path / "run"
 
 
 def test_an_occupied_directory_without_room_beside_is_never_written_to(
