@@ -77,11 +77,13 @@ class Continued:
         run: The run.
         step: The last step that stays.
         cards: Digests of the texts it shows, by tag.
+        is_assumed: Whether no marker names the run.
     """
 
     run: FoundRun
     step: int
     cards: dict[str, str]
+    is_assumed: bool = False
 
 
 def run_to_continue(
@@ -112,7 +114,7 @@ def run_to_continue(
         if not trained:
             return f"{name} was saved without a run: a new one begins."
         newest = max(trained, key=lambda run: run.claim.last_training or 0.0)
-        return Continued(newest, checkpoint.step, {})
+        return Continued(newest, checkpoint.step, {}, is_assumed=True)
     if not saved.run_id:
         return f"{name} was saved while its run directory had no claim: a new run begins."
     for run in ours:

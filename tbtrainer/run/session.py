@@ -283,6 +283,7 @@ class RunSession:
 
     def _run_of(self, checkpoint: str) -> Continued | None:
         """The run to continue, or `None`, with the reason logged."""
+        checkpoint = os.fspath(checkpoint)
         if not os.path.isdir(checkpoint):
             return None  # `Trainer` raises an error.
         training = Training(self._output_dir, self._named_for_trial())

@@ -109,6 +109,7 @@ def test_a_run_of_this_training_is_continued(saved, found, training, expected):
     decision = run_to_continue(saved, found, training)
     assert isinstance(decision, Continued), decision
     assert (decision.run.directory, decision.step) == (expected, 8)
+    assert decision.is_assumed == (saved.saved is None)
 
 
 REFUSED = {
