@@ -4,8 +4,10 @@ import errno
 import os
 import shutil
 import threading
+import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from tbtrainer.run import RunSession, RunWriter, SilentWriter, session
@@ -152,6 +154,30 @@ def test_a_card_is_written_again_only_when_it_changed(tmp_path):
         run.close()
     shown = [card for file in event_files(tmp_path) for card in texts(file)]
     assert shown == [("args/text_summary", 0), ("args/text_summary", 7)]
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_remote_run_is_continued_by_its_own_output_dir_alone(numbered, tmp_path):
+    root = f"memory://{uuid.uuid4().hex}"
+    checkpoint = tmp_path / "out" / "checkpoint-7"
+    checkpoint.mkdir(parents=True)
+    if numbered:
+        assert isinstance(made(tmp_path / "earlier", f"{root}/run").writer, RunWriter)
+    run = made(tmp_path / "out", f"{root}/run")
+    run.begin_training(None, "auto", None, str(tmp_path / "out"))
+    run.write([("value", 1.0)], 8)
+    run.mark_checkpoint(str(checkpoint), 7)
+    run.close()
+    directory = str(run.writer.log_dir)
+    assert directory == f"{root}/run" + "-1" * numbered
+    for output_dir, continues in (("out", True), ("branch", False)):
+        shutil.copytree(tmp_path / "out", tmp_path / output_dir, dirs_exist_ok=True)
+        again = made(tmp_path / output_dir, f"{root}/run")
+        again.begin_training(
+            str(tmp_path / output_dir / "checkpoint-7"), "auto", None, str(tmp_path / output_dir)
+        )
+        assert (str(again.writer.log_dir) == directory) is continues
+    fsspec.filesystem("memory").rm(root.removeprefix("memory:/"), recursive=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
