@@ -307,6 +307,33 @@ def test_a_rewind_beside_a_killed_one_loses_no_record(locks, tmp_path, monkeypat
             assert not [path for path in run.iterdir() if path.name.endswith(".being-written")]
 
 
+def test_two_rewinds_at_once_without_locks_lose_no_record(tmp_path, monkeypatch):
+    def unsupported(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    written(tmp_path, list(range(100)))
+    everything = {r for path in tmp_path.iterdir() for r in records(path)}
+    half_done, continued = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def paused(descriptor: int) -> None:
+        if threading.current_thread() is first and not half_done.is_set():
+            half_done.set()
+            continued.wait()
+        fsync(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    monkeypatch.setattr(os, "fsync", paused)
+    first = threading.Thread(target=rewind, args=(str(tmp_path), 5))
+    first.start()
+    half_done.wait()
+    rewind(str(tmp_path), 5)
+    continued.set()
+    first.join()
+    assert steps_in(tmp_path) == list(range(6))
+    assert {r for path in tmp_path.iterdir() for r in records(path)} == everything
+
+
 def test_records_written_during_a_rewind_are_kept(tmp_path, monkeypatch):
     written(tmp_path, list(range(10)))
     (file,) = event_files(tmp_path)

@@ -170,8 +170,8 @@ def test_a_remote_run_is_continued_by_its_own_output_dir_alone(numbered, tmp_pat
     run.close()
     directory = str(run.writer.log_dir)
     assert directory == f"{root}/run" + "-1" * numbered
+    shutil.copytree(tmp_path / "out", tmp_path / "branch")
     for output_dir, continues in (("out", True), ("branch", False)):
-        shutil.copytree(tmp_path / "out", tmp_path / output_dir, dirs_exist_ok=True)
         again = made(tmp_path / output_dir, f"{root}/run")
         again.begin_training(
             str(tmp_path / output_dir / "checkpoint-7"), "auto", None, str(tmp_path / output_dir)
