@@ -1,5 +1,6 @@
 """The runs of one trainer, from its building to its last evaluation."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -29,9 +30,14 @@ logger = logging.getLogger(__name__)
 
 # A file system that has not answered for so long when a run is opened counts as hung.
 OPEN_SECONDS = 30.0
-# Errors after which the directory asked for may still hold another run. So do all errors of object
-# stores. After other errors of the operating system it cannot: it is no directory, or has no claim.
-_MAY_HOLD_A_RUN = (RunDirectoryUnavailable, TimeoutError, PermissionError)
+# Errors after which the directory asked for holds no run: it is no directory, or was found empty and
+# could not be claimed. After all others, such as those of object stores, it may hold one.
+_HOLDS_NO_RUN = frozenset(
+    (
+        *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    )
+)
 
 
 @dataclass
@@ -246,7 +252,7 @@ class RunSession:
     def _unclaimed(self, requested: str, error: Exception) -> _OpenRun:
         """A run whose directory cannot be claimed now. Its writer keeps records and tries again."""
         directory = requested
-        if not isinstance(error, OSError) or isinstance(error, _MAY_HOLD_A_RUN):
+        if not isinstance(error, OSError) or error.errno not in _HOLDS_NO_RUN:
             # A name that no other run has.
             directory = f"{requested.rstrip('/')}-{uuid.uuid4().hex[:8]}"
         level = logging.ERROR if isinstance(error, RunDirectoryUnavailable) else logging.WARNING
@@ -296,9 +302,15 @@ class RunSession:
         if isinstance(decision, str):
             logger.warning("%s", decision)
             return None
-        logger.info(
-            "The run %s continues after step %d.", shown(decision.run.directory), decision.step
-        )
+        directory = shown(decision.run.directory)
+        if decision.is_assumed:
+            logger.warning(
+                "%s was saved without a run. It continues %s, the run in which a training of this "
+                "output_dir began last; with run_resume='new' it would begin another.",
+                shown(checkpoint),
+                directory,
+            )
+        logger.info("The run %s is continued after step %d.", directory, decision.step)
         return decision
 
     def _continue(self, continued: Continued) -> None:
