@@ -1,26 +1,22 @@
-"""Tags and values in, event files out: the run directory, its writer, and its past."""
+"""The run directory: how it is chosen, claimed, written to, and continued after a resume."""
 
+from tbtrainer.event_file.delivery import SETTLE_SECONDS as CHECKPOINT_SECONDS
 from tbtrainer.event_file.record_queue import Counters
-from tbtrainer.run.directory import (
-    check_run_directory,
-    claim_run_directory,
-    default_run_directory,
-)
+from tbtrainer.run.claim import claim_run_directory
+from tbtrainer.run.directory import check_run_directory
 from tbtrainer.run.rewind import rewind
-from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.session import RunSession
 from tbtrainer.run.summary_writer import RunWriter, SilentWriter
 from tbtrainer.run.termination import flushed_on_sigterm
 
 __all__ = [
+    "CHECKPOINT_SECONDS",
     "Counters",
     "RunSession",
     "RunWriter",
-    "SavedRun",
     "SilentWriter",
     "check_run_directory",
     "claim_run_directory",
-    "default_run_directory",
     "flushed_on_sigterm",
     "rewind",
 ]

@@ -1,24 +1,67 @@
 """The runs of one trainer, from its building to its last evaluation."""
 
+import errno
+import hashlib
 import logging
 import os
-import re
-from collections.abc import Iterable
-from dataclasses import asdict
+import uuid
+from dataclasses import dataclass, field
 
-from tbtrainer.event_file.names import is_remote
 from tbtrainer.isolation import Isolation
+from tbtrainer.records import HistogramRecord, Records, Scalar, Text
 from tbtrainer.redaction import redacted, redacted_text
-from tbtrainer.run.directory import check_run_directory, claim_run_directory, default_run_directory
+from tbtrainer.run.claim import Claim, RunDirectoryUnavailable, claim_run_directory, renew_claim
+from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
+from tbtrainer.run.resume import (
+    Continued,
+    Training,
+    resumed_checkpoint,
+    run_to_continue,
+    runs_of,
+    shown,
+    without_links,
+)
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.summary_writer import RunWriter, SilentWriter
+from tbtrainer.run.time_limit import within
 
 logger = logging.getLogger(__name__)
+
+# A file system that has not answered for so long when a run is opened counts as hung.
+OPEN_SECONDS = 30.0
+# Errors after which the directory asked for holds no run: it is no directory, or was found empty and
+# could not be claimed. After all others, such as those of object stores, it may hold one.
+_HOLDS_NO_RUN = frozenset(
+    (
+        *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    )
+)
+
+
+@dataclass
+class _OpenRun:
+    """The present run.
+
+    Attributes:
+        writer: Its writer.
+        run_id: The id in its claim; empty if its directory could not be claimed.
+        output_dir: The `output_dir` it was opened for, absolute.
+        cards: Digests of the texts it shows, by tag.
+    """
+
+    writer: RunWriter
+    run_id: str
+    output_dir: str
+    cards: dict[str, str] = field(default_factory=dict)
 
 
 class RunSession:
     """One run directory after another, and the writer of the present one.
+
+    The storage of a run directory is asked when the run is opened. After that only the thread of
+    its event file touches it, so a mount that hangs does not keep the training waiting.
 
     On ranks that do not write, everything here does nothing.
 
@@ -41,162 +84,235 @@ class RunSession:
         private: bool = False,
         fsync: bool = False,
     ) -> None:
-        self._requested = default_run_directory(logging_dir, output_dir)
-        self._is_named = bool(logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR"))
-        self._output_dir = output_dir
+        self._named = named_run_directory(logging_dir)
+        self._output_dir = os.path.abspath(output_dir)
+        # The default run directory, which has the time in its name, and the `output_dir` it is for.
+        self._default: tuple[str, str] | None = None
+        self._trial_name: str | None = None
         self._writes = writes
         self._isolation = isolation
         self._file_mode = 0o600 if private else 0o666
         self._fsync = fsync
-        self._writer: RunWriter | SilentWriter | None = None
-        self._has_trained = False
+        self._run: _OpenRun | None = None
+        self._trains = False
 
     def check(self) -> None:
-        """Raises a `ValueError` if the directory that somebody named cannot be written to.
+        """Raises a `ValueError` if the directory that was asked for cannot be written to.
 
         The default lies below the trainer's output directory, which need not be writable by who
         evaluates alone.
         """
-        if self._is_named:
-            check_run_directory(self._requested)
+        if self._named is None:
+            return
+        try:
+            within(OPEN_SECONDS, check_run_directory, self._named)
+        except TimeoutError as error:
+            logger.warning("%s cannot be checked: %s.", shown(self._named), error)
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
-        """The writer of the present run. The first use claims the directory."""
-        if self._writer is None:
-            self._writer = self._fresh(self._requested)
-        return self._writer
+        """The writer of the present run, which is opened if there is none."""
+        return self.open()
 
-    def begin_training(self, checkpoint: str | None, resume: str, trial_name: str | None) -> None:
+    def open(self) -> RunWriter | SilentWriter:
+        """Opens a run of its own, unless one is open, and returns its writer.
+
+        The directory is chosen and claimed here. It is absolute, so it stays the same if the
+        process changes its working directory.
+        """
+        if not self._writes:
+            return _SILENT
+        if self._run is None:
+            self._run = self._fresh()
+        return self._run.writer
+
+    def begin_training(
+        self,
+        checkpoint: str | None,
+        resume: str,
+        trial_name: str | None,
+        output_dir: str | None = None,
+    ) -> None:
         """Chooses the run of a training that is about to begin.
+
+        A run that continues is opened here; a new one with its first record.
 
         Args:
             checkpoint: The checkpoint it resumes from, if it does.
-            resume: `"auto"` to go on in the checkpoint's run, `"new"` for another.
+            resume: `"auto"` to continue the checkpoint's run, `"new"` for another.
             trial_name: Name of the hyper-parameter-search trial, if it is one.
+            output_dir: Where the trainer saves its checkpoints now; `None` if as before.
         """
         if not self._writes:
             return
-        followed = self._run_of(checkpoint) if checkpoint is not None and resume == "auto" else None
-        if followed is not None:
-            self._continue(*followed)
-        elif trial_name is not None:
-            self._leave()
-            self._writer = self._fresh(os.path.join(self._requested, trial_name))
-        elif self._has_trained:
+        self._output_dir = os.path.abspath(output_dir or self._output_dir)
+        self._trial_name = trial_name
+        continued = self._run_of(checkpoint) if checkpoint and resume == "auto" else None
+        if continued is not None:
+            self._continue(continued)
+        elif self._trains or trial_name is not None or self._was_opened_elsewhere():
             # Another training counts its steps from zero: its own run, beside the first.
             self._leave()
-        self._has_trained = True
+        elif self._run is not None and self._run.run_id:
+            self._renew(self._run)
+        self._trains = True
 
-    def write(self, records: Iterable[tuple[str, float | str]], step: int) -> None:
-        """Writes numbers as scalars and text as text, without its secrets, at `step`."""
+    def write(self, records: Records, step: int) -> None:
+        """Writes records at `step`: the one door through which what observers show reaches the run.
+
+        Secrets are taken out of texts. On ranks that do not write, nothing happens.
+        """
         if not self._writes:
             return
-        for tag, value in records:
-            if isinstance(value, str):
-                self.writer.add_text(tag, str(redacted(value, tag)), step)
+        for record in records:
+            if isinstance(record, Text):
+                self._write_text(record, step)
+            elif isinstance(record, HistogramRecord):
+                fields = record.histogram.raw_fields()
+                self._writer.add_histogram_raw(record.tag, **fields, global_step=step)
+            elif isinstance(record, Scalar):
+                self._writer.add_scalar(record.tag, record.value, step)
             else:
-                self.writer.add_scalar(tag, value, step)
+                raise TypeError(f"{record!r} is not a record; return those of tbtrainer.records.")
 
-    def write_counters(self, step: int) -> None:
-        """Writes, as scalars, how many records were written, wait, or were dropped so far."""
-        for name, count in asdict(self.writer.counters).items():
-            self.writer.add_scalar(f"tbtrainer/records_{name}", count, step)
+    def _write_text(self, record: Text, step: int) -> None:
+        text = str(redacted(record.text, record.tag))
+        shown_texts = self._opened_run().cards
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        if record.once and shown_texts.get(record.tag) == digest:
+            return
+        if record.once:
+            shown_texts[record.tag] = digest
+        self._writer.add_text(record.tag, text, step)
 
-    def flush(self) -> None:
-        """Hands what was written to the operating system, waiting 50 ms at the most."""
-        if self._writer is not None:
-            self._writer.flush()
+    def flush(self, wait_seconds: float | None = None) -> None:
+        """Hands what was written to the operating system.
 
-    def settle(self) -> None:
-        """The same, waiting up to a second: before a checkpoint is saved, and when ended."""
-        if isinstance(self._writer, RunWriter):
-            self._writer.finish()
+        Args:
+            wait_seconds: The longest wait. `None` suits a log call: 50 ms. Anything else is for a
+                checkpoint or a signal, and also forces the files to the disk if that was asked for.
+        """
+        if self._run is None:
+            return
+        if wait_seconds is None:
+            self._run.writer.flush()
+        else:
+            self._run.writer.finish()
+
+    def close(self) -> None:
+        """Closes the event file. What is written later continues the same run."""
+        if self._run is not None:
+            self._run.writer.close()
 
     def mark_checkpoint(self, checkpoint: str, step: int) -> None:
-        """Stores the run and the step in a checkpoint, from which a resumed training goes on."""
-        if self._writes:
-            SavedRun.of(str(self.writer.log_dir), checkpoint, step).write(checkpoint)
-
-    def rest(self) -> None:
-        """Closes the event file. What is written later goes on in the same run."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _fresh(self, directory: str) -> RunWriter | SilentWriter:
+        """Stores the run and the step in a checkpoint, from which a resumed training continues."""
         if not self._writes:
-            return SilentWriter()
-        try:
-            claimed = claim_run_directory(directory)
-        except Exception as error:  # Every object store has exceptions of its own.
-            # The event file's writer will say so, keep the records and try again.
-            logger.debug(
-                "%s is not claimed: %s", redacted_text(directory), redacted_text(str(error))
-            )
-            claimed = directory
-        if claimed != directory:
-            logger.warning(
-                "%s holds an earlier run; this one is written to %s.",
-                redacted_text(directory),
-                redacted_text(claimed),
-            )
-        return self._opened(claimed)
+            return
+        self.open()
+        assert self._run is not None
+        directory = str(self._run.writer.log_dir)
+        saved = SavedRun.of(directory, self._run.run_id, checkpoint, step, self._run.cards)
+        saved.write(checkpoint)
 
-    def _opened(self, directory: str, purge_step: int | None = None) -> RunWriter:
-        return RunWriter(
+    # ---- A new run ----
+
+    def _requested(self) -> str:
+        """The directory of a fresh run."""
+        named = self._named_for_trial()
+        if named is not None:
+            return named
+        if self._default is None or self._default[0] != self._output_dir:
+            self._default = self._output_dir, default_run_directory(self._output_dir)
+        return os.path.join(self._default[1], self._trial_name or "").rstrip("/")
+
+    def _named_for_trial(self) -> str | None:
+        if self._named is None or self._trial_name is None:
+            return self._named
+        return f"{self._named.rstrip('/')}/{self._trial_name}"
+
+    def _fresh(self) -> _OpenRun:
+        requested = self._requested()
+        try:
+            directory, claim = within(
+                OPEN_SECONDS, _claimed, requested, self._output_dir, self._trains
+            )
+        except Exception as error:  # Every object store has exceptions of its own.
+            return self._unclaimed(requested, error)
+        if directory != requested:
+            logger.warning(
+                "%s is used by another run or writer; this run is written to %s.",
+                shown(requested),
+                shown(directory),
+            )
+        return self._opened(directory, claim.run_id)
+
+    def _unclaimed(self, requested: str, error: Exception) -> _OpenRun:
+        """A run whose directory cannot be claimed now. Its writer keeps records and tries again."""
+        directory = requested
+        if not isinstance(error, OSError) or error.errno not in _HOLDS_NO_RUN:
+            # A name that no other run has.
+            directory = f"{requested.rstrip('/')}-{uuid.uuid4().hex[:8]}"
+        level = logging.ERROR if isinstance(error, RunDirectoryUnavailable) else logging.WARNING
+        logger.log(
+            level,
+            "No run directory can be claimed (%s). Training continues; records are kept, and "
+            "written to %s when possible. A training resumed from this one begins a new run.",
+            redacted_text(str(error)),
+            shown(directory),
+        )
+        return self._opened(directory, "")
+
+    def _opened(self, directory: str, run_id: str, purge_step: int | None = None) -> _OpenRun:
+        writer = RunWriter(
             directory,
             purge_step,
             file_mode=self._file_mode,
             sync=self._fsync,
             isolation=self._isolation,
         )
+        return _OpenRun(writer, run_id, self._output_dir)
 
     def _leave(self) -> None:
-        self.rest()
-        self._writer = None
+        self.close()
+        self._run = None
 
-    def _run_of(self, checkpoint: str) -> tuple[str, int] | None:
-        """Directory and step of the checkpoint's run, or `None`, with the reason said."""
-        saved = SavedRun.of_checkpoint(checkpoint)
-        if saved is None:
-            logger.warning(
-                "%s was saved without a run: a new one begins.", redacted_text(checkpoint)
-            )
-            return None
-        directory = saved.directory_now(checkpoint, self._requested)
-        if directory is None:
-            logger.warning(
-                "The run of %s, %s, is gone or cannot be reached: a new one begins.",
-                redacted_text(checkpoint),
-                redacted_text(saved.run_directory),
-            )
-            return None
-        if not self._is_ours(directory, checkpoint):
-            logger.warning(
-                "%s belongs to the run %s, which is left as it is: this training has been given "
-                "another place, and begins a run of its own.",
-                redacted_text(checkpoint),
-                redacted_text(directory),
-            )
-            return None
-        logger.info("The run %s goes on after step %d.", redacted_text(directory), saved.step)
-        return directory, saved.step
+    def _was_opened_elsewhere(self) -> bool:
+        """Whether `output_dir` was changed after an evaluation had opened the default run."""
+        if self._run is None or self._named is not None:
+            return False
+        return self._run.output_dir != self._output_dir
 
-    def _is_ours(self, directory: str, checkpoint: str) -> bool:
-        """Whether a checkpoint's run lies where this training's would: not a branch of another."""
-        if self._is_named:
-            requested = self._requested.rstrip("/")
-            if not is_remote(directory):
-                directory, requested = os.path.realpath(directory), os.path.realpath(requested)
-            return (
-                re.fullmatch(re.escape(requested) + r"(-\d+)?", directory.rstrip("/")) is not None
-            )
-        here = os.path.realpath(self._output_dir)
-        places = [os.path.realpath(place) for place in (directory, checkpoint)]
-        return any(os.path.commonpath([here, place]) == here for place in places)
+    # ---- The run of a checkpoint ----
 
-    def _continue(self, directory: str, step: int) -> None:
+    def _run_of(self, checkpoint: str) -> Continued | None:
+        """The run to continue, or `None`, with the reason logged."""
+        checkpoint = os.fspath(checkpoint)
+        if not os.path.isdir(checkpoint):
+            return None  # `Trainer` raises an error.
+        training = Training(self._output_dir, self._named_for_trial())
+        try:
+            decision = within(OPEN_SECONDS, _decided, checkpoint, training)
+        except TimeoutError as error:
+            decision = (
+                f"The run of {shown(checkpoint)} cannot be looked for ({error}): a new one begins."
+            )
+        if isinstance(decision, str):
+            logger.warning("%s", decision)
+            return None
+        directory = shown(decision.run.directory)
+        if decision.is_assumed:
+            logger.warning(
+                "%s was saved without a run. It continues %s, the run in which a training of this "
+                "output_dir began last; with run_resume='new' it would begin another.",
+                shown(checkpoint),
+                directory,
+            )
+        logger.info("The run %s is continued after step %d.", directory, decision.step)
+        return decision
+
+    def _continue(self, continued: Continued) -> None:
         self._leave()
+        directory, step = continued.run.directory, continued.step
         try:
             rewind(directory, step)
         except Exception as error:
@@ -205,7 +321,29 @@ class RunSession:
                 "Events after step %d could not be taken out of %s (%s): until the training is "
                 "resumed once more, they are shown beside what it logs now.",
                 step,
-                redacted_text(directory),
+                shown(directory),
                 redacted_text(str(error)),
             )
-        self._writer = self._opened(directory, purge_step=step + 1)
+        self._run = self._opened(directory, continued.run.claim.run_id, purge_step=step + 1)
+        self._run.cards.update(continued.cards)
+        self._renew(self._run)
+
+    def _renew(self, run: _OpenRun) -> None:
+        """Notes in the claim that a training begins. The run is the same if that fails."""
+        directory = str(run.writer.log_dir)
+        try:
+            within(OPEN_SECONDS, renew_claim, directory, run.run_id, self._output_dir)
+        except Exception as error:  # Every object store has exceptions of its own.
+            logger.debug("the claim of %s stays as it was: %s", shown(directory), error)
+
+
+def _claimed(requested: str, output_dir: str, trains: bool) -> tuple[str, Claim]:
+    return claim_run_directory(requested, output_dir, trains=trains)
+
+
+def _decided(checkpoint: str, training: Training) -> Continued | str:
+    read = resumed_checkpoint(checkpoint)
+    return run_to_continue(read, runs_of(training, read), without_links(training))
+
+
+_SILENT = SilentWriter()

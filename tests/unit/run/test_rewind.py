@@ -1,8 +1,12 @@
-"""Rewinding takes out what comes after a step, and loses nothing."""
+"""Rewinding takes out what comes after a step, and loses no record."""
 
+import errno
+import fcntl
 import itertools
 import os
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,11 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tbtrainer.event_file.records import whole_records
+from tbtrainer.event_file.storage import LocalStorage
 from tbtrainer.run import RunWriter, claim_run_directory, rewind
+from tbtrainer.run.rewind import RewindIncomplete
 from tests.events import event_files, events, scalars
+from tests.faults.disk import may_mount, small_disk
 from tests.tensorboard_server import tensorboard
 
 
@@ -66,7 +73,7 @@ class Crash(BaseException):
     pass
 
 
-def test_a_crash_at_any_moment_loses_nothing_and_the_next_rewind_ends_as_the_first(tmp_path):
+def test_a_rewind_after_a_crash_at_any_call_loses_nothing(tmp_path):
     def prepared(name: str) -> Path:
         run = tmp_path / name
         shutil.copytree(tmp_path / "original", run)
@@ -94,14 +101,22 @@ def records(path: Path) -> list[bytes]:
         return list(whole_records(file))
 
 
-def crashed_at(moment: int, run: Path) -> bool:
-    """Rewinds, and ends at the call of this number that changes the disk."""
+def crashed_at(moment: int, run: Path, kill: bool = False) -> bool:
+    """Rewinds, and ends at the call of this number that changes the disk.
+
+    Args:
+        moment: The number of the call.
+        run: The run directory.
+        kill: Whether the process ends there, so that it cleans up after nothing.
+    """
     calls = itertools.count()
     originals = {name: getattr(os, name) for name in ("fsync", "replace", "open", "chmod")}
 
     def watched(original):
         def call(*args, **kwargs):
             if next(calls) == moment:
+                if kill:
+                    os._exit(9)
                 raise Crash
             return original(*args, **kwargs)
 
@@ -135,14 +150,15 @@ def test_the_files_keep_their_permissions(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_what_a_run_wrote_in_directories_below_is_rewound_and_other_runs_there_are_not(tmp_path):
+def test_parts_below_a_run_are_rewound_and_other_runs_are_not(tmp_path):
     claim_run_directory(str(tmp_path))
     writer = RunWriter(str(tmp_path))
     for step in range(10):
         writer.add_scalars("several", {"a": step, "b": step}, step)
     writer.add_hparams({"rate": 0.1}, {"accuracy": 0.9}, run_name="hparams")
     writer.close()
-    written(Path(claim_run_directory(str(tmp_path / "trial-0"))), list(range(10)))
+    claim_run_directory(str(tmp_path / "trial-0"))
+    written(tmp_path / "trial-0", list(range(10)))
     written(tmp_path / "of-another-tool", list(range(10)))
     rewind(str(tmp_path), 5)
     assert steps_in(tmp_path / "several_a") == steps_in(tmp_path / "several_b") == list(range(6))
@@ -171,3 +187,206 @@ def test_every_reader_shows_each_step_once_after_ten_crashes(tmp_path):
             points = server.ask("plugin/scalars/scalars", run=".", tag="value")
             assert [step for _, step, _ in points] == expected
             assert server.tags("scalars") == ["orphan/9", "value"]
+
+
+# ---- No room, pipes, files of others ----
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
+def test_a_rewind_without_room_leaves_the_disk_as_it_was(tmp_path):
+    with small_disk(tmp_path / "disk", "size=256k") as disk:
+        written(disk / "run", list(range(4000)))
+        before = contents(disk / "run")
+        with pytest.raises(RewindIncomplete, match="no room"):
+            rewind(str(disk / "run"), 3990)
+        assert contents(disk / "run") == before
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_an_interrupted_rewind_leaves_no_parts(error, tmp_path, monkeypatch):
+    written(tmp_path, list(range(10)))
+    before = contents(tmp_path)
+
+    def interrupted(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", interrupted)
+        with pytest.raises((RewindIncomplete, KeyboardInterrupt)):
+            rewind(str(tmp_path), 5)
+    assert contents(tmp_path) == before
+
+
+def test_a_pipe_named_like_an_event_file_is_passed_over(tmp_path):
+    written(tmp_path, list(range(10)))
+    os.mkfifo(tmp_path / "events.out.tfevents.1.pipe")
+    (tmp_path / "events.out.tfevents.2.link").symlink_to(tmp_path / "events.out.tfevents.1.pipe")
+    assert rewind(str(tmp_path), 5) == 4
+
+
+def test_a_link_to_a_file_of_others_is_neither_read_nor_replaced(tmp_path):
+    written(tmp_path / "theirs", list(range(10)))
+    (file,) = event_files(tmp_path / "theirs")
+    written(tmp_path / "run", list(range(10)))
+    (tmp_path / "run" / file.name.replace("tfevents.", "tfevents.1")).symlink_to(file)
+    (tmp_path / "run" / "below").symlink_to(tmp_path / "theirs")
+    assert rewind(str(tmp_path / "run"), 5) == 4
+    assert steps_in(tmp_path / "theirs") == list(range(10))
+
+
+def test_an_unreadable_file_is_named_and_the_others_are_rewound(tmp_path, monkeypatch):
+    written(tmp_path, list(range(10)))
+    (tmp_path / "events.out.tfevents.1.foreign").touch()
+    opened = LocalStorage.open
+
+    def refused(storage: LocalStorage, path: str):
+        if path.endswith("foreign"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(storage, path)
+
+    monkeypatch.setattr(LocalStorage, "open", refused)
+    with pytest.raises(RewindIncomplete, match=r"tfevents\.1\.foreign: .*Permission denied"):
+        rewind(str(tmp_path), 5)
+    assert steps_in(tmp_path) == list(range(6))
+
+
+# ---- Two processes at once ----
+
+
+def test_a_second_rewind_waits_for_the_first(tmp_path):
+    written(tmp_path, list(range(10)))
+    first = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    second = threading.Thread(target=rewind, args=(str(tmp_path), 5))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    assert steps_in(tmp_path) == list(range(10))
+    os.close(first)
+    second.join()
+    assert steps_in(tmp_path) == list(range(6))
+
+
+def test_a_rewind_kept_waiting_too_long_changes_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["tbtrainer.run.rewind"], "_LOCK_SECONDS", 0.1)
+    written(tmp_path, list(range(10)))
+    first = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    with pytest.raises(TimeoutError, match="another process"):
+        rewind(str(tmp_path), 5)
+    os.close(first)
+    assert steps_in(tmp_path) == list(range(10))
+
+
+def rewind_and_die(run: Path, moment: int) -> None:
+    """Rewinds in another process, which is killed at the call of this number."""
+    child = os.fork()
+    if child == 0:
+        os._exit(9 if crashed_at(moment, run, kill=True) else 0)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_rewind_beside_a_killed_one_loses_no_record(locks, tmp_path, monkeypatch):
+    if not locks:
+
+        def unsupported(*args: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", unsupported)
+    written(tmp_path / "original", list(range(100)))
+    everything = {r for path in (tmp_path / "original").iterdir() for r in records(path)}
+    for moment in range(14):
+        run = tmp_path / str(moment)
+        shutil.copytree(tmp_path / "original", run)
+        rewind_and_die(run, moment)
+        rewind(str(run), 5)
+        assert steps_in(run) == list(range(6))
+        assert {r for path in run.iterdir() for r in records(path)} == everything
+        if locks:
+            assert not [path for path in run.iterdir() if path.name.endswith(".being-written")]
+
+
+def test_two_rewinds_at_once_without_locks_lose_no_record(tmp_path, monkeypatch):
+    def unsupported(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    written(tmp_path, list(range(100)))
+    everything = {r for path in tmp_path.iterdir() for r in records(path)}
+    half_done, continued = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def paused(descriptor: int) -> None:
+        if threading.current_thread() is first and not half_done.is_set():
+            half_done.set()
+            continued.wait()
+        fsync(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    monkeypatch.setattr(os, "fsync", paused)
+    first = threading.Thread(target=rewind, args=(str(tmp_path), 5))
+    first.start()
+    half_done.wait()
+    rewind(str(tmp_path), 5)
+    continued.set()
+    first.join()
+    assert steps_in(tmp_path) == list(range(6))
+    assert {r for path in tmp_path.iterdir() for r in records(path)} == everything
+
+
+def test_records_written_during_a_rewind_are_kept(tmp_path, monkeypatch):
+    written(tmp_path, list(range(10)))
+    (file,) = event_files(tmp_path)
+    written(tmp_path / "late", [20, 21])
+    late = records(event_files(tmp_path / "late")[0])[-2:]
+    shutil.rmtree(tmp_path / "late")
+    replace, waiting = os.replace, iter(late)
+
+    with open(file, "ab", buffering=0) as appending:
+
+        def replaced(source: str, target: str) -> None:
+            # Once before the file is replaced and once after.
+            if record := next(waiting, None):
+                appending.write(record)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", replaced)
+        rewind(str(tmp_path), 5)
+    assert steps_in(tmp_path) == list(range(6))
+    kept = {record for path in tmp_path.iterdir() for record in records(path)}
+    assert set(late) <= kept
+
+
+def test_a_record_completed_during_a_rewind_stays_whole(tmp_path, monkeypatch):
+    written(tmp_path, list(range(10)))
+    (file,) = event_files(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:-5])
+    opened = LocalStorage.stage
+
+    def completed(storage: LocalStorage, like: str):
+        file.write_bytes(content)
+        return opened(storage, like)
+
+    monkeypatch.setattr(LocalStorage, "stage", completed)
+    rewind(str(tmp_path), 9)
+    assert steps_in(tmp_path) == list(range(10))
+
+
+# ---- What was taken out earlier ----
+
+
+def test_of_earlier_rewinds_the_last_few_files_are_kept(tmp_path):
+    for crash in range(20):
+        written(tmp_path, [1, 2, 100 + crash])
+        rewind(str(tmp_path), 2)
+    assert len([path for path in tmp_path.iterdir() if "removed-after" in path.name]) <= 5
+    assert steps_in(tmp_path) == [1, 2] * 20
+
+
+def test_one_rewind_keeps_all_that_it_takes_out(tmp_path):
+    for session in range(8):
+        written(tmp_path, [1, 100 + session])
+    everything = {r for path in tmp_path.iterdir() for r in records(path)}
+    rewind(str(tmp_path), 2)
+    assert {r for path in tmp_path.iterdir() for r in records(path)} == everything

@@ -1,63 +1,113 @@
-"""The run of a checkpoint is found again, also after both were moved."""
+"""The marker of a checkpoint holds its run, and whatever else is in it is refused."""
 
-from tbtrainer.run.saved_run import RUN_FILE, SavedRun
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tbtrainer.run.saved_run import RUN_FILE, BrokenMarker, SavedRun
+
+RUN_ID = "0123456789abcdef" * 2
 
 
-def saved(root):
-    run, checkpoint = root / "runs" / "a", root / "checkpoint-7"
-    run.mkdir(parents=True)
-    checkpoint.mkdir()
-    SavedRun.of(str(run), str(checkpoint), 7).write(str(checkpoint))
-    return run, checkpoint
+def marked(root: Path) -> Path:
+    checkpoint = root / "checkpoint-7"
+    checkpoint.mkdir(parents=True)
+    SavedRun.of(str(root / "runs" / "a"), RUN_ID, str(checkpoint), 7, {"args": "12"}).write(
+        str(checkpoint)
+    )
+    return checkpoint
 
 
 def test_run_and_step_are_read_back(tmp_path):
-    run, checkpoint = saved(tmp_path)
-    again = SavedRun.read(str(checkpoint))
-    assert again is not None
-    assert again.step == 7
-    assert again.directory_now(str(checkpoint), "elsewhere") == str(run)
-    assert [path.name for path in checkpoint.iterdir()] == [RUN_FILE]
-
-
-def test_a_run_moved_with_its_checkpoint_is_found(tmp_path):
-    saved(tmp_path / "before")
-    (tmp_path / "before").rename(tmp_path / "after")
-    checkpoint = tmp_path / "after" / "checkpoint-7"
-    again = SavedRun.read(str(checkpoint))
-    assert again is not None
-    assert again.directory_now(str(checkpoint), "elsewhere") == str(
-        tmp_path / "after" / "runs" / "a"
+    checkpoint = marked(tmp_path)
+    assert SavedRun.read(str(checkpoint)) == SavedRun(
+        run_directory=str(tmp_path / "runs" / "a"),
+        relative_directory=os.path.join("..", "runs", "a"),
+        run_id=RUN_ID,
+        step=7,
+        cards={"args": "12"},
     )
-
-
-def test_a_renamed_checkpoint_finds_its_run(tmp_path):
-    run, checkpoint = saved(tmp_path)
-    best = tmp_path / "archive" / "deep" / "best"
-    best.parent.mkdir(parents=True)
-    checkpoint.rename(best)
-    again = SavedRun.read(str(best))
-    assert again is not None
-    assert again.directory_now(str(best), "elsewhere") == str(run)
-
-
-def test_a_run_that_is_gone_is_none(tmp_path):
-    run, checkpoint = saved(tmp_path)
-    run.rmdir()
-    again = SavedRun.read(str(checkpoint))
-    assert again is not None
-    assert again.directory_now(str(checkpoint), "elsewhere") is None
+    assert [path.name for path in checkpoint.iterdir()] == [RUN_FILE]
 
 
 def test_a_checkpoint_of_the_stock_trainer_has_no_run(tmp_path):
     assert SavedRun.read(str(tmp_path)) is None
 
 
-def test_credentials_of_a_url_are_in_no_checkpoint_and_come_from_the_arguments(tmp_path):
-    requested = "s3://name:hidden-word@host/run"
-    SavedRun.of(f"{requested}-1", str(tmp_path), 7).write(str(tmp_path))
+def test_a_marker_needs_no_run_directory(tmp_path):
+    assert not (tmp_path / "runs").exists()
+    marked(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_credentials_of_a_url_are_in_no_checkpoint(tmp_path):
+    url = "s3://name:hidden-word@host/run-1"
+    SavedRun.of(url, RUN_ID, str(tmp_path), 7, {}).write(str(tmp_path))
     assert "hidden-word" not in (tmp_path / RUN_FILE).read_text()
-    again = SavedRun.read(str(tmp_path))
-    assert again is not None
-    assert again.directory_now(str(tmp_path), requested) == f"{requested}-1"
-    assert again.directory_now(str(tmp_path), "s3://host/run") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run_directory": None},
+        {"run_directory": ""},
+        {"run_directory": "/a\0b"},
+        {"run_directory": "/" + "x" * 5_000},
+        {"relative_directory": ["..", "runs"]},
+        {"run_id": None},
+        {"run_id": 0},
+        {"run_id": "../../.."},
+        {"run_id": RUN_ID + "\n"},
+        {"step": 2**70},
+        {"step": 2**63 - 1},
+        {"step": -1},
+        {"step": True},
+        {"step": 7.0},
+        {"step": "7"},
+        {"step": None},
+        {"step": 6},
+        {"cards": ["args"]},
+        {"cards": {"args": 12}},
+        {"cards": {str(number): "" for number in range(1_000)}},
+    ],
+    ids=str,
+)
+def test_a_marker_with_a_wrong_field_is_broken(change, tmp_path):
+    checkpoint = marked(tmp_path)
+    values = json.loads((checkpoint / RUN_FILE).read_text())
+    (checkpoint / RUN_FILE).write_text(json.dumps({**values, **change}))
+    with pytest.raises(BrokenMarker):
+        SavedRun.read(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b"{}", b"\xff\0", b"[" * 60_000, b'"' + b"x" * 99_999 + b'"']
+)
+def test_a_marker_that_is_no_marker_is_broken(content, tmp_path):
+    checkpoint = marked(tmp_path)
+    (checkpoint / RUN_FILE).write_bytes(content)
+    with pytest.raises(BrokenMarker):
+        SavedRun.read(str(checkpoint))
+
+
+def test_a_pipe_in_the_place_of_a_marker_is_broken(tmp_path):
+    checkpoint = marked(tmp_path)
+    (checkpoint / RUN_FILE).unlink()
+    os.mkfifo(checkpoint / RUN_FILE)
+    with pytest.raises(BrokenMarker, match="not a regular file"):
+        SavedRun.read(str(checkpoint))
+
+
+def test_a_marker_without_room_leaves_no_part(tmp_path, monkeypatch):
+    checkpoint = marked(tmp_path)
+    before = (checkpoint / RUN_FILE).read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        SavedRun.of("/run", RUN_ID, str(checkpoint), 7, {}).write(str(checkpoint))
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == {RUN_FILE: before}

@@ -1,0 +1,122 @@
+"""Local directories and object stores behave alike, and no link leads out of a directory."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tbtrainer.event_file.storage import LocalStorage, RemoteStorage, Storage, storage_of
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request, tmp_path) -> Iterator[Storage]:
+    if request.param == "local":
+        yield storage_of(str(tmp_path / "run"))
+        return
+    root = f"/{uuid.uuid4().hex}"
+    yield storage_of(f"memory://{root}/run")
+    fsspec.filesystem("memory").rm(root, recursive=True)
+
+
+def test_a_url_is_remote_and_a_path_is_local(tmp_path):
+    assert isinstance(storage_of("memory://run"), RemoteStorage)
+    assert isinstance(storage_of(str(tmp_path)), LocalStorage)
+
+
+def test_files_are_listed_and_read_back(storage):
+    storage.make()
+    assert storage.names() == []
+    storage.replace("a", b"first")
+    with storage.stage("a") as staged:
+        staged.write(b"sec")
+        staged.write(b"ond")
+        staged.publish("b")
+    assert sorted(storage.names()) == storage.files() == ["a", "b"]
+    assert storage.read("b", 6) == b"second"
+    with storage.open("b") as file:
+        assert file.read() == b"second"
+    storage.remove("a")
+    assert storage.files() == ["b"]
+    assert storage.modified("b") > 0
+    assert storage.free_bytes() > 0
+
+
+def test_a_directory_that_does_not_exist_has_no_names(storage):
+    assert storage.names() == []
+    storage.make()
+    storage.replace("a", b"")
+
+
+def test_a_file_is_created_once(storage):
+    storage.make()
+    assert storage.create("claim", b"mine")
+    assert not storage.create("claim", b"theirs")
+    assert storage.read("claim", 100) == b"mine"
+
+
+def test_a_long_file_is_not_read(storage):
+    storage.make()
+    storage.replace("claim", b"x" * 101)
+    with pytest.raises(OSError, match="longer than 100 bytes"):
+        storage.read("claim", 100)
+
+
+def test_a_staged_file_is_gone_unless_published(storage):
+    storage.make()
+    storage.replace("a", b"kept")
+    with pytest.raises(KeyboardInterrupt), storage.stage("a") as staged:
+        staged.write(b"half")
+        raise KeyboardInterrupt
+    assert storage.files() == ["a"]
+    assert storage.read("a", 10) == b"kept"
+
+
+def local(directory: Path) -> LocalStorage:
+    return LocalStorage(str(directory))
+
+
+def test_links_pipes_and_folders_behind_links_are_not_listed(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").touch()
+    run = tmp_path / "run"
+    (run / "below").mkdir(parents=True)
+    (run / "below" / "regular").touch()
+    (run / "link").symlink_to(tmp_path / "outside" / "secret")
+    (run / "folder").symlink_to(tmp_path / "outside")
+    os.mkfifo(run / "pipe")
+    assert local(run).files() == ["below/regular"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_regular_file_is_not_opened(kind, tmp_path):
+    (tmp_path / "secret").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=kind):
+        local(tmp_path).open(kind)
+
+
+def test_a_file_that_could_not_be_written_is_not_created(tmp_path):
+    with pytest.raises(TypeError):
+        local(tmp_path).create("claim", "no bytes")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_staged_file_has_the_permissions_of_the_other(tmp_path):
+    (tmp_path / "private").touch(0o600)
+    with local(tmp_path).stage("private") as staged:
+        staged.publish("copy")
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_is_given_back(tmp_path):
+    with local(tmp_path).lock(0.0) as is_locked:
+        assert is_locked
+        with pytest.raises(TimeoutError), local(tmp_path).lock(0.0):
+            pass
+    with local(tmp_path).lock(0.0) as is_locked:
+        assert is_locked
