@@ -90,12 +90,21 @@ class TBTrainerMixin(_AnyTrainer):
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
-        """The run's `SummaryWriter`; elsewhere than on world rank zero a silent double.
+        """The run's `SummaryWriter`. On all ranks but world rank zero its methods do nothing.
 
         Write at `state.global_step`: when the training is resumed from a checkpoint, records with a
         later step are taken out.
+
+        A subclass may set another writer for its own calls. Telemetry is always written to the
+        run's.
         """
+        if "_tb_writer_of_user" in vars(self):
+            return self._tb_writer_of_user
         return self._tb_run.writer
+
+    @writer.setter
+    def writer(self, writer: Any) -> None:
+        self._tb_writer_of_user: RunWriter | SilentWriter = writer
 
     def _remove_stock_callback(self) -> None:
         """Takes the stock TensorBoard callback out, so that nothing is written twice."""
@@ -150,7 +159,8 @@ class TBTrainerMixin(_AnyTrainer):
             return
         writer: RunWriter | None = None
         with self._observing("open the run"):
-            writer = self.writer if isinstance(self.writer, RunWriter) else None
+            own = self._tb_run.writer
+            writer = own if isinstance(own, RunWriter) else None
         # Whatever happened to the writer: the ranks look at their parameters together.
         with self._observing("look at the model's parameters"):
             self._stop_telemetry()
@@ -185,10 +195,10 @@ class TBTrainerMixin(_AnyTrainer):
 
     def _show_arguments(self) -> None:
         """Writes arguments and model configuration under stock's tags, without their secrets."""
-        self.writer.add_text("args", redacted_json(self.args.to_dict()))
+        self._tb_run.writer.add_text("args", redacted_json(self.args.to_dict()))
         config = getattr(self.model, "config", None)
         if config is not None and hasattr(config, "to_dict"):
-            self.writer.add_text("model_config", redacted_json(config.to_dict()))
+            self._tb_run.writer.add_text("model_config", redacted_json(config.to_dict()))
 
     def _end_training(self) -> None:
         """Runs however the training ended, and lets its exception pass unchanged."""
@@ -240,7 +250,7 @@ class TBTrainerMixin(_AnyTrainer):
             with self._observing("write the gradient norms") as telemetry:
                 if telemetry is not None:
                     telemetry.log_gradient_norms(self.state.global_step)
-                    self.writer.add_scalar(
+                    self._tb_run.writer.add_scalar(
                         "tbtrainer/overhead_fraction",
                         self._tb_overhead.fraction(),
                         self.state.global_step,
@@ -291,7 +301,7 @@ class TBTrainerMixin(_AnyTrainer):
             self._tb_open_evaluations -= 1
             with self._observing("close the run after an evaluation"):
                 if not self._tb_trains and self._tb_open_evaluations == 0:
-                    self._tb_run.rest()
+                    self._tb_run.release()
 
     # ---- A checkpoint is saved and marked ----
 
@@ -315,7 +325,9 @@ class TBTrainerMixin(_AnyTrainer):
         checkpoint = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{step}")
         self._tb_run.mark_checkpoint(checkpoint, step)
         is_best = self.state.best_model_checkpoint == checkpoint
-        show_checkpoint(self.writer, checkpoint, step, seconds, self._metric_at(step), is_best)
+        show_checkpoint(
+            self._tb_run.writer, checkpoint, step, seconds, self._metric_at(step), is_best
+        )
         self._tb_run.flush()
 
     def _metric_at(self, step: int) -> tuple[str, float] | None:

@@ -2,7 +2,7 @@
 
 import os
 
-from tbtrainer.run import RunWriter
+from tbtrainer.run import RunWriter, SilentWriter
 
 
 def bytes_of(directory: str) -> int:
@@ -15,7 +15,7 @@ def bytes_of(directory: str) -> int:
 
 
 def show_checkpoint(
-    writer: RunWriter,
+    writer: RunWriter | SilentWriter,
     checkpoint: str,
     step: int,
     seconds: float,

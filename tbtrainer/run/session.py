@@ -118,8 +118,16 @@ class RunSession:
         if self._writes:
             SavedRun.of(str(self.writer.log_dir), checkpoint, step).write(checkpoint)
 
+    def release(self) -> None:
+        """Closes the event file until the next record; tools that follow the run do not notice."""
+        if self._writer is not None:
+            self._writer.release()
+
     def rest(self) -> None:
-        """Closes the event file. What is written later goes on in the same run."""
+        """Closes the event file, and ends the run for tools that follow it.
+
+        What is written later goes to the same run directory.
+        """
         if self._writer is not None:
             self._writer.close()
 
