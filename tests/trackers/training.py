@@ -3,8 +3,10 @@
     python -m tests.trackers.training TRACKER stock|tbtrainer
 
 Runs in the current directory, without network. Prints as JSON the scalars that the tracker recorded
-and those of the event files, each as `[tag, step, value]`. Trackers replace names and methods in torch for the rest of
-the process, so each training has its own process.
+and those of the event files, each as `[tag, step, value]`.
+
+Trackers replace names and methods in torch for the rest of the process, so each training has its
+own process.
 """
 
 import importlib
