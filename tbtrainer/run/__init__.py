@@ -9,7 +9,8 @@ from tbtrainer.run.directory import (
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.session import RunSession
-from tbtrainer.run.summary_writer import RunWriter, SilentWriter
+from tbtrainer.run.silent_writer import SilentWriter
+from tbtrainer.run.summary_writer import RunWriter
 from tbtrainer.run.termination import flushed_on_sigterm
 
 __all__ = [

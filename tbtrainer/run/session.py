@@ -12,7 +12,8 @@ from tbtrainer.redaction import redacted_text
 from tbtrainer.run.directory import check_run_directory, claim_run_directory, default_run_directory
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
-from tbtrainer.run.summary_writer import RunWriter, SilentWriter
+from tbtrainer.run.silent_writer import SilentWriter
+from tbtrainer.run.summary_writer import RunWriter
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The `SummaryWriter` of world rank zero, and the one of all other ranks, which does nothing."""
+"""The `SummaryWriter` of world rank zero."""
 
 import functools
 import inspect
@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch.utils.tensorboard import writer as torch_writer
@@ -284,51 +284,3 @@ _making_file_writers = threading.RLock()
 def _is_replaced(name: str) -> bool:
     """Whether a tool has replaced a method of torch's `SummaryWriter`."""
     return getattr(getattr(SummaryWriter, name), "__globals__", None) is not vars(torch_writer)
-
-
-def disable_public_methods(writer_class: _Writer) -> _Writer:
-    """Class decorator: every public method of torch's `SummaryWriter` does nothing."""
-    for name in public_methods(SummaryWriter):
-        setattr(writer_class, name, _disabled(getattr(SummaryWriter, name)))
-    return writer_class
-
-
-def public_methods(writer_class: type) -> Iterator[str]:
-    """Names of the public methods of a class."""
-    for name in dir(writer_class):
-        if not name.startswith("_") and callable(getattr(writer_class, name)):
-            yield name
-
-
-def _disabled(method: Callable[..., Any]) -> Callable[..., None]:
-    @functools.wraps(method)
-    def do_nothing(self: Any, *args: Any, **kwargs: Any) -> None:
-        return None
-
-    return do_nothing
-
-
-@disable_public_methods
-class SilentWriter(SummaryWriter):
-    """A `SummaryWriter` whose methods do nothing: the writer of all ranks but world rank zero.
-
-    With it, code that writes to `trainer.writer` does not have to ask for the rank.
-    """
-
-    log_dir: Any = None
-    counters = Counters()
-
-    def __init__(self) -> None:
-        """Opens no file."""
-
-    def finish(self) -> None:
-        """Does nothing."""
-
-    def release(self) -> None:
-        """Does nothing."""
-
-    def __enter__(self) -> "SilentWriter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
