@@ -17,12 +17,15 @@ OLDEST := $(VENV)-oldest
 TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/observers/test_log_entries.py unit/test_metrics.py \
 	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py)
 
+# Trackers that follow TensorBoard need older versions of some packages: another environment.
+TRACKERS := $(VENV)-trackers
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-oldest lint format docs screenshot bench bench-gpu clean
+.PHONY: help demo test test-fast test-oldest test-trackers lint format docs screenshot bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo  ## fine-tune a real text classifier and print how to open its run
 	$(BIN)/python docs/examples/fine_tune_minilm.py --output_dir demo-output
@@ -35,6 +38,9 @@ test-fast: $(STAMPS)/test $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the unit 
 
 test-oldest: $(OLDEST)/stamps/oldest  ## run the trainer's tests with the oldest transformers
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(TRAINER_TESTS)
+
+test-trackers: $(TRACKERS)/stamps/trackers  ## run the tests with wandb, SwanLab, MLflow and ClearML
+	$(TRACKERS)/bin/python -m pytest tests/trackers
 
 lint: $(STAMPS)/test  ## check format, style and types
 	$(BIN)/ruff format --check $(SOURCES)
@@ -60,7 +66,7 @@ bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_gpu.py $(OPTIONS)
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) $(OLDEST) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -72,6 +78,13 @@ $(OLDEST)/stamps/oldest: $(REQUIREMENTS)
 	@echo "Installing tbtrainer[test] with transformers 4.57 into $(OLDEST) (some minutes the first time)"
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable ".[test]" "transformers==4.57.*"
+	@mkdir -p $(@D) && touch $@
+
+$(TRACKERS)/stamps/trackers: $(REQUIREMENTS)
+	$(MAKE) VENV=$(TRACKERS) $(TRACKERS)/bin/python
+	@echo "Installing tbtrainer[test,trackers] into $(TRACKERS) (some minutes the first time)"
+	$(TRACKERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[test,trackers]"
 	@mkdir -p $(@D) && touch $@
 
 # One stamp per extra of setup.cfg.

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from transformers.integrations import TensorBoardCallback
@@ -14,12 +15,12 @@ from tbtrainer.arguments import (
     warn_of_patterns_without_match,
 )
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers import built_in_observers
+from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.observer import EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
-from tbtrainer.run import RunSession, flushed_on_sigterm
+from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
 from tbtrainer.sharding.parameter_names import clean_name
 from tbtrainer.steps import ObservedSteps
 
@@ -80,8 +81,14 @@ class Telemetry:
     # ---- A run ----
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keeps the run open during a training or an evaluation, which may be inside another."""
+    def evaluation(self) -> Iterator[None]:
+        """Keeps the run's files open during an evaluation, which may be inside a training."""
+        with self._in_use(self.run.release):
+            yield
+
+    @contextmanager
+    def _in_use(self, close: Callable[[], None]) -> Iterator[None]:
+        """Calls `close` at the end, unless a training or an evaluation around this one goes on."""
         self._remove_stock_callback()
         self._uses += 1
         try:
@@ -90,8 +97,8 @@ class Telemetry:
             self._uses -= 1
             if self._uses == 0:
                 with self._measured("close the run"):
-                    self.steps.stop()
-                    self.run.close()
+                    self.observers.drain()
+                    close()
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -99,8 +106,9 @@ class Telemetry:
         self._run_has_begun = False
         # Python runs signal handlers only between bytecodes, so a rank blocked in a collective
         # could not run one; only world rank zero installs it.
-        on_sigterm = flushed_on_sigterm(self.run.flush) if self._writes else nullcontext()
-        with on_sigterm, self.in_use():
+        flush = partial(self.run.flush, CHECKPOINT_SECONDS)
+        on_sigterm = flushed_on_sigterm(flush) if self._writes else nullcontext()
+        with on_sigterm, self._in_use(self.run.close):
             try:
                 yield
             finally:
@@ -128,7 +136,8 @@ class Telemetry:
         name = None
         if trial is not None:
             name = os.path.basename(self._trainer._get_output_dir(trial))
-        self.run.begin_training(checkpoint, self._arguments.run_resume, name)
+        output_dir = self._trainer.args.output_dir
+        self.run.begin_training(checkpoint, self._arguments.run_resume, name, output_dir)
 
     def _remove_stock_callback(self) -> None:
         """Takes out the TensorBoard callback that stock adds, so that nothing is written twice."""
@@ -181,7 +190,7 @@ class Telemetry:
         """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
         with self._measured("flush the run before a checkpoint"):
             self.observers.drain()
-            self.run.flush_for_checkpoint()
+            self.run.flush(CHECKPOINT_SECONDS)
         path = checkpoint_directory(self._trainer, trial)
         began = time.perf_counter()
         self._unmarked = path

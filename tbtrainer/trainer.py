@@ -61,12 +61,21 @@ class TBTrainerMixin(_AnyTrainer):
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
-        """The run's `SummaryWriter`; on all ranks but world rank zero a writer that does nothing.
+        """The run's `SummaryWriter`. On all ranks but world rank zero its methods do nothing.
 
         Write at `state.global_step`: when the training is resumed from a checkpoint, records with a
         later step are taken out.
+
+        A subclass may set another writer for its own calls. Telemetry is always written to the
+        run's.
         """
+        if "_tb_writer_of_user" in vars(self):
+            return self._tb_writer_of_user
         return self._tb.run.writer
+
+    @writer.setter
+    def writer(self, writer: Any) -> None:
+        self._tb_writer_of_user: RunWriter | SilentWriter = writer
 
     def add_observer(self, observer: Observer) -> None:
         """Adds an observer of your own, which is asked after the built-in ones.
@@ -128,7 +137,7 @@ class TBTrainerMixin(_AnyTrainer):
         When it returns, what it logged can be read in TensorBoard. Outside a training no event file
         stays open.
         """
-        with self._tb.in_use():
+        with self._tb.evaluation():
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             self._tb.evaluation_ended(metrics)
             return metrics

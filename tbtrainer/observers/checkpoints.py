@@ -1,49 +1,80 @@
 """Checkpoints on the timeline of the run."""
 
 import os
+from typing import Any
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from tbtrainer import tags
+from tbtrainer.observers.observer import Checkpoint, Observer
+from tbtrainer.records import Deferred, Records, Scalar, Text
 from tbtrainer.redaction import redacted_name, redacted_text
-from tbtrainer.run import RunWriter
+
+
+class Checkpoints(Observer):
+    """Shows each checkpoint: the seconds it took, and a card with path, size and metric."""
+
+    def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
+        """Returns the seconds now; the card is made later, because it asks for every file's size."""
+        return [
+            Scalar(tags.CHECKPOINT_SECONDS.name, checkpoint.seconds),
+            Deferred(lambda: [Text(tags.CHECKPOINT_SAVED.name, checkpoint_card(step, checkpoint))]),
+        ]
+
+
+def checkpoint_card(step: int, checkpoint: Checkpoint) -> str:
+    """Returns what is known of a checkpoint as a Markdown table, without secrets."""
+    rows = {
+        "path": f"`{redacted_text(checkpoint.path)}`",
+        "step": f"{step:,}",
+        "size": f"{bytes_of(checkpoint.path) / 2**20:,.1f} MiB",
+        "saved in": f"{checkpoint.seconds:.2f} s",
+    }
+    if checkpoint.metric is not None:
+        name, value = checkpoint.metric
+        rows[redacted_name(name)] = f"{value:.6g}"
+        rows["best so far"] = "yes" if checkpoint.is_best else "no"
+    card = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"| checkpoint | |\n|---|---|\n{card}"
 
 
 def bytes_of(directory: str) -> int:
-    """Returns the bytes of all files under `directory`."""
-    return sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(directory)
-        for name in names
-    )
+    """Returns the bytes of all files under `directory`. Files that disappear meanwhile count 0."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.path.getsize(os.path.join(folder, name))
+            except OSError:  # A checkpoint may be rotated away while it is looked at.
+                continue
+    return total
 
 
-def show_checkpoint(
-    writer: RunWriter,
-    checkpoint: str,
-    step: int,
-    seconds: float,
-    metric: tuple[str, float] | None,
-    is_best: bool,
-) -> None:
-    """Marks a checkpoint on the run's timeline: two scalars, and a card without secrets.
+def checkpoint_directory(trainer: Any, trial: Any) -> str:
+    """Returns where a trainer saves the checkpoint of its present step."""
+    folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    return os.path.join(trainer._get_output_dir(trial), folder)
+
+
+def saved_checkpoint(trainer: Any, path: str, seconds: float) -> Checkpoint:
+    """Describes a checkpoint that a trainer has just saved.
 
     Args:
-        writer: The run.
-        checkpoint: Its directory.
-        step: Optimizer steps taken.
-        seconds: What saving took on this rank.
-        metric: Name and value of `metric_for_best_model` at this step, if known.
-        is_best: Whether it is the best so far.
+        trainer: A `Trainer`.
+        path: The checkpoint's directory.
+        seconds: What saving it took.
     """
-    size = bytes_of(checkpoint)
-    writer.add_scalar("checkpoint/seconds", seconds, step)
-    writer.add_scalar("checkpoint/bytes", size, step)
-    rows = {
-        "path": f"`{redacted_text(checkpoint)}`",
-        "step": f"{step:,}",
-        "size": f"{size / 2**20:,.1f} MiB",
-        "saved in": f"{seconds:.2f} s",
-    }
-    if metric is not None:
-        rows[redacted_name(metric[0])] = f"{metric[1]:.6g}"
-        rows["best so far"] = "yes" if is_best else "no"
-    card = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    writer.add_text("checkpoint/saved", f"| checkpoint | |\n|---|---|\n{card}", step)
+    is_best = trainer.state.best_model_checkpoint == path
+    return Checkpoint(path, seconds, _metric_at(trainer, trainer.state.global_step), is_best)
+
+
+def _metric_at(trainer: Any, step: int) -> tuple[str, float] | None:
+    """Name and value of `metric_for_best_model` in the evaluation of this step, if any."""
+    name = trainer.args.metric_for_best_model
+    if name is None:
+        return None
+    key = name if name.startswith("eval_") else f"eval_{name}"
+    for entry in reversed(trainer.state.log_history):
+        if entry.get("step") == step and key in entry:
+            return key, float(entry[key])
+    return None

@@ -6,6 +6,8 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tbtrainer.observers.observer import Observer
+from tbtrainer.records import Scalar, Text
 from tbtrainer.redaction import HIDDEN, names_a_secret, naming_key, redacted, redacted_name
 
 logger = logging.getLogger(__name__)
@@ -24,37 +26,45 @@ def stock_tag(key: str) -> str:
     return f"train/{key}"
 
 
-def records(logs: Mapping[str, Any], refused: set[str]) -> Iterator[tuple[str, float | str]]:
-    """Turns a log entry into tags and values, without secrets.
+class LogEntries(Observer):
+    """Shows what `Trainer` logs, under stock's tags and at stock's steps."""
 
-    Numbers, numpy scalars and one-element tensors become scalars, text stays text, nested
-    dictionaries become one record per leaf. `None` means that there is no value now. What cannot
-    be shown is warned of once per key.
+    def __init__(self) -> None:
+        self._refused: set[str] = set()
 
-    Args:
-        logs: A log entry, as passed to `Trainer.log`.
-        refused: Keys already warned of; added to.
+    def entry_logged(self, step: int, entry: Mapping[str, Any]) -> list[Scalar | Text]:
+        """Returns a record for each value of an entry, without secrets.
 
-    Yields:
-        Pairs of a tag and a number or a text.
-    """
-    for path, names, value in _leaves(logs):
-        if value is None:
-            continue
-        key = redacted_name(path)
-        shown = _shown(value)
-        if shown is not None:
-            yield stock_tag(key), _without_secrets(names, shown)
-        elif path not in refused:
-            refused.add(path)
-            logger.warning(
-                "tbtrainer cannot show %s, logged as %r: it is neither a number nor text. It is "
-                "left out of TensorBoard while it is of type %s. Further values of this key that "
-                "cannot be shown are not reported.",
-                _without_secrets(names, reprlib.repr(value)),
-                key,
-                type(value).__name__,
-            )
+        Numbers, numpy scalars and one-element tensors become scalars, text stays text, nested
+        dictionaries become one record per leaf. `None` means that there is no value now. A value
+        that cannot be shown causes one warning per key.
+        """
+        records: list[Scalar | Text] = []
+        for path, names, value in _leaves(entry):
+            if value is None:
+                continue
+            key = redacted_name(path)
+            shown = _shown(value)
+            if shown is None:
+                self._warn(path, key, names, value)
+                continue
+            shown = _without_secrets(names, shown)
+            tag = stock_tag(key)
+            records.append(Text(tag, shown) if isinstance(shown, str) else Scalar(tag, shown))
+        return records
+
+    def _warn(self, path: str, key: str, names: tuple[str, ...], value: Any) -> None:
+        if path in self._refused:
+            return
+        self._refused.add(path)
+        logger.warning(
+            "tbtrainer cannot show %s, logged as %r: it is neither a number nor text. It is "
+            "left out of TensorBoard while it is of type %s. Further values of this key that "
+            "cannot be shown are not reported.",
+            _without_secrets(names, reprlib.repr(value)),
+            key,
+            type(value).__name__,
+        )
 
 
 def _leaves(

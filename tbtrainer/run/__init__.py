@@ -6,7 +6,8 @@ from tbtrainer.run.claim import claim_run_directory
 from tbtrainer.run.directory import check_run_directory
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.session import RunSession
-from tbtrainer.run.summary_writer import RunWriter, SilentWriter
+from tbtrainer.run.silent_writer import SilentWriter
+from tbtrainer.run.summary_writer import RunWriter
 from tbtrainer.run.termination import flushed_on_sigterm
 
 __all__ = [

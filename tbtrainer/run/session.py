@@ -23,7 +23,8 @@ from tbtrainer.run.resume import (
 )
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
-from tbtrainer.run.summary_writer import RunWriter, SilentWriter
+from tbtrainer.run.silent_writer import SilentWriter
+from tbtrainer.run.summary_writer import RunWriter
 from tbtrainer.run.time_limit import within
 
 logger = logging.getLogger(__name__)
@@ -120,11 +121,12 @@ class RunSession:
         The directory is chosen and claimed here. It is absolute, so it stays the same if the
         process changes its working directory.
         """
-        if not self._writes:
-            return _SILENT
+        return self._opened_run().writer if self._writes else _SILENT
+
+    def _opened_run(self) -> _OpenRun:
         if self._run is None:
             self._run = self._fresh()
-        return self._run.writer
+        return self._run
 
     def begin_training(
         self,
@@ -169,9 +171,9 @@ class RunSession:
                 self._write_text(record, step)
             elif isinstance(record, HistogramRecord):
                 fields = record.histogram.raw_fields()
-                self._writer.add_histogram_raw(record.tag, **fields, global_step=step)
+                self.writer.add_histogram_raw(record.tag, **fields, global_step=step)
             elif isinstance(record, Scalar):
-                self._writer.add_scalar(record.tag, record.value, step)
+                self.writer.add_scalar(record.tag, record.value, step)
             else:
                 raise TypeError(f"{record!r} is not a record; return those of tbtrainer.records.")
 
@@ -183,7 +185,7 @@ class RunSession:
             return
         if record.once:
             shown_texts[record.tag] = digest
-        self._writer.add_text(record.tag, text, step)
+        self.writer.add_text(record.tag, text, step)
 
     def flush(self, wait_seconds: float | None = None) -> None:
         """Hands what was written to the operating system.
@@ -199,8 +201,16 @@ class RunSession:
         else:
             self._run.writer.finish()
 
+    def release(self) -> None:
+        """Closes the event file until the next record; tools that follow the run do not notice."""
+        if self._run is not None:
+            self._run.writer.release()
+
     def close(self) -> None:
-        """Closes the event file. What is written later continues the same run."""
+        """Closes the event file, and ends the run for tools that follow it.
+
+        What is written later continues the same run.
+        """
         if self._run is not None:
             self._run.writer.close()
 
@@ -208,10 +218,8 @@ class RunSession:
         """Stores the run and the step in a checkpoint, from which a resumed training continues."""
         if not self._writes:
             return
-        self.open()
-        assert self._run is not None
-        directory = str(self._run.writer.log_dir)
-        saved = SavedRun.of(directory, self._run.run_id, checkpoint, step, self._run.cards)
+        run = self._opened_run()
+        saved = SavedRun.of(str(run.writer.log_dir), run.run_id, checkpoint, step, run.cards)
         saved.write(checkpoint)
 
     # ---- A new run ----

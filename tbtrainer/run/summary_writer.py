@@ -1,28 +1,79 @@
-"""The `SummaryWriter` of world rank zero, and its double on every other rank."""
+"""The `SummaryWriter` of world rank zero."""
 
 import functools
+import inspect
 import os
-import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from torch.utils.tensorboard import writer as torch_writer
-from torch.utils.tensorboard.summary import hparams
-from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+from torch.utils.tensorboard.summary import hparams, scalar
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from tbtrainer.event_file.delivery import FLUSH_SECONDS, SETTLE_SECONDS
-from tbtrainer.event_file.names import PART_OF_RUN
+from tbtrainer.event_file.names import PART_OF_RUN, is_remote
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
+from tbtrainer.run.file_writer import RunFileWriter, current_event_writer_class
+
+# The most event files of `add_scalars` that are open at a time. Each takes a file descriptor and a
+# thread, and macOS gives a process 256 descriptors by default.
+MOST_OPEN_SERIES = 64
+
+_Writer = TypeVar("_Writer", bound=type[SummaryWriter])
 
 
+def guard_add_methods(writer_class: _Writer) -> _Writer:
+    """Class decorator: reports errors of the `add_*` methods to the writer's `Isolation`.
+
+    Each method calls the one that the class defines, or else the one that its base class has *at
+    the time of the call*. So a tool that replaces a method of torch's `SummaryWriter`, as SwanLab
+    and MLflow do, also sees the calls of this class.
+    """
+    for name in dir(SummaryWriter):
+        if name.startswith("add_"):
+            own = vars(writer_class).get(name)
+            setattr(writer_class, name, _guarded(writer_class, name, own))
+    return writer_class
+
+
+def _guarded(
+    writer_class: type[SummaryWriter], name: str, own: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    @functools.wraps(own or getattr(SummaryWriter, name))
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self._reopen()
+            if own is not None:
+                return own(self, *args, **kwargs)
+            return getattr(super(writer_class, self), name)(*args, **kwargs)
+        except Exception as error:
+            self._isolation.report(f"write what {_caller()} gave to {name}", error)
+
+    return call
+
+
+def _caller() -> str:
+    """File and line of the innermost call from outside of this module and of torch's writer."""
+    for frame, line in traceback.walk_stack(inspect.currentframe()):
+        if frame.f_code.co_filename not in (__file__, torch_writer.__file__):
+            return f"{frame.f_code.co_filename}:{line}"
+    return "an unknown line"
+
+
+@guard_add_methods
 class RunWriter(SummaryWriter):
-    """torch's `SummaryWriter` on an event file that no fault of the disk reaches past.
+    """torch's `SummaryWriter`, writing to an event file whose disk faults never reach the caller.
 
-    All public methods are torch's. The event file is opened with the first record; after `close`
-    the next record goes on in it.
+    All public methods are torch's. The event file is created with the first record. After `close`,
+    the next record is appended to the same file.
+
+    Tools that follow a stock `SummaryWriter` follow this one: methods of torch's `SummaryWriter`
+    and the names in `torch.utils.tensorboard.writer` are looked up when they are needed.
 
     Args:
         log_dir: The run directory: a local path, or a URL that fsspec knows.
@@ -56,14 +107,50 @@ class RunWriter(SummaryWriter):
         self._sync = sync
         self._isolation = isolation or Isolation("raise")
         self._events = EventFileWriter(log_dir, suffix=filename_suffix, **self._options)
+        # The series of `add_scalars`, by directory: all, and those that may be open, the least
+        # recently used first.
+        self._series: dict[str, EventFileWriter] = {}
+        self._open_series: dict[str, EventFileWriter] = {}
+        # torch's writers on those event files, by directory, and the class that was current in
+        # torch's module when they were made.
+        self._file_writers: dict[str, RunFileWriter] = {}
+        self._event_writer_class: Any = None
         super().__init__(log_dir, filename_suffix=filename_suffix)
 
+    # ---- torch's writers, made on our event files ----
+
     def _get_file_writer(self) -> Any:
-        # The one seam of torch's SummaryWriter: every add_* asks here (torch 2.4 to 2.13).
-        if self.file_writer is None:
-            self.file_writer: Any = _FileWriter(self._events)
-            self.all_writers: Any = {self._events.get_logdir(): self.file_writer}
+        # The one seam of torch's SummaryWriter: every add_* method asks here (torch 2.4 to 2.13).
+        current = current_event_writer_class()
+        if self.file_writer is None or self._event_writer_class is not current:
+            with _making_file_writers:
+                if self._event_writer_class is not current:
+                    # A tool began or ended to follow event files after these were made.
+                    self._file_writers.clear()
+                    self._event_writer_class = current
+                directory = self._events.get_logdir()
+                self.all_writers: Any = {directory: self._file_writer(self._events)}
+                self.file_writer: Any = self.all_writers[directory]
         return self.file_writer
+
+    def _file_writer(self, events: EventFileWriter) -> RunFileWriter:
+        """Returns torch's writer on an event file. Each is made once: tools count them."""
+        with _making_file_writers:
+            directory = events.get_logdir()
+            if directory not in self._file_writers:
+                self._file_writers[directory] = RunFileWriter(
+                    events, self.filename_suffix, self._isolation
+                )
+            return self._file_writers[directory]
+
+    def _reopen(self) -> None:
+        """Makes a closed writer a new one for the tools that follow it, as a stock one would be."""
+        if self.all_writers is None:
+            with _making_file_writers:
+                if self.all_writers is None:
+                    super().__init__(self.log_dir, filename_suffix=self.filename_suffix)
+
+    # ---- What torch writes to directories below the run's ----
 
     def add_scalars(
         self,
@@ -72,15 +159,35 @@ class RunWriter(SummaryWriter):
         global_step: int | None = None,
         walltime: float | None = None,
     ) -> None:
-        """Adds scalars to one chart: each in a directory of its own below the run's, as torch."""
-        self._get_file_writer()
-        for tag in tag_scalar_dict:
-            # torch takes a writer of this name if there is one, and makes a stock one if not.
+        """Adds scalars to one chart, each in a directory of its own below the run's, as torch.
+
+        At most `MOST_OPEN_SERIES` of their event files stay open.
+        """
+        walltime = time.time() if walltime is None else walltime
+        deadline = time.monotonic() + SETTLE_SECONDS
+        for tag, value in tag_scalar_dict.items():
+            self._get_file_writer()
+            # torch uses the writer of this name if there is one, and makes a stock one if not.
             directory = f"{self._events.get_logdir()}/{main_tag.replace('/', '_')}_{tag}"
-            if directory not in self.all_writers:
-                events = EventFileWriter(directory, suffix=PART_OF_RUN, **self._options)
-                self.all_writers[directory] = _FileWriter(events)
-        super().add_scalars(main_tag, tag_scalar_dict, global_step, walltime)
+            if directory not in self._series:
+                self._series[directory] = EventFileWriter(
+                    directory, suffix=PART_OF_RUN, **self._options
+                )
+            self.all_writers[directory] = self._file_writer(self._series[directory])
+            super().add_scalars(main_tag, {tag: value}, global_step, walltime)
+            self._open_series.pop(directory, None)
+            self._open_series[directory] = self._series[directory]
+            self._close_least_recently_used(deadline)
+
+    def _close_least_recently_used(self, deadline: float) -> None:
+        """Closes event files of `add_scalars` above the limit, if all their records are written."""
+        if is_remote(self._events.get_logdir()):
+            return  # These are no open files.
+        for directory in list(self._open_series)[: -MOST_OPEN_SERIES or None]:
+            events = self._open_series[directory]
+            if events.flush(max(0.0, deadline - time.monotonic())):
+                events.close()
+                del self._open_series[directory]
 
     def add_hparams(
         self,
@@ -90,24 +197,29 @@ class RunWriter(SummaryWriter):
         run_name: str | None = None,
         global_step: int | None = None,
     ) -> None:
-        """Adds hyper-parameters and metrics, in a directory of their own below the run's.
+        """Adds hyper-parameters and metrics, in a directory of their own below the run's, as torch.
 
-        As torch's, which would write them through a stock writer.
+        If a tool has replaced the method of torch's `SummaryWriter`, as MLflow does, that one is
+        called, and torch writes the event file itself.
         """
+        if _is_replaced("add_hparams"):
+            super().add_hparams(
+                hparam_dict, metric_dict, hparam_domain_discrete, run_name, global_step
+            )
+            return
         if type(hparam_dict) is not dict or type(metric_dict) is not dict:
             raise TypeError("hparam_dict and metric_dict should be dictionary.")
-        summaries = hparams(hparam_dict, metric_dict, hparam_domain_discrete)
+        summaries = [*hparams(hparam_dict, metric_dict, hparam_domain_discrete)]
+        summaries += [scalar(tag, value) for tag, value in metric_dict.items()]
         directory = os.path.join(self._events.get_logdir(), run_name or str(time.time()))
         options = {**self._options, "purge_step": global_step}
-        with RunWriter(directory, filename_suffix=PART_OF_RUN, **options) as writer:
-            for summary in summaries:
-                writer._get_file_writer().add_summary(summary, global_step)
-            for tag, value in metric_dict.items():
-                writer.add_scalar(tag, value, global_step)
+        events = EventFileWriter(directory, suffix=PART_OF_RUN, **options)
+        file_writer = RunFileWriter(events, PART_OF_RUN, self._isolation)
+        for summary in summaries:
+            file_writer.add_summary(summary, global_step)
+        events.close()
 
-    def _all_events(self) -> list[EventFileWriter]:
-        writers = (self.all_writers or {}).values()
-        return [self._events, *(w.event_writer for w in writers if w is not self.file_writer)]
+    # ---- Flushing and closing ----
 
     @property
     def counters(self) -> Counters:
@@ -118,87 +230,57 @@ class RunWriter(SummaryWriter):
         )
 
     def flush(self) -> None:
-        """Hands what was added to the operating system, waiting 50 ms at the most."""
+        """Hands what was added to the operating system, waiting at most `FLUSH_SECONDS`."""
         deadline = time.monotonic() + FLUSH_SECONDS
         for events in self._all_events():
             events.flush(None if time.monotonic() < deadline else 0.0)
 
     def finish(self) -> None:
-        """The same, waiting up to a second: before a checkpoint is announced."""
+        """Hands what was added to the operating system, waiting at most `SETTLE_SECONDS`.
+
+        With `sync` it also forces the event files to the disk.
+        """
         deadline = time.monotonic() + SETTLE_SECONDS
         for events in self._all_events():
             events.flush(max(0.0, deadline - time.monotonic()), sync=self._sync)
 
-    def close(self) -> None:
-        """Writes what is left and closes the event file, which a later record opens again.
+    def release(self) -> None:
+        """Writes what is left and closes the event files. The next record opens them again.
 
-        Waits ten seconds at the most, and one on a disk that does not answer.
+        Waits at most ten seconds, and at most one on a disk that does not answer. Tools that follow
+        the writer are not informed: for them it stays open.
         """
         if self._sync:
             for events in self._all_events():
                 events.flush(0.0, sync=True)
         close_all(self._all_events())
+        self._open_series.clear()
+
+    def close(self) -> None:
+        """Writes what is left and closes the event files, as `release`, and torch's writer.
+
+        A tool that replaced `SummaryWriter.close` is informed: SwanLab ends its run.
+        """
+        self.release()
+        if self.all_writers is not None:
+            self.all_writers = {}  # They are closed: nothing is left for torch's method to close.
+            with self._isolation.guard("close torch's writer"):
+                super().close()
+
+    def _all_events(self) -> list[EventFileWriter]:
+        return [self._events, *self._series.values()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes torch's writers anew: their class may be a tool's and have no name."""
+        anew = {"file_writer": None, "all_writers": None, "_event_writer_class": None}
+        return {**vars(self), **anew, "_file_writers": {}, "_open_series": {}}
 
 
-def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps an error of a method of `RunWriter` from the training, and says who called it."""
-
-    @functools.wraps(method)
-    def call(self: RunWriter, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:
-            self._isolation.report(f"write what {_caller()} gave to {method.__name__}", error)
-
-    return call
+# Held while torch's writers are made, for histograms are added by a thread of their own. One for
+# all, since a lock in a writer would keep it from being copied to another process.
+_making_file_writers = threading.RLock()
 
 
-def _caller() -> str:
-    """File and line outside of the writers."""
-    frame = sys._getframe(2)
-    while frame.f_back and frame.f_code.co_filename in (__file__, torch_writer.__file__):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-for _name in dir(RunWriter):
-    if _name.startswith("add_"):
-        setattr(RunWriter, _name, _guarded(getattr(RunWriter, _name)))
-
-
-class _FileWriter(FileWriter):
-    """torch's `FileWriter` on a writer of ours."""
-
-    def __init__(self, events: EventFileWriter) -> None:
-        # Not `super().__init__`, which opens an event file of its own. `add_event`, `add_summary`
-        # and the others use this attribute alone (torch 2.4 to 2.13).
-        self.event_writer = events
-
-
-# For type checkers the double has the methods of its original; the loop below makes them.
-_AnySummaryWriter: Any = SummaryWriter if TYPE_CHECKING else object
-
-
-def _nothing(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Does nothing."""
-
-
-class SilentWriter(_AnySummaryWriter):
-    """Every public method of `RunWriter`, doing nothing: the writer of all other ranks.
-
-    With it, code that writes to `trainer.writer` needs no question about the rank.
-    """
-
-    log_dir: str | None = None
-    counters = Counters()
-
-    def __enter__(self) -> "SilentWriter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-
-for _name in dir(RunWriter):
-    if not _name.startswith("_") and callable(getattr(RunWriter, _name)):
-        setattr(SilentWriter, _name, _nothing)
+def _is_replaced(name: str) -> bool:
+    """Whether a tool has replaced a method of torch's `SummaryWriter`."""
+    return getattr(getattr(SummaryWriter, name), "__globals__", None) is not vars(torch_writer)

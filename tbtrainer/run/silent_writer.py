@@ -1,0 +1,54 @@
+"""The `SummaryWriter` of all ranks but world rank zero: it does nothing."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from tbtrainer.event_file.record_queue import Counters
+
+_Writer = TypeVar("_Writer", bound=type[SummaryWriter])
+
+
+def disable_public_methods(writer_class: _Writer) -> _Writer:
+    """Class decorator: every public method of torch's `SummaryWriter` does nothing."""
+    for name in dir(SummaryWriter):
+        method = getattr(SummaryWriter, name)
+        if not name.startswith("_") and callable(method):
+            setattr(writer_class, name, _disabled(method))
+    return writer_class
+
+
+def _disabled(method: Callable[..., Any]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def do_nothing(self: Any, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    return do_nothing
+
+
+@disable_public_methods
+class SilentWriter(SummaryWriter):
+    """A `SummaryWriter` whose methods do nothing: the writer of all ranks but world rank zero.
+
+    With it, code that writes to `trainer.writer` does not have to ask for the rank.
+    """
+
+    log_dir: Any = None
+    counters = Counters()
+
+    def __init__(self) -> None:
+        """Opens no file."""
+
+    def finish(self) -> None:
+        """Does nothing."""
+
+    def release(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "SilentWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
