@@ -6,12 +6,15 @@ import socket
 import time
 from collections.abc import Iterable
 
-# A file that says whose the directory is: one run's. It holds a name that no other run has.
+# The claim file: marks the directory as owned by one run, whose unique id it holds.
 CLAIM = ".tbtrainer-run"
 # End of the names of event files in directories below a run that belong to it: `add_scalars` and
 # `add_hparams` of `SummaryWriter` make such directories.
 PART_OF_RUN = ".part-of-run"
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+# In the names of our event files, and not in those that a stock `SummaryWriter` makes: it would
+# open, and empty, a file of ours of the same second and process.
+_OURS = "tbtrainer"
 
 
 def is_remote(directory: str) -> bool:
@@ -32,14 +35,20 @@ def event_files_in(directory: str) -> list[str]:
 def event_file_name(existing: Iterable[str], number: int) -> str:
     """Returns the name of an event file that loaders read after all that are there.
 
-    Loaders order event files by name, and the name begins with the time: a clock that went back, or
-    two files of one second, would hide a session. So the time is at least one second after the
-    newest in the directory.
+    Loaders order event files by name, and the name begins with the time. A clock that was set back,
+    or two files of one second, would hide a session. So the time is after the newest in the
+    directory, as text: a newest time of more digits than any clock has is followed by a longer one.
 
     Args:
         existing: Names of the files in the run directory.
         number: Tells the files of one process apart.
     """
-    times = [int(found.group(1)) for name in existing if (found := _EVENT_FILE.match(name))]
-    moment = max([int(time.time()), *(newest + 1 for newest in times)])
-    return f"events.out.tfevents.{moment:010d}.{socket.gethostname()}.{os.getpid()}.{number}"
+    times = [found[1] for name in existing if (found := _EVENT_FILE.match(name))]
+    moment = max([f"{int(time.time()):010d}", *map(_after, times)])
+    return f"events.out.tfevents.{moment}.{socket.gethostname()}.{os.getpid()}.{_OURS}.{number}"
+
+
+def _after(moment: str) -> str:
+    """Returns digits that come after others both as a number and as text."""
+    following = str(int(moment) + 1).zfill(len(moment))
+    return following if len(following) == len(moment) else f"{moment}1"

@@ -11,9 +11,9 @@ from torch.utils.tensorboard import writer as torch_writer
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
-from tbtrainer.event_file.delivery import FLUSH_SECONDS, SETTLE_SECONDS
 from tbtrainer.event_file.names import PART_OF_RUN
 from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
 
@@ -74,6 +74,8 @@ class RunWriter(SummaryWriter):
     ) -> None:
         """Adds scalars to one chart: each in a directory of its own below the run's, as torch."""
         self._get_file_writer()
+        if self._events.is_other_process:
+            return
         for tag in tag_scalar_dict:
             # torch takes a writer of this name if there is one, and makes a stock one if not.
             directory = f"{self._events.get_logdir()}/{main_tag.replace('/', '_')}_{tag}"
@@ -96,6 +98,8 @@ class RunWriter(SummaryWriter):
         """
         if type(hparam_dict) is not dict or type(metric_dict) is not dict:
             raise TypeError("hparam_dict and metric_dict should be dictionary.")
+        if self._events.is_other_process:
+            return
         summaries = hparams(hparam_dict, metric_dict, hparam_domain_discrete)
         directory = os.path.join(self._events.get_logdir(), run_name or str(time.time()))
         options = {**self._options, "purge_step": global_step}
@@ -119,13 +123,13 @@ class RunWriter(SummaryWriter):
 
     def flush(self) -> None:
         """Hands what was added to the operating system, waiting 50 ms at the most."""
-        deadline = time.monotonic() + FLUSH_SECONDS
+        deadline = time.monotonic() + LOG_SECONDS
         for events in self._all_events():
             events.flush(None if time.monotonic() < deadline else 0.0)
 
     def finish(self) -> None:
         """The same, waiting up to a second: before a checkpoint is announced."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
         for events in self._all_events():
             events.flush(max(0.0, deadline - time.monotonic()), sync=self._sync)
 

@@ -23,7 +23,7 @@ def test_every_record_is_written_waits_or_is_dropped_and_in_order(actions, limit
             records = queue.take(size)
             done = int(len(records) * choice)
             written += records[:done]
-            queue.settle(done)
+            queue.confirm(done)
         assert queue._bytes <= limit or len(queue) == 1
     counters = queue.counters
     assert counters.written == len(written)
@@ -47,7 +47,7 @@ def test_one_record_may_be_larger_than_the_queue_and_drives_no_other_out():
     queue = RecordQueue(1000)
     queue.put(bytes(5000), False)
     assert len(queue) == 1
-    queue.settle(len(queue.take(1)))
+    queue.confirm(len(queue.take(1)))
     queue.put(b"small", True)
     queue.put(bytes(5000), False)
     assert queue.counters == Counters(written=1, pending=1, dropped=1)
