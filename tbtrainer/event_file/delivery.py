@@ -12,6 +12,7 @@ from tbtrainer.event_file.fallback import FallbackFile
 from tbtrainer.event_file.fault_report import FaultReport
 from tbtrainer.event_file.record_queue import Counters, RecordQueue
 from tbtrainer.event_file.waiting import CLOSE_SECONDS, WaitingPolicy
+from tbtrainer.redaction import redacted_text
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,8 @@ class Delivery:
             self._waiting.end_call()
             self._changed.notify_all()
         if error is not None:
-            logger.warning("%s was not forced to the disk: %s.", self._file.path, error)
+            where, why = redacted_text(str(self._file.path)), redacted_text(str(error))
+            logger.warning("%s was not forced to the disk: %s.", where, why)
 
     def _has_ended(self) -> bool:
         """Closes the file if that was requested. Returns whether the thread is to end."""
@@ -230,7 +232,7 @@ class Delivery:
         try:
             self._file.close()
         except Exception as error:
-            logger.debug("The event file could not be closed: %s.", error)
+            logger.debug("The event file could not be closed: %s.", redacted_text(str(error)))
         with self._changed:
             self._waiting.end_call()
             self._changed.notify_all()

@@ -183,7 +183,7 @@ class FaultReport:
                 "%s could not be written to until the end; the last %d records are in %s.",
                 self._place,
                 saved,
-                path,
+                redacted_text(str(path)),
             )
         if fault is not None:
             logger.error(
