@@ -51,3 +51,20 @@ def test_one_record_may_be_larger_than_the_queue_and_drives_no_other_out():
     queue.put(b"small", True)
     queue.put(bytes(5000), False)
     assert queue.counters == Counters(written=1, pending=1, dropped=1)
+
+
+def test_a_flush_waits_only_for_what_was_put_before_it():
+    queue = RecordQueue(10_000)
+    queue.put(b"1", True)
+    queue.put(b"2", False)
+    end = queue.put_count
+    queue.put(b"3", True)
+    assert queue.waits_before(end)
+    queue.take(1)
+    queue.confirm(1)
+    assert queue.waits_before(end)
+    queue.take(1)
+    assert queue.waits_before(end)
+    queue.confirm(1)
+    assert not queue.waits_before(end)
+    assert queue.waits_before(queue.put_count)
