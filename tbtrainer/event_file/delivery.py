@@ -1,148 +1,140 @@
-"""From the queue to the file: a thread that writes and tries again, waited for within limits."""
+"""From the queue to the event file: a thread that writes and retries, waited for within limits."""
 
 import atexit
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 
+from tbtrainer.event_file.event_file import Appended, EventFile
+from tbtrainer.event_file.fallback import FallbackFile
 from tbtrainer.event_file.fault_report import FaultReport
-from tbtrainer.event_file.local_file import Appended, EventFile, LocalEventFile
 from tbtrainer.event_file.record_queue import Counters, RecordQueue
+from tbtrainer.event_file.waiting import CLOSE_SECONDS, WaitingPolicy
 from tbtrainer.redaction import redacted_text
 
 logger = logging.getLogger(__name__)
 
-# A log call waits this long for the disk, and not at all while a fault lasts.
-FLUSH_SECONDS = 0.05
-# Nor after three writes in a row that took longer than this.
-_SLOW_SECONDS, _SLOW_WRITES = 0.01, 3
-# A checkpoint waits this long. A disk that has not answered for so long is not waited for, so that
-# one that hangs costs a training less than two seconds.
-SETTLE_SECONDS = 0.8
-# The end of a run waits this long on a disk that is slow but answers.
-CLOSE_SECONDS = 10.0
 # Between two tries, doubling from the first to the second.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _BATCH_BYTES = 2**18
 
 
 class Delivery:
-    """Delivers the records of one run to its event file, whatever the disk does.
+    """Writes the records of one run to its event file, whatever the disk does.
 
     Args:
-        file: Where records go.
-        run: Name of the run, for its directory in the fallback.
-        place: The run directory, as it may be shown.
+        file: Where records are written.
+        fallback: Where they are written when the run directory cannot be written to at the end.
+        place: The run directory, without credentials, for warnings.
         queue_bytes: The most bytes of records that wait.
-        fallback: Where a file is begun when the directory cannot be written to at the end; `None`
-            for a new directory among the system's temporary files.
     """
 
     def __init__(
-        self, file: EventFile, run: str, place: str, queue_bytes: int, fallback: str | None
+        self, file: EventFile, fallback: FallbackFile, place: str, queue_bytes: int
     ) -> None:
-        self._file = file
-        self._run_name, self._fallback = run, fallback
+        self._file, self._fallback = file, fallback
         self._queue_bytes = queue_bytes
-        self._newest_step = 0
-        self._changed = threading.Condition(threading.RLock())
         self._queue = RecordQueue(queue_bytes)
-        self._thread: threading.Thread | None = None
-        self._closing = self._sync_wanted = self._hurry = False
         self._report = FaultReport(place, queue_bytes)
+        self._waiting = WaitingPolicy(file.hung_after_seconds, file.seconds_between_appends)
+        self._changed = threading.Condition(threading.RLock())
+        self._thread: threading.Thread | None = None
         self._fault: Exception | None = None
-        # When the write that is going on began, and when the next may begin.
-        self._busy_since: float | None = None
-        self._next_write = 0.0
-        self._slow_writes = 0
-        # A flush ran out of time, and nothing has been written since.
-        self._tired_of_waiting = False
+        # Requests to the thread. Records put before a request are written without delay; records
+        # that other threads put later do not hold it up.
+        self._write_before = 0
+        self._sync_wanted = self._close_wanted = False
 
     @property
     def counters(self) -> Counters:
-        """What became of the records so far."""
+        """How many records were written, wait, or were dropped so far."""
         with self._changed:
             return self._queue.counters
 
     @property
     def fault(self) -> Exception | None:
-        """What keeps records from being written now."""
+        """Why the last append failed, or `None`."""
         return self._fault
 
-    def put(self, record: bytes, is_scalar: bool, newest_step: int) -> None:
+    def put(self, record: bytes, is_scalar: bool) -> None:
         """Takes a record; see `EventFileWriter.add_event`."""
         with self._changed:
             if self._thread is None:
                 self._start()
             if not self._queue.has_room(record):
-                self._wait_while(lambda: not self._queue.has_room(record), self._patience())
-            self._newest_step = newest_step
+                is_oversized = self._queue.is_oversized(record)
+                seconds = (
+                    self._waiting.room_seconds() if is_oversized else self._waiting.log_seconds()
+                )
+                self._wait_without_fault(lambda: not self._queue.has_room(record), seconds)
             self._queue.put(record, is_scalar)
+            counters, busy_since = self._queue.counters, self._waiting.busy_since
             self._changed.notify_all()
-        # Never under the lock: a handler of log messages may write to the run.
-        self._report.note_silence(self._busy_since)
+        # Outside of the lock: a handler of log messages may write to the run.
+        self._report.note_dropped(counters)
+        self._report.note_silence(busy_since)
 
     def flush(self, seconds: float | None, sync: bool) -> bool:
-        """Waits until everything is delivered; see `EventFileWriter.flush`."""
+        """Waits until all records put so far are written; see `EventFileWriter.flush`."""
         with self._changed:
-            if seconds is not None and self._queue:
-                self._hurry = True
+            end = self._queue.put_count
+            if seconds is not None:
+                self._write_before = end
             if sync and self._thread is not None:
                 self._sync_wanted = True
             self._changed.notify_all()
-            self._wait_while(self._is_unsettled, self._patience() if seconds is None else seconds)
-            return not self._queue
+            self._wait_without_fault(
+                lambda: (
+                    self._thread is not None
+                    and (self._queue.waits_before(end) or self._sync_wanted)
+                ),
+                self._waiting.log_seconds() if seconds is None else seconds,
+            )
+            return not self._queue.waits_before(end)
 
-    def begin_close(self) -> None:
-        """Lets the thread write what is left, close the file and end."""
+    def close(self, seconds: float) -> bool:
+        """Writes the records put so far, closes the file and ends the thread if no others wait.
+
+        Args:
+            seconds: The most to wait for it; 0 to request it only.
+
+        Returns:
+            Whether the file is closed.
+        """
         with self._changed:
-            starts = self._thread is None and len(self._queue) > 0
-            self._closing = starts or self._thread is not None
-            self._changed.notify_all()
-        if starts:  # Python starts no more threads when the interpreter ends.
+            must_write_here = self._thread is None and len(self._queue) > 0
+            if must_write_here or self._thread is not None:
+                self._close_wanted = True
+                self._write_before = self._queue.put_count
+                self._changed.notify_all()
+        if must_write_here:  # Python starts no more threads when the interpreter ends.
             self._run()
-
-    def await_close(self, seconds: float) -> None:
-        """Waits until it has, or until the disk has not answered for a second."""
         with self._changed:
-            deadline = time.monotonic() + seconds
-            while self._thread is not None and not self._is_hung():
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    break
-                # A disk that hangs from now on wakes nobody.
-                self._changed.wait(min(remaining, SETTLE_SECONDS / 4))
-            left = self._queue.counters if self._thread is not None else Counters()
-        self._report.note_unanswered(left)
+            self._wait_while(lambda: self._close_wanted, seconds)
+            return not self._close_wanted
 
-    # ---- Waiting ----
+    def report_close(self, is_closed: bool) -> None:
+        """Logs what was dropped, failed, or was not written when a close ended."""
+        with self._changed:
+            counters, is_hung = self._queue.counters, self._waiting.is_hung
+        self._report.note_closed(counters)
+        if not is_closed:
+            self._report.note_unwritten(counters, is_hung, CLOSE_SECONDS)
 
-    def _is_unsettled(self) -> bool:
-        return self._thread is not None and (len(self._queue) > 0 or self._sync_wanted)
-
-    def _is_hung(self) -> bool:
-        busy = self._busy_since
-        return busy is not None and time.monotonic() - busy > self._file.seconds_until_hung
-
-    def _patience(self) -> float:
-        """Seconds that a log call waits."""
-        if self._tired_of_waiting or self._slow_writes >= _SLOW_WRITES:
-            return 0.0
-        return 0.0 if self._file.seconds_between_appends else FLUSH_SECONDS
+    def _wait_without_fault(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Waits while a condition holds, but not during a fault or for a hung disk."""
+        self._wait_while(lambda: condition() and self._fault is None, seconds)
+        if condition() and self._fault is None:
+            self._waiting.note_timeout()
 
     def _wait_while(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Waits while something holds, but not on a fault or a disk that does not answer."""
+        """Waits while a condition holds, but not for a hung disk."""
         deadline = time.monotonic() + seconds
-        while condition() and self._fault is None and not self._is_hung():
-            remaining = deadline - time.monotonic()
-            if self._busy_since is not None:
-                hung_at = self._busy_since + self._file.seconds_until_hung
-                remaining = min(remaining, hung_at - time.monotonic())
+        while condition():
+            remaining = min(deadline - time.monotonic(), self._waiting.seconds_until_hung())
             if remaining <= 0:
-                self._tired_of_waiting = True
                 return
             self._changed.wait(remaining)
 
@@ -152,113 +144,124 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name="tbtrainer-event-file", daemon=True)
         try:
             self._thread.start()
-            _at_work.add(self)
-        except RuntimeError:  # The interpreter ends, or has no more threads: a later call tries.
+            _running.add(self)
+        except RuntimeError:  # The interpreter ends, or no more threads can be made now.
             self._thread = None
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
-        while (batch := self._next_batch()) is not None:
-            appended = self._appended(batch)
-            self._settle(appended)
+        while True:
+            batch = self._next_batch()
+            if not batch:
+                self._sync()
+                if self._has_ended():
+                    return
+                continue
+            appended = self._append(batch)
+            self._confirm(appended)
             if appended.fault is None:
                 pause = _FIRST_PAUSE
-            elif self._closing:
+            elif self._close_wanted:
                 self._save_elsewhere()
             else:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closing, pause)
+                    self._changed.wait_for(lambda: self._close_wanted, pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _next_batch(self) -> list[bytes] | None:
-        """Waits for records. `None`: the file is closed and the thread shall end."""
-        while True:
-            with self._changed:
-                while (seconds := self._seconds_until_due()) != 0.0:
-                    self._changed.wait(seconds)
-                if self._queue:
-                    self._busy_since = time.monotonic()
-                    return self._queue.take(_BATCH_BYTES)
-                self._busy_since = time.monotonic()
-            self._sync()
-            if self._closing and self._ended():
-                return None
+    def _next_batch(self) -> list[bytes]:
+        """Waits until there is something to do. Returns no records if it is to sync or close."""
+        with self._changed:
+            while (seconds := self._seconds_until_due()) != 0.0:
+                self._changed.wait(seconds)
+            self._begin_call()
+            is_urgent = self._queue.waits_before(self._write_before)
+            if (self._sync_wanted or self._close_wanted) and not is_urgent:
+                return []
+            return self._queue.take(_BATCH_BYTES)
 
     def _seconds_until_due(self) -> float | None:
-        """Until there is something to do; `None` if nothing is known to come."""
-        if self._closing or self._sync_wanted or (self._queue and self._hurry):
+        """Returns the seconds until there is something to do, or `None` if there is nothing."""
+        is_urgent = self._queue.waits_before(self._write_before)
+        if self._close_wanted or self._sync_wanted or is_urgent:
             return 0.0
-        return max(0.0, self._next_write - time.monotonic()) if self._queue else None
+        return self._waiting.seconds_until_append() if self._queue else None
 
-    def _appended(self, batch: list[bytes]) -> Appended:
+    def _begin_call(self) -> None:
+        """Notes that the disk is called: those who wait compute anew when it counts as hung."""
+        self._waiting.begin_call()
+        self._changed.notify_all()
+
+    def _append(self, batch: list[bytes]) -> Appended:
         try:
-            return self._file.append(batch, self._newest_step)
-        except Exception as error:  # A thread that died would keep records for ever.
+            return self._file.append(batch)
+        except Exception as error:  # The thread must not die: nothing more would be written.
             return Appended(0, error)
 
-    def _settle(self, appended: Appended) -> None:
+    def _confirm(self, appended: Appended) -> None:
         with self._changed:
-            now = time.monotonic()
-            if appended.fault is None:
-                slow = now - (self._busy_since or now) > _SLOW_SECONDS
-                self._slow_writes = self._slow_writes + 1 if slow else 0
-                self._next_write = now + self._file.seconds_between_appends
-                self._tired_of_waiting = False
-            self._busy_since = None
+            self._waiting.end_append(succeeded=appended.fault is None)
             self._fault = appended.fault
-            self._queue.settle(appended.records)
-            self._hurry = self._hurry and len(self._queue) > 0
+            self._queue.confirm(appended.records)
             counters = self._queue.counters
             self._changed.notify_all()
-        self._report.note(appended.fault, counters)
+        if appended.lost_file is not None:
+            self._report.note_lost_file(appended.lost_file)
+        self._report.note_append(appended.fault, counters)
 
     def _sync(self) -> None:
+        error: Exception | None = None
         try:
             if self._sync_wanted:
                 self._file.sync()
-        except OSError as error:
-            where, why = redacted_text(str(self._file.path)), redacted_text(str(error))
-            logger.warning("%s was not forced to the disk: %s.", where, why)
+        except Exception as raised:
+            error = raised
         with self._changed:
             self._sync_wanted = False
-            self._busy_since = None
+            self._waiting.end_call()
             self._changed.notify_all()
+        if error is not None:
+            where, why = redacted_text(str(self._file.path)), redacted_text(str(error))
+            logger.warning("%s was not forced to the disk: %s.", where, why)
 
-    def _ended(self) -> bool:
-        self._file.release()
+    def _has_ended(self) -> bool:
+        """Closes the file if that was requested. Returns whether the thread is to end."""
+        if not self._close_wanted:
+            return False
         with self._changed:
-            if self._queue:
-                return False
-            self._thread, self._closing = None, False
-            _at_work.discard(self)
+            self._begin_call()
+        try:
+            self._file.close()
+        except Exception as error:
+            logger.debug("The event file could not be closed: %s.", redacted_text(str(error)))
+        with self._changed:
+            self._waiting.end_call()
             self._changed.notify_all()
+            # A record may have been put before the request, while the file was being closed.
+            if self._queue.waits_before(self._write_before):
+                return False
+            self._close_wanted = False
+            if self._queue:  # Other threads continue to write.
+                return False
+            self._thread = None
+            _running.discard(self)
             return True
 
     def _save_elsewhere(self) -> None:
-        """Writes what the run directory did not take to a file that a warning names."""
-        file: EventFile | None = None
+        """Writes what the run directory did not accept to the fallback file."""
         with self._changed:
             waiting = len(self._queue)
             batch = self._queue.take(2 * self._queue_bytes)
-            self._busy_since = time.monotonic()
-        try:
-            # A directory of our own: a name that others can foresee is theirs to spoil.
-            directory = self._fallback or tempfile.mkdtemp(prefix="tbtrainer-")
-            file = LocalEventFile(os.path.join(directory, self._run_name), self._newest_step + 1)
-            appended = file.append(batch, self._newest_step)
-        except OSError as error:
-            appended = Appended(0, error)
+            self._begin_call()
+        appended = self._fallback.append(batch)
         with self._changed:
-            self._busy_since = None
-            self._queue.settle(appended.records)
+            self._waiting.end_call()
+            self._queue.confirm(appended.records)
             if appended.fault is not None:
                 self._queue.drop_all()
             self._fault = None
             self._changed.notify_all()
-        if file is not None:
-            file.release()
         self._report.note_saved_elsewhere(
-            appended.records, waiting, file.path if file else None, appended.fault
+            appended.records, waiting, self._fallback.path, appended.fault
         )
 
 
@@ -267,17 +270,18 @@ def close_all(deliveries: Iterable[Delivery]) -> None:
     deliveries = list(deliveries)
     deadline = time.monotonic() + CLOSE_SECONDS
     for delivery in deliveries:
-        delivery.begin_close()
+        delivery.close(0.0)
     for delivery in deliveries:
-        delivery.await_close(deadline - time.monotonic())
+        is_closed = delivery.close(max(0.0, deadline - time.monotonic()))
+        delivery.report_close(is_closed)
 
 
-# Those with a thread, which a writer that nobody holds any more leaves behind.
-_at_work: set[Delivery] = set()
-# A forked child has no such thread: what waits is its parent's to write.
-os.register_at_fork(after_in_child=_at_work.clear)
+# Deliveries with a running thread, so that they stay reachable when their writer is no longer.
+_running: set[Delivery] = set()
+# A forked child has no such thread: the records that wait are written by its parent.
+os.register_at_fork(after_in_child=_running.clear)
 
 
 @atexit.register
-def _close_what_is_open() -> None:
-    close_all(_at_work)
+def _close_at_exit() -> None:
+    close_all(_running)

@@ -4,85 +4,63 @@ import itertools
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
 
+from tbtrainer.event_file.event_file import Appended, first_start_step
 from tbtrainer.event_file.names import event_file_name, event_files_in
-from tbtrainer.event_file.records import session_header
+from tbtrainer.event_file.records import file_header
+from tbtrainer.event_file.waiting import HUNG_SECONDS
 
-# The one system call that puts data into a file, named so that a test can make it fail.
+# The one system call that writes data, under a name that a test can replace.
 os_write = os.write
-# Tells the event files of this process apart.
+# Distinguishes the event files of this process.
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True)
-class Appended:
-    """What became of records handed to an event file.
-
-    Attributes:
-        records: So many, from the first on, are in the file whole; the others not at all.
-        fault: Why not all are, or `None`.
-    """
-
-    records: int
-    fault: Exception | None = None
-
-
-class EventFile(Protocol):
-    """Where records go; one class for local directories and one for remote ones."""
-
-    path: str | None
-    seconds_between_appends: float
-    # An append that takes longer is said to hang, and is not waited for at the end.
-    seconds_until_hung: float
-
-    def append(self, records: Sequence[bytes], newest_step: int) -> Appended:
-        """Writes records. Reports faults, and never raises them."""
-
-    def sync(self) -> None:
-        """Forces what was appended to the disk, and raises what keeps it from getting there."""
-
-    def release(self) -> None:
-        """Gives back what is open. The next `append` goes on."""
-
-
 class LocalEventFile:
-    """Appends to one event file, and begins another when the first is gone or spoilt.
+    """Appends to one event file, and begins a new one when the first is lost or damaged.
 
     Args:
         directory: The run directory. It is made with the first record.
-        start_step: Step of the START record of the first file.
+        purge_step: First step of earlier sessions that this session replaces, or `None`.
         mode: Permissions of the files, before the process's umask.
         suffix: End of the files' names.
+        continues: Whether the session has written another file already, so that the first file
+            here has no START record.
     """
 
     seconds_between_appends = 0.0
-    seconds_until_hung = 0.8
+    hung_after_seconds = HUNG_SECONDS
 
     def __init__(
-        self, directory: str, start_step: int, mode: int = 0o666, suffix: str = ""
+        self,
+        directory: str,
+        purge_step: int | None = None,
+        mode: int = 0o666,
+        suffix: str = "",
+        continues: bool = False,
     ) -> None:
         self.path: str | None = None
         self._directory, self._mode, self._suffix = directory, mode, suffix
-        self._start_step = start_step
+        self._purge_step, self._continues = purge_step, continues
         self._descriptor: int | None = None
         self._identity = (0, 0)
         # How far the file holds whole records, and whether there may be anything after them.
         self._size = 0
         self._torn = False
+        # What another program did to the previous file, until an `Appended` reports it.
+        self._lost_file: str | None = None
 
-    def append(self, records: Sequence[bytes], newest_step: int) -> Appended:
-        """Writes records; what a fault left torn is cut off.
+    def append(self, records: Sequence[bytes]) -> Appended:
+        """Writes records, and cuts off a record that a fault left incomplete.
 
         Args:
             records: Whole records.
-            newest_step: The newest step of the run, for the START of a file begun anew.
         """
         try:
-            descriptor = self._ready(newest_step)
+            descriptor = self._ready()
         except OSError as fault:
             return Appended(0, fault)
+        lost_file, self._lost_file = self._lost_file, None
         done, error = _write(descriptor, b"".join(records))
         whole = 0
         while whole < len(records) and done >= len(records[whole]):
@@ -92,54 +70,60 @@ class LocalEventFile:
         if error is not None:
             self._torn = True
             self._cut_torn_end()
-        return Appended(whole, error)
+        return Appended(whole, error, lost_file)
 
     def sync(self) -> None:
         """Forces the file to the disk."""
         if self._descriptor is not None:
             os.fsync(self._descriptor)
 
-    def release(self) -> None:
-        """Closes the descriptor."""
+    def close(self) -> None:
+        """Closes the descriptor. The next `append` opens the file again."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            # On network file systems the last error may come here; the data is beyond reach.
+            # Network file systems may report a last error here; the data cannot be written again.
             with suppress(OSError):
                 os.close(descriptor)
 
-    def _ready(self, newest_step: int) -> int:
+    def _ready(self) -> int:
         """Returns a descriptor at the end of the last whole record."""
-        if self._descriptor is not None and (
-            self._was_taken_away(self._descriptor) or (self._torn and not self._cut_torn_end())
-        ):
-            self._leave_file()
-        if self._descriptor is None and self.path is not None and not self._reopened(self.path):
-            self._leave_file()
+        if self._descriptor is not None:
+            lost = self._how_lost(self._descriptor)
+            if lost is not None or (self._torn and not self._cut_torn_end()):
+                self._abandon_file(lost)
+        elif self.path is not None:
+            self._reopen(self.path)
         if self._descriptor is None:
-            self._begin_file(newest_step)
+            self._begin_file()
         assert self._descriptor is not None
         return self._descriptor
 
-    def _leave_file(self) -> None:
-        self.release()
+    def _abandon_file(self, lost: str | None) -> None:
+        self.close()
         self.path, self._torn = None, False
+        self._lost_file = lost or self._lost_file
 
-    def _was_taken_away(self, descriptor: int) -> bool:
-        """Whether the file was deleted, replaced, or cut shorter than what was written to it."""
+    def _how_lost(self, descriptor: int) -> str | None:
+        """Returns what another program did to the open file, or `None` if nothing."""
         try:
             named = os.stat(self.path or "")
         except (FileNotFoundError, NotADirectoryError):
-            return True
+            return "was deleted"
         except PermissionError:
-            return False  # The path is closed to us now, the descriptor is not.
+            return None  # The path cannot be read any more, but the descriptor can be written to.
         try:
             size = os.fstat(descriptor).st_size
         except OSError:
-            return True  # It belongs to a mount that was lost; the path has come back.
-        return (named.st_ino, named.st_dev) != self._identity or size < self._size
+            return "was on a file system that was unmounted"
+        return self._how_changed(named, size)
+
+    def _how_changed(self, named: os.stat_result, size: int) -> str | None:
+        if (named.st_ino, named.st_dev) != self._identity:
+            return "was replaced by another file"
+        return "was cut short" if size < self._size else None
 
     def _cut_torn_end(self) -> bool:
-        """Cuts the file after its last whole record: loaders never see what follows a torn one."""
+        """Cuts the file after its last whole record: loaders stop reading at a torn one."""
         assert self._descriptor is not None
         try:
             os.ftruncate(self._descriptor, self._size)
@@ -149,33 +133,35 @@ class LocalEventFile:
         self._torn = False
         return True
 
-    def _reopened(self, path: str) -> bool:
-        """Opens the file again after a close, unless something happened to it meanwhile.
-
-        A loader that has gone on to a newer file does not come back for what an older one gets.
-        """
+    def _reopen(self, path: str) -> None:
+        """Opens the file again after a close, or abandons it if it changed meanwhile."""
         try:
-            newest = max(event_files_in(self._directory), default="")
-            if newest != os.path.basename(path):
-                return False
+            # Raises FileNotFoundError without the directory.
+            is_newest = max(event_files_in(self._directory), default="") == os.path.basename(path)
             descriptor = os.open(path, os.O_WRONLY)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            self._abandon_file("was deleted")
+            return
         opened = os.fstat(descriptor)
-        if (opened.st_ino, opened.st_dev) != self._identity or opened.st_size != self._size:
+        lost = self._how_changed(opened, opened.st_size)
+        if lost is None and opened.st_size > self._size:
+            lost = "was appended to by another program"
+        # A loader that has begun to read a newer file does not return to an older one.
+        if lost is not None or not is_newest:
             os.close(descriptor)
-            return False
+            self._abandon_file(lost)
+            return
         os.lseek(descriptor, 0, os.SEEK_END)
         self._descriptor = descriptor
-        return True
 
-    def _begin_file(self, newest_step: int) -> None:
+    def _begin_file(self) -> None:
         os.makedirs(self._directory, exist_ok=True)
-        name = event_file_name(event_files_in(self._directory), next(_numbers)) + self._suffix
+        existing = event_files_in(self._directory)
+        name = event_file_name(existing, next(_numbers)) + self._suffix
         path = os.path.join(self._directory, name)
+        start = None if self._continues else first_start_step(self._purge_step, not existing)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
-        header = session_header(self._start_step)
-        done, fault = _write(descriptor, header)
+        done, fault = _write(descriptor, file_header(start))
         if fault is not None:
             os.close(descriptor)
             with suppress(OSError):
@@ -184,12 +170,15 @@ class LocalEventFile:
         opened = os.fstat(descriptor)
         self._identity = (opened.st_ino, opened.st_dev)
         self._descriptor, self.path, self._size, self._torn = descriptor, path, done, False
-        # A second file of this session takes nothing away from the first.
-        self._start_step = newest_step + 1
+        self._continues = True
 
 
 def _write(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
-    """Writes all of it, however little the system takes at a time; or says how far it came."""
+    """Writes data in as many calls as the system needs.
+
+    Returns:
+        How many bytes were written, and the error that ended it, or `None`.
+    """
     done = 0
     view = memoryview(data)
     while done < len(data):

@@ -1,16 +1,16 @@
-"""Records on their way to the disk: in order, bounded in bytes, scalars the last to be dropped."""
+"""Records that wait for the disk: in order, bounded in bytes, scalars dropped last."""
 
 from collections import deque
 from dataclasses import dataclass
 
-# What Python keeps for a record besides its bytes. A scalar is about 50 bytes long, so a bound that
-# forgot this would be passed four times over.
+# What Python needs for a record besides its bytes. A scalar has about 50 bytes, so without this the
+# queue would need four times its limit.
 RECORD_OVERHEAD_BYTES = 150
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What became of the records of a run: written, waiting, or dropped for want of room."""
+    """How many records of a run were written, wait, or were dropped because the queue was full."""
 
     written: int = 0
     pending: int = 0
@@ -19,7 +19,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A record in the queue; `number` is its place in the order of all."""
+    """A record in the queue. `number` counts all records, from 0, in the order of `put`."""
 
     number: int
     record: bytes
@@ -31,14 +31,14 @@ class _Waiting:
 
 
 class RecordQueue:
-    """Takes records, hands them out in order, and takes back what could not be written.
+    """Takes records, returns them in order, and keeps those that could not be written.
 
-    Every operation takes constant time however much waits. Not safe for several threads: the caller
-    has a lock.
+    Every operation takes constant time, however many records wait. Not safe for several threads:
+    the caller holds a lock.
 
     Args:
-        limit_bytes: The most that waits, what Python needs for it included. One record alone may be
-            larger: it then waits alone.
+        limit_bytes: The most bytes of waiting records, with what Python needs for them. A single
+            record may be larger if no other waits.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -46,7 +46,9 @@ class RecordQueue:
         self._scalars: deque[_Waiting] = deque()
         self._others: deque[_Waiting] = deque()
         self._in_flight: list[_Waiting] = []
-        self._bytes = self._taken = 0
+        self._bytes = 0
+        # How many records were put so far: the number of the next one.
+        self.put_count = 0
         self._written = self._dropped = 0
 
     def __len__(self) -> int:
@@ -54,28 +56,37 @@ class RecordQueue:
 
     @property
     def counters(self) -> Counters:
-        """What became of the records so far."""
+        """How many records were written, wait, or were dropped so far."""
         return Counters(self._written, len(self), self._dropped)
+
+    def is_oversized(self, record: bytes) -> bool:
+        """Whether a record is larger than the whole queue."""
+        return len(record) + RECORD_OVERHEAD_BYTES > self._limit
+
+    def waits_before(self, number: int) -> bool:
+        """Whether one of the first `number` records that were put still waits."""
+        oldest = self._in_flight or self._oldest()
+        return oldest is not None and oldest[0].number < number
 
     def has_room(self, record: bytes) -> bool:
         """Whether a record can be put without dropping another."""
         return not self or self._bytes + len(record) + RECORD_OVERHEAD_BYTES <= self._limit
 
     def put(self, record: bytes, is_scalar: bool) -> None:
-        """Appends a record, and makes room for it: the oldest that is no scalar goes first."""
-        waiting = _Waiting(self._taken, record, is_scalar)
-        self._taken += 1
+        """Appends a record. Drops others to make room: the oldest that is not a scalar first."""
+        waiting = _Waiting(self.put_count, record, is_scalar)
+        self.put_count += 1
         if waiting.size > self._limit and self:
-            self._dropped += 1  # Rather than everything else.
+            self._dropped += 1  # Otherwise all others would have to be dropped.
             return
         (self._scalars if is_scalar else self._others).append(waiting)
         self._bytes += waiting.size
         self._make_room()
 
     def take(self, most_bytes: int) -> list[bytes]:
-        """Hands out the oldest records, at least one if there is one.
+        """Returns the oldest records, at least one if any waits.
 
-        They count as waiting until `settle` says what became of them.
+        They count as waiting until `confirm` is called.
         """
         size = 0
         while (oldest := self._oldest()) and (not self._in_flight or size < most_bytes):
@@ -83,8 +94,8 @@ class RecordQueue:
             size += self._in_flight[-1].size
         return [waiting.record for waiting in self._in_flight]
 
-    def settle(self, written: int) -> None:
-        """Says how many of the records handed out were written; the others wait again, in front."""
+    def confirm(self, written: int) -> None:
+        """Counts the first `written` of the records taken as written; the others wait again."""
         self._bytes -= sum(waiting.size for waiting in self._in_flight[:written])
         self._written += written
         for waiting in reversed(self._in_flight[written:]):
@@ -93,7 +104,7 @@ class RecordQueue:
         self._make_room()
 
     def drop_all(self) -> None:
-        """Gives up what waits, and counts it."""
+        """Drops all waiting records, and counts them."""
         self._dropped += len(self)
         self._scalars.clear()
         self._others.clear()
@@ -101,13 +112,13 @@ class RecordQueue:
         self._bytes = 0
 
     def _oldest(self) -> deque[_Waiting] | None:
-        """The deque that begins with the oldest record, `None` if both are empty."""
+        """Returns the deque that begins with the oldest record, or `None` if both are empty."""
         if not self._scalars or not self._others:
             return self._scalars or self._others or None
         return min(self._scalars, self._others, key=lambda records: records[0].number)
 
     def _make_room(self) -> None:
-        # What is being written cannot be dropped, so a queue may be over its limit for that long.
+        # Records that are being written cannot be dropped: the queue may exceed its limit by them.
         while self._bytes > self._limit and len(self) > 1 and (self._others or self._scalars):
             self._bytes -= (self._others or self._scalars).popleft().size
             self._dropped += 1

@@ -1,4 +1,4 @@
-"""TFRecord framing: how an event lies in a file, and how far a file can be read."""
+"""TFRecord framing: the bytes of one event in a file, and reading them back."""
 
 import struct
 import time
@@ -10,6 +10,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+# The step of an event is an int64.
+_LAST_STEP = 2**63 - 1
 
 
 def framed(payload: bytes) -> bytes:
@@ -32,7 +34,7 @@ def whole_records(file: BinaryIO) -> Iterator[bytes]:
         file: Open at the beginning of a record.
 
     Yields:
-        The records as they lie in the file: `unframed` gives the payload.
+        The records with their framing: `unframed` returns the payload.
     """
     while len(header := file.read(_HEADER.size)) == _HEADER.size:
         length, checksum = _HEADER.unpack(header)
@@ -47,20 +49,23 @@ def whole_records(file: BinaryIO) -> Iterator[bytes]:
         yield header + body
 
 
-def session_header(start_step: int) -> bytes:
-    """Returns what an event file begins with.
+def file_header(start_step: int | None) -> bytes:
+    """Returns the records with which an event file begins.
 
     Args:
-        start_step: First step that earlier files of the run may not show. TensorBoard's loaders in
-            Python take those steps out of what they have read.
+        start_step: Step of the START of a session, or `None` for a file without one. TensorBoard's
+            loaders in Python hide this step and later ones in the files that they read before.
 
     Returns:
-        The record of the version, which a loader wants first, and the START of a session.
+        The record of the version, which a loader requires first, and the START of the session.
     """
     now = time.time()
-    version = Event(wall_time=now, file_version="brain.Event:2")
-    start = Event(wall_time=now, step=start_step, session_log=SessionLog(status=SessionLog.START))
-    return framed(version.SerializeToString()) + framed(start.SerializeToString())
+    header = framed(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    if start_step is None:
+        return header
+    step = min(start_step, _LAST_STEP)
+    start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
+    return header + framed(start.SerializeToString())
 
 
 def _masked(data: bytes) -> int:

@@ -10,17 +10,16 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-from tbtrainer.event_file.local_file import Appended
+from tbtrainer.event_file.event_file import Appended, first_start_step
 from tbtrainer.event_file.names import CLAIM, event_file_name, is_event_file
-from tbtrainer.event_file.records import session_header
+from tbtrainer.event_file.records import file_header
+from tbtrainer.event_file.waiting import REMOTE_HUNG_SECONDS
 
 # Objects cannot be appended to. The newest part is put again, longer each time, until it has this
 # size and the next is begun.
 _PART_BYTES = 4 * 2**20
 # Every put on a hub is a commit.
 _SECONDS_BETWEEN_PUTS = {"hf": 60.0}
-# A part of some megabytes takes its time.
-_SECONDS_UNTIL_HUNG = 10.0
 _numbers = itertools.count()
 # What was read once, so that no checkpoint waits for it again.
 _claims: dict[str, str] = {}
@@ -96,47 +95,59 @@ class RemoteEventFile:
 
     Args:
         directory: URL of the run directory.
-        start_step: Step of the START record of the first part.
+        purge_step: First step of earlier sessions that this session replaces, or `None`.
         suffix: End of the parts' names.
+        continues: Whether the session has written another file already, so that the first part
+            here has no START record.
     """
 
-    def __init__(self, directory: str, start_step: int, suffix: str = "") -> None:
+    hung_after_seconds = REMOTE_HUNG_SECONDS
+
+    def __init__(
+        self,
+        directory: str,
+        purge_step: int | None = None,
+        suffix: str = "",
+        continues: bool = False,
+    ) -> None:
         self.path: str | None = None
-        self.seconds_until_hung = _SECONDS_UNTIL_HUNG
         self._directory, self._suffix = directory, suffix
-        self._start_step = start_step
-        self._part = b""
+        self._purge_step, self._continues = purge_step, continues
+        # The header of the newest part, and all that it holds so far.
+        self._header = self._part = b""
         protocol = directory.split("://", 1)[0]
         self.seconds_between_appends = _SECONDS_BETWEEN_PUTS.get(protocol, 10.0)
 
-    def append(self, records: Sequence[bytes], newest_step: int) -> Appended:
-        """Puts the newest part again with these records at its end.
+    def append(self, records: Sequence[bytes]) -> Appended:
+        """Puts the newest part again, with these records at its end.
 
         Args:
             records: Whole records.
-            newest_step: The newest step of the run, for the START of the next part.
         """
         try:
             opened, directory = filesystem(self._directory)
             if self.path is None or len(self._part) >= _PART_BYTES:
                 self._begin_part(opened, directory)
-            longer = b"".join((self._part or session_header(self._start_step), *records))
+            longer = b"".join((self._part or self._header, *records))
             opened.pipe_file(self.path, longer)
         except Exception as fault:  # Every store has exceptions of its own.
             return Appended(0, fault)
         self._part = longer
-        self._start_step = max(self._start_step, newest_step + 1)
+        self._continues = True
         return Appended(len(records))
 
     def sync(self) -> None:
-        """Nothing: a part that was put is safe."""
+        """Does nothing: a part that was put is stored."""
 
-    def release(self) -> None:
-        """Nothing: nothing stays open."""
+    def close(self) -> None:
+        """Does nothing: no part stays open."""
 
     def _begin_part(self, opened: Any, directory: str) -> None:
         opened.makedirs(directory, exist_ok=True)
         newest = [os.path.basename(self.path)] if self.path else []
-        name = event_file_name(names_in(opened, directory) + newest, next(_numbers))
+        existing = names_in(opened, directory) + newest
+        is_empty = not any(map(is_event_file, existing))
+        start = None if self._continues else first_start_step(self._purge_step, is_empty)
+        name = event_file_name(existing, next(_numbers))
         self.path = f"{directory}/{name}{self._suffix}"
-        self._part = b""
+        self._header, self._part = file_header(start), b""

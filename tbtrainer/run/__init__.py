@@ -1,6 +1,6 @@
 """The run directory: how it is chosen, claimed, written to, and continued after a resume."""
 
-from tbtrainer.event_file.delivery import SETTLE_SECONDS as CHECKPOINT_SECONDS
+from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.run.claim import claim_run_directory
 from tbtrainer.run.directory import check_run_directory

@@ -194,12 +194,8 @@ class RunSession:
             wait_seconds: The longest wait. `None` suits a log call: 50 ms. Anything else is for a
                 checkpoint or a signal, and also forces the files to the disk if that was asked for.
         """
-        if self._run is None:
-            return
-        if wait_seconds is None:
-            self._run.writer.flush()
-        else:
-            self._run.writer.finish()
+        if self._run is not None:
+            self._run.writer.flush(wait_seconds)
 
     def release(self) -> None:
         """Closes the event file until the next record; tools that follow the run do not notice."""

@@ -41,7 +41,7 @@ class SilentWriter(SummaryWriter):
     def __init__(self) -> None:
         """Opens no file."""
 
-    def finish(self) -> None:
+    def flush(self, wait_seconds: float | None = None) -> None:
         """Does nothing."""
 
     def release(self) -> None:

@@ -13,9 +13,10 @@ from torch.utils.tensorboard import writer as torch_writer
 from torch.utils.tensorboard.summary import hparams, scalar
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from tbtrainer.event_file.delivery import FLUSH_SECONDS, SETTLE_SECONDS
 from tbtrainer.event_file.names import PART_OF_RUN, is_remote
 from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
+from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
 from tbtrainer.run.file_writer import RunFileWriter, current_event_writer_class
@@ -81,7 +82,7 @@ class RunWriter(SummaryWriter):
         queue_bytes: The most bytes of records kept while they cannot be written.
         file_mode: Permissions of the event file before the process's umask; `0o600` keeps it from
             other users.
-        sync: Whether `finish` and `close` also force the event file to the disk, where it survives
+        sync: Whether `flush` with a time and `close` also force the event file to the disk, where it survives
             a power cut.
         filename_suffix: End of the event files' names.
         isolation: What happens to an error of the `add_*` methods, such as a value that cannot be
@@ -163,8 +164,10 @@ class RunWriter(SummaryWriter):
 
         At most `MOST_OPEN_SERIES` of their event files stay open.
         """
+        if self._events.is_other_process:
+            return
         walltime = time.time() if walltime is None else walltime
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
         for tag, value in tag_scalar_dict.items():
             self._get_file_writer()
             # torch uses the writer of this name if there is one, and makes a stock one if not.
@@ -209,6 +212,8 @@ class RunWriter(SummaryWriter):
             return
         if type(hparam_dict) is not dict or type(metric_dict) is not dict:
             raise TypeError("hparam_dict and metric_dict should be dictionary.")
+        if self._events.is_other_process:
+            return
         summaries = [*hparams(hparam_dict, metric_dict, hparam_domain_discrete)]
         summaries += [scalar(tag, value) for tag, value in metric_dict.items()]
         directory = os.path.join(self._events.get_logdir(), run_name or str(time.time()))
@@ -229,20 +234,21 @@ class RunWriter(SummaryWriter):
             sum(c.written for c in each), sum(c.pending for c in each), sum(c.dropped for c in each)
         )
 
-    def flush(self) -> None:
-        """Hands what was added to the operating system, waiting at most `FLUSH_SECONDS`."""
-        deadline = time.monotonic() + FLUSH_SECONDS
-        for events in self._all_events():
-            events.flush(None if time.monotonic() < deadline else 0.0)
+    def flush(self, wait_seconds: float | None = None) -> None:
+        """Hands what was added to the operating system.
 
-    def finish(self) -> None:
-        """Hands what was added to the operating system, waiting at most `SETTLE_SECONDS`.
-
-        With `sync` it also forces the event files to the disk.
+        Args:
+            wait_seconds: The longest wait. `None` suits a log call: `LOG_SECONDS`, and nothing for a
+                slow disk. With a number and `sync`, the event files are also forced to the disk.
         """
-        deadline = time.monotonic() + SETTLE_SECONDS
+        limit = LOG_SECONDS if wait_seconds is None else wait_seconds
+        deadline = time.monotonic() + limit
         for events in self._all_events():
-            events.flush(max(0.0, deadline - time.monotonic()), sync=self._sync)
+            remaining = max(0.0, deadline - time.monotonic())
+            if wait_seconds is None:
+                events.flush(None if remaining else 0.0)
+            else:
+                events.flush(remaining, sync=self._sync)
 
     def release(self) -> None:
         """Writes what is left and closes the event files. The next record opens them again.

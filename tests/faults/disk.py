@@ -14,6 +14,17 @@ from pathlib import Path
 
 from tbtrainer.event_file import local_file
 
+# For a condition that never comes true; a machine under load may take long.
+_NEVER_SECONDS = 120.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits until the thread of an event file has done something."""
+    deadline = time.monotonic() + _NEVER_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
 
 @functools.cache
 def may_mount() -> bool:
@@ -103,10 +114,14 @@ def slow(descriptor: int, data: bytes) -> int:
     return os.write(descriptor, data)
 
 
-def hung(released: threading.Event) -> Callable[[int, bytes], int]:
-    """Does not return before it is released."""
+def hung(
+    released: threading.Event, entered: threading.Event | None = None
+) -> Callable[[int, bytes], int]:
+    """Does not return before it is released; `entered` is set when it begins."""
 
     def write(descriptor: int, data: bytes) -> int:
+        if entered is not None:
+            entered.set()
         released.wait()
         return os.write(descriptor, data)
 

@@ -1,37 +1,28 @@
-"""Whatever the disk does, no call fails or waits, and what was offered is readable afterwards."""
+"""Whatever the disk does, no call fails or waits, and all records are readable afterwards."""
 
 import errno
 import logging
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from tbtrainer.event_file import waiting
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter, SilentWriter
 from tests.events import event_files, histograms, scalars
 from tests.faults import disk
+from tests.faults.disk import wait_until
 
-HEALED_SECONDS = 20
 ROOT = Path(__file__).parents[2]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + HEALED_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def offer(writer: RunWriter, steps: range) -> None:
@@ -52,9 +43,9 @@ def test_what_could_not_be_written_is_written_when_the_fault_is_over(code, torn,
     with caplog.at_level(logging.WARNING), disk.writes(disk.failing(code, torn)):
         offer(writer, range(50, 100))
         wait_until(lambda: "cannot be written" in caplog.text)
-        began = time.perf_counter()
+        # During a fault no call waits, whatever its limit is.
         offer(writer, range(100, 150))
-        assert time.perf_counter() - began < 0.5
+        assert not writer._events.flush(seconds=3600)
         assert writer.counters == Counters(written=50, pending=100, dropped=0)
     wait_until(lambda: writer.counters == Counters(written=150, pending=0, dropped=0))
     writer.close()
@@ -100,66 +91,69 @@ def test_a_deleted_run_is_begun_again(whole, tmp_path):
     assert steps_in(run) == list(range(10, 20))
 
 
-def test_a_slow_disk_costs_a_log_call_less_than_a_millisecond(tmp_path):
+def test_a_log_call_waits_for_no_slow_disk(tmp_path):
     with disk.writes(disk.slow):
         writer = RunWriter(str(tmp_path))
-        costs = []
-        for step in range(40):
-            began = time.perf_counter()
+        offer(writer, range(40))
+        for step in range(40, 45):  # Each is written by itself.
             writer.add_scalar("value", step, step)
-            writer.flush()
-            costs.append(time.perf_counter() - began)
-            time.sleep(0.01)
-        assert sorted(costs)[len(costs) // 2] < 0.001
+            wait_until(lambda: writer.counters.pending == 0)
+        assert writer._events._delivery._waiting.log_seconds() == 0
         writer.close()
-    assert steps_in(tmp_path) == list(range(40))
+    assert steps_in(tmp_path) == list(range(45))
 
 
-def test_a_hung_disk_costs_a_run_less_than_two_seconds(tmp_path, caplog):
+def test_no_call_waits_for_a_hung_disk(tmp_path, caplog, monkeypatch):
+    # If the limits for a disk that answers were used, the test would last an hour.
+    monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
+    monkeypatch.setattr("tbtrainer.run.summary_writer.CHECKPOINT_SECONDS", 3600.0)
     released = threading.Event()
     with disk.writes(disk.hung(released)), caplog.at_level(logging.WARNING):
         writer = RunWriter(str(tmp_path))
-        began = time.perf_counter()
         for step in range(100):
             offer(writer, range(step, step + 1))
         writer.finish()
         writer.add_scalars("several", {"a": 1.0, "b": 2.0}, 100)
         writer.close()
         writer.close()
-        cost = time.perf_counter() - began
-    assert cost < 2
+        assert writer.counters == Counters(written=0, pending=102, dropped=0)
     assert "does not answer: 100 records" in caplog.text
     assert caplog.text.count("does not answer") == 3
     released.set()
     wait_until(lambda: writer.counters == Counters(written=102, pending=0, dropped=0))
 
 
+def test_a_hung_disk_delays_a_training_by_less_than_two_seconds():
+    # A log call, a checkpoint and the end wait for it: the first until it counts as hung.
+    assert waiting.LOG_SECONDS + waiting.CHECKPOINT_SECONDS + waiting.HUNG_SECONDS < 2
+
+
 def test_the_end_of_a_process_writes_what_is_left_and_waits_for_no_hung_disk(tmp_path):
     program = f"""
-import atexit, threading, time
-# Called last, because it was registered first.
-atexit.register(lambda: print(time.monotonic() - began))
+import os, threading
+from tbtrainer.event_file import delivery, local_file
 from tbtrainer.run import RunWriter
 from tests.faults import disk
 
+# If it were used for the hung disk, the process would last an hour.
+delivery.CLOSE_SECONDS = 3600.0
 hung, quick = RunWriter({str(tmp_path / "hung")!r}), RunWriter({str(tmp_path / "quick")!r})
 for step in range(1000):
     quick.add_scalar("value", step, step)
 RunWriter({str(tmp_path / "forgotten")!r}).add_scalar("value", 1.0, 1)
 quick.finish()
 blocked = disk.hung(threading.Event())
-disk.local_file.os_write = lambda descriptor, data: (
+local_file.os_write = lambda descriptor, data: (
     blocked(descriptor, data) if threading.current_thread() is hung._events._delivery._thread
-    else __import__("os").write(descriptor, data)
+    else os.write(descriptor, data)
 )
 hung.add_scalar("value", 1.0, 1)
 quick.add_scalar("value", 1000, 1000)
-began = time.monotonic()
 """
     said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=250, cwd=ROOT
     )
-    assert float(said.stdout) < 2, said.stderr
+    assert said.returncode == 0
     assert "does not answer: 1 records" in said.stderr
     assert steps_in(tmp_path / "quick") == list(range(1001))
     assert steps_in(tmp_path / "forgotten") == [1]
@@ -168,13 +162,15 @@ began = time.monotonic()
 def test_a_disk_that_stops_answering_is_said_once_and_its_return_once(
     tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr("tbtrainer.event_file.fault_report._SILENT_SECONDS", 0.1)
-    released = threading.Event()
-    with disk.writes(disk.hung(released)), caplog.at_level(logging.WARNING):
+    monkeypatch.setattr("tbtrainer.event_file.fault_report.SILENT_SECONDS", 0.1)
+    released, entered = threading.Event(), threading.Event()
+    with disk.writes(disk.hung(released, entered)), caplog.at_level(logging.WARNING):
         writer = RunWriter(str(tmp_path))
-        for step in range(30):
+        offer(writer, range(1))
+        assert entered.wait(60)
+        time.sleep(0.1)
+        for step in range(1, 30):
             offer(writer, range(step, step + 1))
-            time.sleep(0.01)
     released.set()
     wait_until(lambda: "is written to" in caplog.text)
     writer.close()
@@ -208,34 +204,6 @@ def test_what_the_directory_never_took_is_in_a_named_file(tmp_path, monkeypatch,
         writer.close()
     assert steps_in(tmp_path / "fallback") == list(range(30))
     assert str(event_files(tmp_path / "fallback")[0]) in caplog.text
-
-
-def test_a_forked_child_is_silent(tmp_path):
-    writer = RunWriter(str(tmp_path))
-    offer(writer, range(5))
-    child = os.fork()
-    if child == 0:
-        writer.add_scalar("value", 99, 99)
-        writer.flush()
-        writer.close()
-        os._exit(0)
-    os.waitpid(child, 0)
-    offer(writer, range(5, 10))
-    writer.close()
-    assert steps_in(tmp_path) == list(range(10))
-
-
-def test_a_pickled_copy_begins_a_file_of_its_own(tmp_path):
-    writer = RunWriter(str(tmp_path))
-    offer(writer, range(5))
-    copy = pickle.loads(pickle.dumps(writer))
-    assert copy.counters == Counters(0, 0, 0)
-    offer(copy, range(5, 8))
-    copy.close()
-    writer.close()
-    assert len(event_files(tmp_path)) == 2
-    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("value")
-    assert [event.step for event in shown] == list(range(8))
 
 
 def test_a_session_after_a_clock_that_went_back_is_read_last(tmp_path):

@@ -1,8 +1,8 @@
 """Faults on real file systems: of each, how many records are offered, readable and dropped.
 
 Every row logs 100 records before the fault, 100 while it lasts and 100 after it. None is dropped,
-because the queue has room, and all are readable afterwards: in the run directory, or in the file
-that the warning names.
+because the queue has room, and all are shown afterwards by every loader of TensorBoard: in the run
+directory, or in the file that the warning names.
 """
 
 import errno
@@ -11,7 +11,6 @@ import resource
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pytest
 from tbtrainer.run import Counters, RunWriter
 from tests.events import event_files, scalars
 from tests.faults import disk
+from tests.loaders import LOADERS, Loader, loading
 
 PART = 100
 
@@ -137,19 +137,21 @@ class Row:
     fault: Callable[[Path], AbstractContextManager[None]]
     mount: str | None = None
     closed_before: bool = False
+    # Whether appends fail while it lasts, rather than continue in another file.
+    is_lasting: bool = True
 
 
 ROWS = {
     "full disk": Row(full, mount="size=64k"),
     "read-only": Row(read_only, mount="size=64k", closed_before=True),
-    "lost mount": Row(unmounted, mount="size=64k"),
+    "lost mount": Row(unmounted, mount="size=64k", is_lasting=False),
     "no inodes": Row(without_inodes, mount="size=64k,nr_inodes=10", closed_before=True),
     "no descriptors": Row(without_descriptors, closed_before=True),
     "file size limit": Row(with_files_limited),
     "directory replaced": Row(replaced_by_a_file),
-    "directory deleted": Row(deleted),
-    "file replaced": Row(replaced_by_another),
-    "directory moved and linked": Row(linked),
+    "directory deleted": Row(deleted, is_lasting=False),
+    "file replaced": Row(replaced_by_another, is_lasting=False),
+    "directory moved and linked": Row(linked, is_lasting=False),
     "I/O error": Row(lambda place: injected(errno.EIO)),
     "stale handle": Row(lambda place: injected(errno.ESTALE)),
     "quota": Row(lambda place: injected(errno.EDQUOT)),
@@ -168,13 +170,6 @@ def readable(*places: Path) -> set[int]:
     return {step for p in places for file in event_files(p) for _, step, _ in scalars(file)}
 
 
-def wait_until_settled(writer: RunWriter) -> None:
-    deadline = time.monotonic() + 20
-    while writer.counters.pending:
-        assert time.monotonic() < deadline, writer.counters
-        time.sleep(0.01)
-
-
 @contextmanager
 def made_ready(row: Row, place: Path) -> Iterator[None]:
     if row.mount is not None and disk.may_mount():
@@ -185,9 +180,15 @@ def made_ready(row: Row, place: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_offered_300_readable_300_dropped_0(name, tmp_path):
-    row, place = ROWS[name], tmp_path / "disk"
+def run_row(row: Row, name: str, place: Path, kept: Path) -> Counters:
+    """Logs before, during and after a fault, and copies the event files to where they stay.
+
+    Args:
+        row: The fault.
+        name: Its name.
+        place: Where the disk is mounted, or a directory.
+        kept: Where copies of the event files are put.
+    """
     fault = row.fault
     if row.mount is not None and not disk.may_mount() and name in INJECTED:
         code = INJECTED[name]
@@ -195,21 +196,55 @@ def test_offered_300_readable_300_dropped_0(name, tmp_path):
     with made_ready(row, place):
         writer = RunWriter(str(place / "run"))
         offer(writer, 0)
-        wait_until_settled(writer)
-        before = readable(place)
+        disk.wait_until(lambda: writer.counters.pending == 0)
+        if name == "lost mount":  # What it holds is lost with it.
+            shutil.copytree(place, kept / "before")
         if row.closed_before:
             # A disk cannot become read-only under an open file; and a held descriptor needs neither
             # another inode nor another descriptor.
             writer.close()
-            shutil.move(event_files(place)[0], tmp_path / "events.out.tfevents.1.moved")
+            (kept / "before").mkdir(parents=True)
+            shutil.move(event_files(place)[0], kept / "before")
         with fault(place):
             offer(writer, PART)
-            time.sleep(0.2)
+            if row.is_lasting:
+                disk.wait_until(lambda: writer._events._delivery.fault is not None)
         offer(writer, 2 * PART)
-        wait_until_settled(writer)
+        disk.wait_until(lambda: writer.counters.pending == 0)
         writer.close()
-        assert writer.counters == Counters(written=3 * PART, pending=0, dropped=0)
-        assert before | readable(tmp_path) == set(range(3 * PART))
+        for file in event_files(place):
+            folder = kept / file.parent.relative_to(place)
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder)
+    return writer.counters
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> tuple[Path, dict[str, Counters]]:
+    """A directory with the event files of every row, and what became of its records."""
+    kept = tmp_path_factory.mktemp("kept")
+    places = tmp_path_factory.mktemp("places")
+    return kept, {
+        name: run_row(row, name, places / f"disk-{number}", kept / name)
+        for number, (name, row) in enumerate(ROWS.items())
+    }
+
+
+@pytest.fixture(scope="module", params=LOADERS)
+def loader(request, rows) -> Iterator[Loader]:
+    with loading(rows[0], request.param) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_offered_300_written_300_dropped_0(name, rows):
+    assert rows[1][name] == Counters(written=3 * PART, pending=0, dropped=0)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_loader_shows_all_300_steps(name, rows, loader):
+    logged = set(range(3 * PART))
+    assert loader.steps(name, "value", logged) == logged
 
 
 @pytest.mark.parametrize("name", ["name too long", "file in the way", "read-only"])
@@ -259,7 +294,7 @@ def test_nothing_anywhere_offered_300_readable_100_dropped_200(tmp_path, monkeyp
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     writer = RunWriter(str(tmp_path / "run"))
     offer(writer, 0)
-    wait_until_settled(writer)
+    disk.wait_until(lambda: writer.counters.pending == 0)
     with disk.writes(disk.failing(errno.EIO)):
         offer(writer, PART)
         offer(writer, 2 * PART)

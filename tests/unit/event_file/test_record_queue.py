@@ -23,7 +23,7 @@ def test_every_record_is_written_waits_or_is_dropped_and_in_order(actions, limit
             records = queue.take(size)
             done = int(len(records) * choice)
             written += records[:done]
-            queue.settle(done)
+            queue.confirm(done)
         assert queue._bytes <= limit or len(queue) == 1
     counters = queue.counters
     assert counters.written == len(written)
@@ -47,7 +47,24 @@ def test_one_record_may_be_larger_than_the_queue_and_drives_no_other_out():
     queue = RecordQueue(1000)
     queue.put(bytes(5000), False)
     assert len(queue) == 1
-    queue.settle(len(queue.take(1)))
+    queue.confirm(len(queue.take(1)))
     queue.put(b"small", True)
     queue.put(bytes(5000), False)
     assert queue.counters == Counters(written=1, pending=1, dropped=1)
+
+
+def test_a_flush_waits_only_for_what_was_put_before_it():
+    queue = RecordQueue(10_000)
+    queue.put(b"1", True)
+    queue.put(b"2", False)
+    end = queue.put_count
+    queue.put(b"3", True)
+    assert queue.waits_before(end)
+    queue.take(1)
+    queue.confirm(1)
+    assert queue.waits_before(end)
+    queue.take(1)
+    assert queue.waits_before(end)
+    queue.confirm(1)
+    assert not queue.waits_before(end)
+    assert queue.waits_before(queue.put_count)

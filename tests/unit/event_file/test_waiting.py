@@ -1,0 +1,70 @@
+"""The waiting policy, on a clock that the tests set."""
+
+import pytest
+
+from tbtrainer.event_file import waiting
+from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS, WaitingPolicy
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(waiting, "time", made)
+    return made
+
+
+def append(policy: WaitingPolicy, clock: Clock, seconds: float, succeeded: bool = True) -> None:
+    policy.begin_call()
+    clock.now += seconds
+    policy.end_append(succeeded)
+
+
+def test_three_slow_writes_end_the_waiting_and_one_quick_resumes_it(clock):
+    policy = WaitingPolicy(0.8, 0.0)
+    for _ in range(2):
+        append(policy, clock, 0.1)
+    assert policy.log_seconds() == LOG_SECONDS
+    append(policy, clock, 0.1)
+    assert policy.log_seconds() == policy.room_seconds() == 0
+    append(policy, clock, 0.001)
+    assert policy.log_seconds() == LOG_SECONDS
+    assert policy.room_seconds() == CHECKPOINT_SECONDS
+
+
+def test_a_call_hangs_only_while_it_lasts(clock):
+    policy = WaitingPolicy(0.8, 0.0)
+    assert not policy.is_hung
+    policy.begin_call()
+    assert not policy.is_hung
+    clock.now += 0.8
+    assert policy.is_hung
+    policy.end_call()
+    assert not policy.is_hung
+    assert policy.seconds_until_hung() == float("inf")
+
+
+def test_a_wait_in_vain_is_the_last_until_something_is_written(clock):
+    policy = WaitingPolicy(0.8, 0.0)
+    policy.note_timeout()
+    assert policy.log_seconds() == 0
+    append(policy, clock, 0.0, succeeded=False)
+    assert policy.log_seconds() == 0
+    append(policy, clock, 0.0)
+    assert policy.log_seconds() == LOG_SECONDS
+
+
+def test_records_for_a_store_are_collected_and_not_waited_for(clock):
+    policy = WaitingPolicy(10.0, 60.0)
+    assert policy.log_seconds() == 0
+    assert policy.seconds_until_append() == 0
+    append(policy, clock, 1.0)
+    assert policy.seconds_until_append() == 60
+    clock.now += 61
+    assert policy.seconds_until_append() == 0

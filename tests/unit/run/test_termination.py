@@ -1,0 +1,113 @@
+"""On SIGTERM the run is flushed, whatever the main thread does, and the process ends as before."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tbtrainer.run import flushed_on_sigterm
+from tests.events import event_files, scalars
+
+ROOT = Path(__file__).parents[3]
+
+# Ends itself by SIGTERM while records wait; `{before}` and `{within}` are lines of a test.
+PROGRAM = """
+import os, signal, sys, threading
+from tbtrainer.run import RunWriter, flushed_on_sigterm
+
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+
+writer = RunWriter(sys.argv[1])
+writer.add_scalar("value", 0, 0)
+{before}
+with flushed_on_sigterm(writer.finish):
+    {within}
+    for step in range(1, 1000):
+        writer.add_scalar("value", step, step)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        signal.pause()
+"""
+
+
+def ended(run: Path, before: str = "", within: str = "") -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(before=before, within=within)
+    command = [sys.executable, "-c", program, str(run)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=ROOT)
+
+
+def steps_in(run: Path) -> list[int]:
+    return [step for file in event_files(run) for _, step, _ in scalars(file)]
+
+
+NO_THREADS = "threading.Thread.start = refuse"
+
+
+def test_sigterm_without_a_free_thread_flushes_and_ends_the_process(tmp_path):
+    process = ended(tmp_path, within=NO_THREADS)
+    assert process.returncode == -signal.SIGTERM, process.stderr
+    assert process.stderr == ""
+    assert steps_in(tmp_path) == list(range(1000))
+
+
+def test_sigterm_ends_a_process_that_never_had_a_free_thread(tmp_path):
+    process = ended(tmp_path, before=NO_THREADS)
+    assert process.returncode == -signal.SIGTERM, process.stderr
+    assert process.stderr == ""
+
+
+def test_sigterm_within_a_call_of_the_writer_ends_the_process(tmp_path):
+    # The main thread holds the lock that the flush needs.
+    within = "writer._events._delivery._changed.acquire()"
+    process = ended(tmp_path, within=within)
+    assert process.returncode == -signal.SIGTERM, process.stderr
+
+
+@pytest.mark.parametrize("flushes", [1, 3])
+def test_each_signal_flushes_and_calls_the_former_handler(flushes):
+    flushed, handled = [], []
+    former = signal.signal(signal.SIGTERM, lambda *_: handled.append(len(flushed)))
+    try:
+        with flushed_on_sigterm(lambda: flushed.append(threading.current_thread())):
+            for _ in range(flushes):
+                os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert handled == list(range(1, flushes + 1))
+    assert threading.main_thread() not in flushed
+
+
+def test_an_error_of_the_flush_keeps_no_signal_from_its_handler():
+    handled: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
+    try:
+        with flushed_on_sigterm(lambda: 1 / 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert handled == [signal.SIGTERM] * 2
+
+
+def test_no_thread_and_no_handler_stays_behind():
+    threads, former = set(threading.enumerate()), signal.getsignal(signal.SIGTERM)
+    with flushed_on_sigterm(lambda: None):
+        assert signal.getsignal(signal.SIGTERM) is not former
+    assert set(threading.enumerate()) == threads
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent():
+    # The child has the handler and not the thread: the default must end it.
+    with flushed_on_sigterm(lambda: None):
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
