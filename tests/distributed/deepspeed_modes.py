@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
 from tbtrainer.sharding import ParameterTable
+from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import OddModel, batch
-from tests.distributed.torch_modes import with_lora
 from tests.distributed.verification import Case, run
 
 

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, f
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 
+from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import Block, OddModel
 from tests.distributed.torch_modes import (
     by_hand,
@@ -16,7 +17,6 @@ from tests.distributed.torch_modes import (
     fsdp1,
     parallelize,
     summoned,
-    with_lora,
 )
 from tests.distributed.verification import Case, run
 

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
@@ -18,20 +17,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from tbtrainer.sharding import ParameterTable
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
+from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import Block, OddModel, batch
 from tests.distributed.verification import Case, run
 
 allow_fsdp_on_cpu()
-
-
-def with_lora(model: nn.Module) -> nn.Module:
-    """Adapters beside frozen weights; their sizes are odd too."""
-    torch.manual_seed(1)
-    wrapped = get_peft_model(model, LoraConfig(target_modules=["up", "down"], r=3))
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:  # Zeros would hide a mistake.
-            nn.init.normal_(parameter)
-    return wrapped
 
 
 def training(model: nn.Module, optimizer: Any, backward: Callable[[Tensor], Any], rank: int) -> Any:
