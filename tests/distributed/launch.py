@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.limits import HANG_SECONDS
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-
-# For a start that hangs, and for nothing else: the longest takes half a minute on two quiet cores.
-# Shorter than pytest's own limit in setup.cfg, so that what the script printed is shown.
-HANG_SECONDS = 1200
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[deepspeed]'"
