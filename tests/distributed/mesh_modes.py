@@ -32,7 +32,7 @@ def hybrid_fsdp2(lora: bool = False) -> Case:
 
 
 def hybrid_fsdp1() -> Case:
-    """The same with FSDP1, which accelerate would form by machines."""
+    """Sharded and replicated by FSDP1, on a mesh that accelerate would form by machines."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     model = FullyShardedDataParallel(
         OddModel(),
