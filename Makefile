@@ -6,13 +6,13 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-REQUIREMENTS := setup.cfg setup.py pyproject.toml constraints.txt
+REQUIREMENTS := setup.cfg setup.py pyproject.toml constraints.txt constraints-oldest.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Two workers fit two cores; tests/conftest.py says which tests go to which.
+# Two workers fit two cores; tests/conftest.py decides which tests go to which.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 SOURCES := tbtrainer tests docs/examples setup.py
 
-# The oldest transformers that setup.cfg allows, in an environment of its own.
+# The oldest versions that setup.cfg allows, in an environment of its own.
 OLDEST := $(VENV)-oldest
 TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/observers/test_log_entries.py unit/test_metrics.py \
 	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py)
@@ -21,11 +21,11 @@ TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/observers/test_l
 TRACKERS := $(VENV)-trackers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-oldest test-trackers lint format docs screenshot bench bench-gpu clean
+.PHONY: help demo test test-fast test-integration test-faults test-distributed test-oldest test-trackers lint format docs screenshot bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo  ## fine-tune a real text classifier and print how to open its run
 	$(BIN)/python docs/examples/fine_tune_minilm.py --output_dir demo-output
@@ -33,10 +33,19 @@ demo: $(STAMPS)/demo  ## fine-tune a real text classifier and print how to open 
 test: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the whole test suite
 	$(PYTEST) tests
 
-test-fast: $(STAMPS)/test $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the unit tests only
+test-fast: $(STAMPS)/test $(STAMPS)/triton  ## run the unit tests only
 	$(PYTEST) tests/unit
 
-test-oldest: $(OLDEST)/stamps/oldest  ## run the trainer's tests with the oldest transformers
+test-integration: $(STAMPS)/test $(STAMPS)/demo  ## run whole trainings, the examples and TensorBoard
+	$(PYTEST) tests/integration
+
+test-faults: $(STAMPS)/test  ## run the tests of full disks, lost mounts and killed processes
+	$(PYTEST) tests/faults
+
+test-distributed: $(STAMPS)/test $(STAMPS)/deepspeed  ## run DDP, FSDP, tensor parallel and ZeRO on two to four processes
+	$(BIN)/python -m pytest tests/distributed
+
+test-oldest: $(OLDEST)/stamps/oldest  ## run the trainer's tests with the oldest versions that setup.cfg allows
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(TRAINER_TESTS)
 
 test-trackers: $(TRACKERS)/stamps/trackers  ## run the tests with wandb, SwanLab, MLflow and ClearML
@@ -75,9 +84,9 @@ $(BIN)/python:
 
 $(OLDEST)/stamps/oldest: $(REQUIREMENTS)
 	$(MAKE) VENV=$(OLDEST) $(OLDEST)/bin/python
-	@echo "Installing tbtrainer[test] with transformers 4.57 into $(OLDEST) (some minutes the first time)"
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[test]" "transformers==4.57.*"
+	@echo "Installing the oldest versions into $(OLDEST) (some minutes the first time)"
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-oldest.txt --editable ".[test]"
 	@mkdir -p $(@D) && touch $@
 
 $(TRACKERS)/stamps/trackers: $(REQUIREMENTS)

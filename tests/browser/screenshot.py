@@ -34,7 +34,7 @@ for (const text of ["Enable step selection", "Ignore outliers"]) {
   .filter(e => /close/i.test(e.getAttribute("aria-label") || "")).forEach(e => e.click());
 """
 DRAWN = "document.querySelectorAll('histogram-component path, .histogram path').length"
-WAIT_SECONDS = 60
+WAIT_SECONDS = 300
 
 
 def wait_until_drawn(page: Page, script: str, settle_seconds: float) -> None:

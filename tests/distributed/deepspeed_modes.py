@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
 from tbtrainer.sharding import ParameterTable
+from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import OddModel, batch
-from tests.distributed.torch_modes import with_lora
 from tests.distributed.verification import Case, run
 
 
 def prepared(model: nn.Module, config: dict[str, Any]) -> tuple[Accelerator, Any]:
-    """Accelerator and engine, made in the way `Trainer` has them made."""
+    """Returns accelerator and engine, made like `Trainer` makes them."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    # As `TrainingArguments` does; without it accelerate takes every rank for the first.
+    # `TrainingArguments` does this too; without it accelerate takes every rank for the first.
     PartialState(cpu=True)
     accelerator = Accelerator(
         deepspeed_plugin=DeepSpeedPlugin(
@@ -87,13 +87,13 @@ def full_parameters(table: ParameterTable) -> list[Tensor | None]:
     """The parameters, gathered where ZeRO-3 partitioned them."""
     parameters = [row.parameter for row in table.rows]
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
-    # Gathering copies nothing for those that ZeRO-3 keeps whole, so it would miss what was planted.
+    # Gathering copies no parameter that ZeRO-3 keeps whole, and would miss what was planted.
     with deepspeed.zero.GatheredParameters(partitioned):
         return [p.detach().clone() for p in parameters]
 
 
 def full_gradients(table: ParameterTable) -> list[Tensor | None]:
-    """The gradients as DeepSpeed puts them together."""
+    """The whole gradients, gathered by DeepSpeed."""
     full = [safe_get_full_grad(row.parameter) for row in table.rows]
     return [None if gradient is None else gradient.detach().clone() for gradient in full]
 

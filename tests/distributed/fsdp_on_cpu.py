@@ -1,6 +1,6 @@
 """Makes accelerate's FSDP run on gloo: for tests only.
 
-accelerate chooses FSDP for accelerators alone; on CPUs it runs DDP instead and says nothing.
+accelerate chooses FSDP on accelerators only. On CPUs it runs DDP instead, without a warning.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def _init(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs:
 
 
 def _device(device_id: Any, *args: Any, **kwargs: Any) -> Any:
-    """Leaves out the CPU, which FSDP1 of torch 2.13 would look for as `cpu:0`."""
+    """Returns no device for a CPU, which FSDP1 of torch 2.13 would look for as `cpu:0`."""
     if isinstance(device_id, torch.device) and device_id.type == "cpu":
         return None
     return _original_device(device_id, *args, **kwargs)

@@ -5,11 +5,20 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.limits import HANG_SECONDS
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[deepspeed]'"
+)
 
 
 def launch(
@@ -18,7 +27,7 @@ def launch(
     processes: int = 2,
     nodes: int = 1,
     restarts: int = 0,
-    timeout_seconds: float = 240,
+    timeout_seconds: float = HANG_SECONDS,
     environment: dict[str, str] | None = None,
 ) -> Any:
     """Runs a script of this folder on several processes of this machine.
@@ -27,7 +36,7 @@ def launch(
         script: File name in this folder.
         arguments: Command-line arguments of the script.
         processes: Processes per node.
-        nodes: Groups of processes; each believes to be a machine of its own.
+        nodes: Groups of processes; each behaves like a machine of its own.
         restarts: How often torchrun starts the processes again after a crash.
         timeout_seconds: After this long everything is killed and the test fails.
         environment: Variables set on top of this process's own.
@@ -40,7 +49,7 @@ def launch(
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "torch.distributed.run"),
-                *_meeting(port, elastic=restarts > 0),
+                *_rendezvous(port, elastic=restarts > 0),
                 *("--nnodes", str(nodes), "--node-rank", str(node)),
                 *("--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
                 *(str(HERE / script), *arguments),
@@ -68,9 +77,9 @@ def launch(
     return _verdict(outputs)
 
 
-def _meeting(port: int, elastic: bool) -> list[str]:
-    """Where the processes find each other: a fixed place serves the first start alone."""
-    if elastic:
+def _rendezvous(port: int, elastic: bool) -> list[str]:
+    """Returns the options of torchrun that say where the processes find each other."""
+    if elastic:  # A fixed address works for the first start only.
         return ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
     return ["--master-addr", "127.0.0.1", "--master-port", str(port)]
 

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, f
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 
+from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import Block, OddModel
 from tests.distributed.torch_modes import (
     by_hand,
@@ -16,7 +17,6 @@ from tests.distributed.torch_modes import (
     fsdp1,
     parallelize,
     summoned,
-    with_lora,
 )
 from tests.distributed.verification import Case, run
 
@@ -32,7 +32,7 @@ def hybrid_fsdp2(lora: bool = False) -> Case:
 
 
 def hybrid_fsdp1() -> Case:
-    """The same with FSDP1, which accelerate would form by machines."""
+    """Sharded and replicated by FSDP1, on a mesh that accelerate would form by machines."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     model = FullyShardedDataParallel(
         OddModel(),

@@ -24,7 +24,7 @@ class Block(nn.Module):
 
 
 class OddModel(nn.Module):
-    """Odd sizes, a single element, one frozen layer, one unused, and, if asked, tied weights."""
+    """Odd sizes, a single element, a frozen layer, an unused one, and tied weights by default."""
 
     def __init__(self, tied: bool = True, frozen: bool = True, blocks: int = 2) -> None:
         super().__init__()
@@ -48,6 +48,6 @@ class OddModel(nn.Module):
 
 
 def batch(step: int, rank: int) -> Tensor:
-    """Token ids, other ones on every rank and step. int64, shape (3, 6)."""
+    """Token ids, different on every rank and step. int64, shape (3, 6)."""
     generator = torch.Generator().manual_seed(1000 * step + rank)
     return torch.randint(0, VOCABULARY, (3, 6), generator=generator)

@@ -1,10 +1,12 @@
-"""torchrun starts the processes again after a crash: the run goes on as one curve."""
+"""A run that torchrun restarts after a crash continues as one curve."""
+
+from pathlib import Path
 
 from tests.distributed.launch import launch
 from tests.events import event_files, histograms, scalars
 
 
-def test_a_training_that_torchrun_restarts_is_one_clean_curve(tmp_path):
+def test_a_training_that_torchrun_restarts_is_one_clean_curve(tmp_path: Path) -> None:
     assert launch("elastic_training.py", str(tmp_path), restarts=1) == [10]
     files = event_files(tmp_path)
     assert len(files) == 2

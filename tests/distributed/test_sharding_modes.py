@@ -1,14 +1,17 @@
 """Statistics of sharded tensors are those of the gathered ones, in every mode."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
-from tests.distributed.launch import launch
+from tests.distributed.launch import launch, needs_deepspeed
+from tests.distributed.lora import with_lora
+from tests.distributed.odd_model import OddModel, batch
 
-pytest.importorskip("deepspeed")
-
-# What has to be so for the mode to be really on: facts that the script reports of itself.
+# Facts that a script reports about each mode. They hold only where the mode is really on.
 DDP = {"distributed_type": "MULTI_CPU", "wrapper": "DistributedDataParallel", "mode": "plain"}
 FSDP1 = {
     "distributed_type": "FSDP",
@@ -55,7 +58,7 @@ MESH_MODES: dict[str, dict[str, Any]] = {
     "fsdp1-flat-four-ranks": FSDP1,
     "fsdp1-hybrid": {"types": ["Parameter"], "mode": "fsdp1", "empty_shards": 8},
 }
-DEEPSPEED_MODES: dict[str, dict[str, Any]] = {
+ZERO_UP_TO_2_MODES: dict[str, dict[str, Any]] = {
     "zero0": {**ZERO, "stage": 0, "mode": "plain"},
     "zero1": ZERO1,
     "zero1-bfloat16": {**ZERO1, "dtypes": ["bfloat16"]},
@@ -66,6 +69,10 @@ DEEPSPEED_MODES: dict[str, dict[str, Any]] = {
     "zero2-float16": {**ZERO2, "dtypes": ["float16"], "loss_scale": 100.0},
     "zero2-offload": ZERO2,
     "zero2-lora": ZERO2,
+}
+# DeepSpeed's own gradients are wrong in this mode, so that only the parameters have a reference.
+ROUND_ROBIN_MODES: dict[str, dict[str, Any]] = {"zero2-round-robin": ZERO2}
+ZERO3_MODES: dict[str, dict[str, Any]] = {
     "zero3": ZERO3,
     "zero3-partitioned": ZERO3,
     "zero3-accumulation": ZERO3,
@@ -74,173 +81,155 @@ DEEPSPEED_MODES: dict[str, dict[str, Any]] = {
     "zero3-offload": ZERO3,
     "zero3-lora": ZERO3,
 }
-MODES = {**TORCH_MODES, **MESH_MODES, **DEEPSPEED_MODES}
-# Modes that compute in float32 on the data that DDP sees, and so find its gradients.
-LIKE_DDP = ("ddp-compiled", "ddp-float16", "fsdp2", "fsdp1", "zero0", "zero1", "zero2", "zero3")
+MODES = {**TORCH_MODES, **MESH_MODES, **ZERO_UP_TO_2_MODES, **ZERO3_MODES}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of torchrun, which verifies several modes one after another.
+
+    Attributes:
+        script: File name in this folder.
+        modes: The modes of the script that this start verifies.
+        processes: How many processes torchrun starts.
+        marks: What every test of these modes is marked with.
+    """
+
+    script: str
+    modes: tuple[str, ...]
+    processes: int = 2
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+
+STARTS = {
+    "torch": Start("torch_modes.py", tuple(TORCH_MODES)),
+    "mesh": Start("mesh_modes.py", tuple(MESH_MODES), processes=4),
+    "zero up to 2": Start(
+        "deepspeed_modes.py",
+        (*ZERO_UP_TO_2_MODES, *ROUND_ROBIN_MODES),
+        marks=(needs_deepspeed,),
+    ),
+    "zero3": Start("deepspeed_modes.py", tuple(ZERO3_MODES), marks=(needs_deepspeed,)),
+}
+
+
+def in_each(modes: Iterable[str]) -> pytest.MarkDecorator:
+    """Runs a test in each of these modes; `verdict` is what the mode's script found."""
+    wanted = list(modes)
+    return pytest.mark.parametrize(
+        ("started", "mode"),
+        [
+            pytest.param(name, mode, id=mode, marks=start.marks)
+            for name, start in STARTS.items()
+            for mode in start.modes
+            if mode in wanted
+        ],
+        indirect=["started"],
+        scope="module",
+    )
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[str, Any]:
-    """What the scripts found: one start of torchrun for each, with several modes in a row."""
-    return {
-        **launch("torch_modes.py"),
-        **launch("mesh_modes.py", processes=4),
-        **launch("deepspeed_modes.py"),
-    }
+def started(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The verdicts of one start of torchrun, which runs only the modes that were selected."""
+    start = STARTS[request.param]
+    tests = (item.callspec.params for item in request.session.items if hasattr(item, "callspec"))
+    selected = {test["mode"] for test in tests if test.get("started") == request.param}
+    modes = [mode for mode in start.modes if mode in selected]
+    return launch(start.script, *modes, processes=start.processes)
 
 
-@pytest.fixture(scope="module")
-def cases() -> dict[str, Any]:
-    """What the ranks did where one of them cannot serve something."""
-    return launch("agreement_cases.py")
+@pytest.fixture
+def verdict(started: dict[str, Any], mode: str) -> dict[str, Any]:
+    """What the script found in one mode."""
+    return started[mode]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_mode_is_really_on(verdicts: dict[str, Any], mode: str) -> None:
-    assert {key: verdicts[mode]["facts"].get(key) for key in MODES[mode]} == MODES[mode]
+def norms_of_one_process(model: torch.nn.Module, ranks: int) -> dict[str, float]:
+    """Norms of the first gradients, by name, of one process that sees the batches of all ranks."""
+    losses = [model(batch(0, rank)) for rank in range(ranks)]
+    torch.stack(losses).mean().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: float(gradient.norm()) for name, gradient in gradients.items()}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_counts_and_extremes_are_those_of_the_gathered_tensors(
-    verdicts: dict[str, Any], mode: str
-) -> None:
-    assert verdicts[mode]["differences"] == []
+def assert_first_norms(verdict: dict[str, Any], expected: dict[str, float], rel: float) -> None:
+    """Compares the norms of the first gradients, by name."""
+    found = {name: verdict["first_norms"][name] for name in expected}
+    assert found == pytest.approx(expected, rel=rel)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_norms_are_those_of_the_gathered_tensors(verdicts: dict[str, Any], mode: str) -> None:
-    assert verdicts[mode]["norm_error"] < 1e-6
+@in_each([*MODES, *ROUND_ROBIN_MODES])
+def test_the_mode_is_really_on(verdict: dict[str, Any], mode: str) -> None:
+    expected = {**MODES, **ROUND_ROBIN_MODES}[mode]
+    assert {key: verdict["facts"].get(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_parameters_and_gradients_of_every_step_were_compared(
-    verdicts: dict[str, Any], mode: str
-) -> None:
+@in_each(MODES)
+def test_counts_and_extremes_are_those_of_gathered_tensors(verdict: dict[str, Any]) -> None:
+    assert verdict["differences"] == []
+
+
+@in_each(MODES)
+def test_norms_are_those_of_gathered_tensors(verdict: dict[str, Any]) -> None:
+    assert verdict["norm_error"] < 1e-6
+
+
+@in_each(MODES)
+def test_every_step_was_compared(verdict: dict[str, Any]) -> None:
     steps = 3
-    shown, trained = len(verdicts[mode]["names"]), len(verdicts[mode]["gradients"])
+    shown, trained = len(verdict["names"]), len(verdict["gradients"])
     assert min(shown, trained) > 2
-    assert verdicts[mode]["compared"] == steps * (shown + trained)
+    assert verdict["compared"] == steps * (shown + trained)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_nan_and_an_infinity_were_planted_and_found(verdicts: dict[str, Any], mode: str) -> None:
-    planted = {place.split(":")[0] for place in verdicts[mode]["planted"]}
+@in_each(MODES)
+def test_a_planted_nan_and_infinity_are_counted(verdict: dict[str, Any], mode: str) -> None:
+    planted = {place.split(":")[0] for place in verdict["planted"]}
     # The bfloat16 optimizer would take the step on one rank and not on the other.
     alone = {"parameters"} if mode == "zero1-bfloat16-float32-sums" else {"parameters", "gradients"}
     assert planted == alone
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left_out_in_a_mode_that_is_served(verdicts: dict[str, Any], mode: str) -> None:
-    assert verdicts[mode]["warnings"] == []
+@in_each(MODES)
+def test_no_tensor_is_left_out(verdict: dict[str, Any]) -> None:
+    assert verdict["warnings"] == []
 
 
-@pytest.mark.parametrize("mode", LIKE_DDP)
-def test_the_first_gradients_are_those_of_ddp(verdicts: dict[str, Any], mode: str) -> None:
-    expected = verdicts["ddp"]["first_norms"]
-    found = {name: verdicts[mode]["first_norms"][name] for name in expected}
-    assert found == pytest.approx(expected, rel=1e-4)
+@in_each(
+    ["ddp", "ddp-compiled", "ddp-float16", "fsdp2", "fsdp1", "zero0", "zero1", "zero2", "zero3"]
+)
+def test_float32_gradients_are_those_of_one_process(verdict: dict[str, Any]) -> None:
+    assert_first_norms(verdict, norms_of_one_process(OddModel(), ranks=2), rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["zero2-float16", "zero3-float16"])
-def test_float16_gradients_are_shown_without_their_loss_scale(
-    verdicts: dict[str, Any], mode: str
-) -> None:
-    expected = verdicts["ddp"]["first_norms"]
-    found = {name: verdicts[mode]["first_norms"][name] for name in expected}
-    assert found == pytest.approx(expected, rel=0.05)
+@in_each(["hsdp", "fsdp1-four-ranks", "fsdp1-hybrid"])
+def test_gradients_of_four_ranks_are_those_of_one_process(verdict: dict[str, Any]) -> None:
+    assert_first_norms(verdict, norms_of_one_process(OddModel(), ranks=4), rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["fsdp1-lora", "zero2-lora", "zero3-lora"])
-def test_the_first_gradients_of_adapters_are_those_of_fsdp2(
-    verdicts: dict[str, Any], mode: str
-) -> None:
-    expected = verdicts["fsdp2-lora"]["first_norms"]
-    assert verdicts[mode]["first_norms"] == pytest.approx(expected, rel=1e-4)
+@in_each(["fsdp2-lora", "fsdp1-lora", "zero2-lora", "zero3-lora"])
+def test_gradients_of_adapters_are_those_of_one_process(verdict: dict[str, Any]) -> None:
+    assert_first_norms(verdict, norms_of_one_process(with_lora(OddModel()), ranks=2), rel=1e-4)
 
 
-def test_tied_weights_are_shown_once(verdicts: dict[str, Any]) -> None:
-    assert not [name for name in verdicts["zero3"]["names"] if name.startswith("head")]
+@in_each(["zero2-float16", "zero3-float16"])
+def test_float16_gradients_are_shown_without_loss_scale(verdict: dict[str, Any]) -> None:
+    assert_first_norms(verdict, norms_of_one_process(OddModel(), ranks=2), rel=0.05)
 
 
-def test_a_compiled_model_has_the_names_of_its_author(verdicts: dict[str, Any]) -> None:
-    assert verdicts["ddp-compiled"]["names"] == verdicts["ddp"]["names"]
+@in_each(["ddp", "fsdp2", "fsdp1", "zero2", "zero3"])
+def test_tied_weights_are_shown_once(verdict: dict[str, Any]) -> None:
+    assert [name for name in verdict["names"] if name.startswith("head")] == []
 
 
-def test_gradients_that_deepspeed_mistakes_for_one_another_are_left_out_and_said_once(
-    verdicts: dict[str, Any],
-) -> None:
-    verdict = verdicts["zero2-round-robin"]
+@in_each(["ddp-compiled"])
+def test_a_compiled_model_has_the_names_of_its_source(verdict: dict[str, Any]) -> None:
+    assert verdict["names"] == [name for name, _ in OddModel().named_parameters()]
+
+
+@in_each(ROUND_ROBIN_MODES)
+def test_wrong_gradients_of_deepspeed_are_left_out(verdict: dict[str, Any]) -> None:
     assert verdict["differences"] == []
     assert len(verdict["warnings"]) == 1
     assert "round_robin_gradients" in verdict["warnings"][0]
-
-
-def test_a_tensor_that_differs_between_ranks_is_left_out_on_all_of_them(
-    cases: dict[str, Any],
-) -> None:
-    shown = [rank["result"] for rank in cases["parts_of_an_unknown_sharding"]]
-    assert "frozen.weight" not in shown[0]
-    assert len(shown[0]) == 15
-    assert shown[0] == shown[1]
-
-
-def test_what_is_left_out_is_said_once_by_rank_zero(cases: dict[str, Any]) -> None:
-    said = [rank["warnings"] for rank in cases["parts_of_an_unknown_sharding"]]
-    assert [len(messages) for messages in said] == [1, 0]
-    assert "frozen.weight" in said[0][0]
-
-
-def test_a_tensor_marked_as_a_part_is_left_out(cases: dict[str, Any]) -> None:
-    assert "frozen.bias" not in cases["marked_parts"][0]["result"]
-
-
-def test_ranks_with_different_parameters_show_none(cases: dict[str, Any]) -> None:
-    assert [rank["result"] for rank in cases["different_parameters"]] == [[], []]
-
-
-def test_a_rank_that_cannot_list_its_parameters_stops_no_other(cases: dict[str, Any]) -> None:
-    assert [rank["result"] for rank in cases["one_rank_cannot_list"]] == [[], []]
-
-
-def test_a_rank_that_cannot_read_a_tensor_reaches_the_collective(cases: dict[str, Any]) -> None:
-    found = cases["one_rank_cannot_read"][0]["result"]
-    assert found["breaches"] == ["embed.weight (dtensor) has 77 elements, 42 were counted"]
-    assert found["right"] == found["rows"] - 1
-
-
-def test_a_rank_that_cannot_read_a_tensor_says_so(cases: dict[str, Any]) -> None:
-    (message,) = cases["one_rank_cannot_read"][1]["warnings"]
-    assert "embed.weight" in message
-
-
-def test_a_rank_without_memory_reaches_the_collectives_of_this_snapshot_and_the_next(
-    cases: dict[str, Any],
-) -> None:
-    here, there = cases["one_rank_has_no_memory"]
-    # Of the first, what is whole without that rank is right, and what is not is left out.
-    assert here["result"] == [1, 2]
-    assert any("no room for the counters" in message for message in there["warnings"])
-
-
-def test_where_one_rank_cannot_build_the_telemetry_none_has_it(cases: dict[str, Any]) -> None:
-    found = [rank["result"] for rank in cases["one_rank_cannot_build"]]
-    assert found == ["RuntimeError", "OutOfMemoryError"]
-
-
-def test_a_sparse_gradient_is_left_out_and_said_once(cases: dict[str, Any]) -> None:
-    assert cases["sparse_gradient"][0]["result"] == [False, True, True]
-    assert len(cases["sparse_gradient"][0]["warnings"]) == 1
-
-
-def test_partial_sums_are_left_out(cases: dict[str, Any]) -> None:
-    found = [rank["result"] for rank in cases["partial_sums"]]
-    assert found == [{"rows": ["whole"], "gradients": [False]}] * 2
-
-
-def test_a_snapshot_needs_two_collectives_whatever_the_size_of_the_tensors(
-    cases: dict[str, Any],
-) -> None:
-    for rank in cases["collectives"]:
-        assert len(rank["result"]["small"]) == 2
-        assert rank["result"]["small"] == rank["result"]["large"]

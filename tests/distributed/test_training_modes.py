@@ -1,16 +1,17 @@
 """In every mode the training is unchanged, and the run shows the same whole tensors."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tbtrainer import TBTrainer, TBTrainingArguments
-from tests.distributed.launch import launch
+from tests.distributed.launch import launch, needs_deepspeed
 from tests.distributed.training_modes import CHANGES, SHOWN
 from tests.events import Histogram, event_files, histograms, scalars
 from tests.tiny import arguments, classifier, trainer
 
-# What tells that a mode is on: distributed type, wrapper, share of the parameters on each rank.
+# What shows that a mode is on: distributed type, wrapper, share of the parameters on each rank.
 MODES = {
     "fsdp1": ("DistributedType.FSDP", "FullyShardedDataParallel", 0.5),
     "fsdp2": ("DistributedType.FSDP", "FSDPBertForSequenceClassification", 0.6),
@@ -19,25 +20,36 @@ MODES = {
     "zero3": ("DistributedType.DEEPSPEED", "DeepSpeedEngine", 0.5),
 }
 ELEMENTS = 6034
+# Name of the mode, the verdicts of both ranks, and the event file.
+Trained = tuple[str, list[dict[str, Any]], Path]
 
 
-def trained_in(mode: str, directory: Path) -> tuple[list[dict], Path]:
+def trained_in(mode: str, directory: Path) -> tuple[list[dict[str, Any]], Path]:
+    """Trains in a mode; returns the verdicts of both ranks and the event file."""
     verdicts = launch("training_modes.py", mode, str(directory))
     (file,) = event_files(directory / "node-0" / "ours")
     return verdicts, file
 
 
 @pytest.fixture(scope="module")
-def ddp(tmp_path_factory) -> Path:
+def ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The event file of a training under DDP."""
     return trained_in("ddp", tmp_path_factory.mktemp("ddp"))[1]
 
 
-@pytest.fixture(scope="module", params=MODES)
-def trained(request, tmp_path_factory) -> tuple[str, list[dict], Path]:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(mode, marks=needs_deepspeed if mode.startswith("zero") else ())
+        for mode in MODES
+    ],
+)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A training in each mode: one start of torchrun."""
     return request.param, *trained_in(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def test_the_mode_is_really_on(trained):
+def test_the_mode_is_really_on(trained: Trained) -> None:
     mode, verdicts, _ = trained
     distributed_type, wrapper, share = MODES[mode]
     for verdict in verdicts:
@@ -48,7 +60,7 @@ def test_the_mode_is_really_on(trained):
         assert "DTensor" in verdicts[0]["parameters"]
 
 
-def test_the_training_is_unchanged_on_every_rank(trained):
+def test_the_training_is_unchanged_on_every_rank(trained: Trained) -> None:
     _, verdicts, _ = trained
     for verdict in verdicts:
         assert all(verdict["equal"].values()), verdict
@@ -68,12 +80,12 @@ def assert_alike(file: Path, ddp: Path, mode: str) -> None:
                 ), (mode, key, value)
 
 
-def test_the_histograms_are_those_of_ddp(trained, ddp):
+def test_the_histograms_are_those_of_ddp(trained: Trained, ddp: Path) -> None:
     mode, _, file = trained
     assert_alike(file, ddp, mode)
 
 
-def test_the_histograms_of_one_process_are_those_of_ddp(tmp_path):
+def test_the_histograms_of_one_process_are_those_of_ddp(tmp_path: Path) -> None:
     verdicts, ddp = trained_in("ddp-without-dropout", tmp_path / "ddp")
     assert verdicts[0]["wrapper"] == "DistributedDataParallel"
     # Two processes take the batches of one that are twice as large.
@@ -84,7 +96,7 @@ def test_the_histograms_of_one_process_are_those_of_ddp(tmp_path):
     assert_alike(file, ddp, "one process")
 
 
-def test_the_gradient_norms_are_those_of_ddp(trained, ddp):
+def test_the_gradient_norms_are_those_of_ddp(trained: Trained, ddp: Path) -> None:
     _, _, file = trained
     expected, shown = (
         {(tag, step): v for tag, step, v in scalars(f) if tag in ("grad_norm/total", "eval/loss")}

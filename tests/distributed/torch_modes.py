@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
@@ -18,24 +17,15 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from tbtrainer.sharding import ParameterTable
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
+from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import Block, OddModel, batch
 from tests.distributed.verification import Case, run
 
 allow_fsdp_on_cpu()
 
 
-def with_lora(model: nn.Module) -> nn.Module:
-    """Adapters beside frozen weights; their sizes are odd too."""
-    torch.manual_seed(1)
-    wrapped = get_peft_model(model, LoraConfig(target_modules=["up", "down"], r=3))
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:  # Zeros would hide a mistake.
-            nn.init.normal_(parameter)
-    return wrapped
-
-
 def training(model: nn.Module, optimizer: Any, backward: Callable[[Tensor], Any], rank: int) -> Any:
-    """A step as `Trainer` takes it, gradients seen between backward and optimizer."""
+    """Returns a step like that of `Trainer`: gradients are observed before the optimizer's step."""
 
     def train_step(observe: Callable[[], None], step: int) -> None:
         backward(model(batch(step, rank)))
@@ -47,7 +37,7 @@ def training(model: nn.Module, optimizer: Any, backward: Callable[[Tensor], Any]
 
 
 def gathered(tensor: Tensor | None) -> Tensor | None:
-    """The whole of a tensor, whatever it is."""
+    """The whole tensor, gathered if it is a DTensor."""
     if tensor is None:
         return None
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
@@ -59,14 +49,14 @@ def parameters(table: ParameterTable) -> list[Tensor | None]:
 
 
 def gradients(table: ParameterTable) -> list[Tensor | None]:
-    """Their gradients."""
+    """Whole gradients of the same parameters."""
     return [gathered(row.parameter.grad) for row in table.rows]
 
 
 def accelerated(
     model: nn.Module, mixed_precision: str = "no", plugin: Any = None
 ) -> tuple[Accelerator, nn.Module, Any]:
-    """Prepared by accelerate in the way `Trainer` has it prepared."""
+    """Prepares model and optimizer with accelerate, like `Trainer` does."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
     accelerator = Accelerator(
@@ -81,7 +71,7 @@ def accelerated(
 
 
 def facts(accelerator: Accelerator, model: nn.Module) -> dict[str, Any]:
-    """What shows the mode."""
+    """Facts that show which mode is on."""
     return {
         "distributed_type": str(accelerator.distributed_type).split(".")[-1],
         "wrapper": type(model).__name__,
@@ -91,7 +81,7 @@ def facts(accelerator: Accelerator, model: nn.Module) -> dict[str, Any]:
 
 
 def empty_shards(model: nn.Module) -> int:
-    """Parameters that some rank holds nothing of, at most on one rank."""
+    """How many parameters have no element on a rank; the largest number of all ranks."""
     locals_ = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
     counts = [0] * dist.get_world_size()
     dist.all_gather_object(counts, sum(local.numel() == 0 for local in locals_))
@@ -162,7 +152,7 @@ def fsdp1(
 
 
 def summoned(case: Case) -> Case:
-    """The case with references that are read while FSDP1 has everything gathered."""
+    """The same case, with references read while FSDP1 has all parameters gathered."""
 
     def full_parameters(table: ParameterTable) -> list[Tensor | None]:
         with FullyShardedDataParallel.summon_full_params(case.model, writeback=False):
@@ -186,12 +176,12 @@ def flat_parameters(table: ParameterTable) -> list[Tensor | None]:
 
 
 def flat_gradients(table: ParameterTable) -> list[Tensor | None]:
-    """Their gradients."""
+    """The gradients of the flat parameters, put together from all ranks."""
     return [from_all_ranks(row.parameter.grad, row.global_count) for row in table.rows]
 
 
 def from_all_ranks(shard: Tensor | None, count: int) -> Tensor | None:
-    """Equal shards in a row, padding at the end left out."""
+    """The shards of all ranks concatenated, without the padding at the end."""
     if shard is None:
         return None
     shards = [torch.empty_like(shard) for _ in range(dist.get_world_size())]

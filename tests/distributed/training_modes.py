@@ -31,7 +31,7 @@ SHOWN = {"histogram_steps": 2, "norm_detail": "parameter", "telemetry_errors": "
 
 
 def changes_of(mode: str) -> dict[str, Any]:
-    """What puts `Trainer` into a mode."""
+    """The arguments that make `Trainer` run in a mode."""
     if mode == "ddp-without-dropout":
         # Otherwise `Trainer` makes the loss of two processes twice that of one.
         return {"average_tokens_across_devices": False}
@@ -65,7 +65,7 @@ def changes_of(mode: str) -> dict[str, Any]:
 
 
 def state_of(made: Any) -> dict[str, Any]:
-    """Everything that a training leaves behind on this rank, in its own shards."""
+    """All state after a training, in the shards of this rank."""
     return {
         "weights": {n: _local(p) for n, p in made.model_wrapped.named_parameters()},
         "optimizer": _local(made.optimizer.state_dict()),
@@ -95,7 +95,7 @@ def main(mode: str, directory: str) -> None:
     """Trains twice and prints the verdict."""
     allow_fsdp_on_cpu()
     changes = {**CHANGES, **changes_of(mode)}
-    # Every node of a group has its own output directory, as on machines without a shared disk.
+    # Every node has its own output directory, as on machines without a shared disk.
     output = Path(directory) / f"node-{os.environ['GROUP_RANK']}"
     dropout = 0.0 if mode == "ddp-without-dropout" else 0.1
     args = arguments(TrainingArguments, output / "stock", **changes)

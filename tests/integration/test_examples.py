@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.events import event_files, histograms, scalars
+from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -32,7 +33,7 @@ def run(script: Path, *flags: str) -> str:
         [sys.executable, str(script), *flags],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=HANG_SECONDS,
         env=environment,
         cwd=script.parent,
     )

@@ -4,9 +4,14 @@ import configparser
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import pytest
+from packaging.version import Version
+
 import tbtrainer
+from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,51 +28,81 @@ def make_targets() -> list[str]:
     return listed.group(1).split()
 
 
-def test_the_version_is_the_one_that_is_installed():
+def test_the_version_is_the_one_that_is_installed() -> None:
     assert tbtrainer.__version__ == setup_cfg()["metadata"]["version"]
 
 
-def test_the_changelog_has_an_entry_for_the_version():
+def test_the_changelog_has_an_entry_for_the_version() -> None:
     assert f"## [{tbtrainer.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_public_name_exists():
+def test_every_public_name_exists() -> None:
     missing = [name for name in tbtrainer.__all__ if not hasattr(tbtrainer, name)]
     assert missing == []
 
 
-def test_every_folder_with_modules_is_a_package_and_so_is_installed():
+def test_every_folder_with_modules_is_a_package() -> None:
     folders = {file.parent for file in (ROOT / "tbtrainer").rglob("*.py")}
     assert [str(f) for f in folders if not (f / "__init__.py").exists()] == []
 
 
-def test_type_hints_are_shipped():
+def test_type_hints_are_shipped() -> None:
     assert (ROOT / "tbtrainer" / "py.typed").exists()
     assert "py.typed" in setup_cfg()["options.package_data"]["tbtrainer"]
 
 
-def test_importing_the_package_loads_no_metric_library_and_no_tensorflow():
+def test_the_import_loads_neither_evaluate_nor_tensorflow() -> None:
     code = (
         "import sys, tbtrainer; print([m for m in ('evaluate', 'tensorflow') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANG_SECONDS
     )
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_make_help_lists_every_target():
+def test_make_help_lists_every_target() -> None:
     command = ["make", "--no-print-directory", "help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=HANG_SECONDS)
     assert [line.split()[0] for line in done.stdout.splitlines()] == make_targets()
 
 
-def test_the_guide_for_contributors_names_every_target():
+def test_the_guide_for_contributors_names_every_target() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     assert [target for target in make_targets() if f"make {target}" not in guide] == []
 
 
-def test_every_page_of_the_documentation_is_in_its_navigation():
+def test_the_oldest_versions_tested_are_the_lower_bounds() -> None:
+    required = setup_cfg()["options"]["install_requires"].split()
+    bounds = dict(requirement.split(",")[0].split(">=") for requirement in required)
+    pins = re.findall(
+        r"^(\S+)==(\S+)$", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE
+    )
+    assert {name: Version(pin) for name, pin in pins} == {n: Version(b) for n, b in bounds.items()}
+
+
+def test_no_document_installs_the_name_from_the_index() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.py")]
+    from_index = re.compile(r"pip install [\"']?tbtrainer\b")
+    assert [str(page) for page in pages if from_index.search(page.read_text())] == []
+
+
+def test_a_deprecated_call_of_our_own_is_an_error() -> None:
+    deprecated = "import warnings; warnings.warn('old', category)"
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        with pytest.raises(category):
+            exec(deprecated, {"__name__": "tbtrainer.run.directory", "category": category})
+
+
+def test_a_deprecated_call_of_another_library_is_ignored() -> None:
+    deprecated = "import warnings; warnings.warn('old', DeprecationWarning)"
+    with warnings.catch_warnings(record=True) as caught:
+        exec(deprecated, {"__name__": "tbtrainer_plugin.run"})
+        exec(deprecated, {"__name__": "transformers.trainer"})
+    assert caught == []
+
+
+def test_every_page_of_documentation_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")]
     assert [str(page) for page in pages if str(page) not in navigation] == []
