@@ -5,11 +5,13 @@ from tbtrainer.arguments import (
     TBTrainingArguments,
     TensorBoardArguments,
 )
+from tbtrainer.observers.observer import Observer
 from tbtrainer.trainer import TBSeq2SeqTrainer, TBTrainer, TBTrainerMixin
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Observer",
     "TBSeq2SeqTrainer",
     "TBSeq2SeqTrainingArguments",
     "TBTrainer",

@@ -6,7 +6,7 @@ plain numbers and text, so nothing here knows a trainer or a tensor.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray

@@ -207,7 +207,7 @@ class Telemetry:
             self._unmarked = None
 
     def mark_checkpoint(self, path: str | None) -> None:
-        """Stores the run in a checkpoint that is being saved; does nothing for other directories."""
+        """Stores the run in the checkpoint that is being saved, if `path` is that checkpoint."""
         if path is None or path != self._unmarked:
             return
         self._unmarked = None

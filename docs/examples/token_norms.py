@@ -22,6 +22,8 @@ class TokenNorms(Observer):
             Scalar("tokens/largest_norm", norms.max().item()),
             Scalar("tokens/smallest_norm", norms.min().item()),
         ]
+
+
 # --8<-- [end:observer]
 
 

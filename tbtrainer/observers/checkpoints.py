@@ -15,7 +15,7 @@ class Checkpoints(Observer):
     """Shows each checkpoint: the seconds it took, and a card with path, size and metric."""
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
-        """Returns the seconds now; the card is made later, because it asks for every file's size."""
+        """Returns the seconds; the card is made later, because it needs the size of every file."""
         return [
             Scalar(tags.CHECKPOINT_SECONDS.name, checkpoint.seconds),
             Deferred(lambda: [Text(tags.CHECKPOINT_SAVED.name, checkpoint_card(step, checkpoint))]),

@@ -65,7 +65,8 @@ class Histograms(Observer):
                 raise RuntimeError("the gradients could not be read")
             return self._table.measurable("gradient", self._table.selected(gradients.parts))
 
-        return self._taken("gradients", step, parts, gradients and gradients.loss_scale)
+        loss_scale = None if gradients is None else gradients.loss_scale
+        return self._taken("gradients", step, parts, loss_scale)
 
     def step_taken(self, step: int) -> list[Deferred]:
         """Returns the histograms of the parameters, if they are due."""

@@ -1,7 +1,7 @@
 """The run directory: how it is chosen, claimed, written to, and continued after a resume."""
 
-from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS
 from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS
 from tbtrainer.run.claim import claim_run_directory
 from tbtrainer.run.directory import check_run_directory
 from tbtrainer.run.rewind import rewind

@@ -16,7 +16,6 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from tbtrainer.event_file.names import PART_OF_RUN, is_remote
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
-from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
 from tbtrainer.run.file_writer import RunFileWriter, current_event_writer_class
@@ -82,8 +81,8 @@ class RunWriter(SummaryWriter):
         queue_bytes: The most bytes of records kept while they cannot be written.
         file_mode: Permissions of the event file before the process's umask; `0o600` keeps it from
             other users.
-        sync: Whether `flush` with a time and `close` also force the event file to the disk, where it survives
-            a power cut.
+        sync: Whether `flush` with a time and `close` also force the event file to the disk, where
+            it survives a power cut.
         filename_suffix: End of the event files' names.
         isolation: What happens to an error of the `add_*` methods, such as a value that cannot be
             converted. By default it is raised.
@@ -238,8 +237,8 @@ class RunWriter(SummaryWriter):
         """Hands what was added to the operating system.
 
         Args:
-            wait_seconds: The longest wait. `None` suits a log call: `LOG_SECONDS`, and nothing for a
-                slow disk. With a number and `sync`, the event files are also forced to the disk.
+            wait_seconds: The longest wait. `None` suits a log call: `LOG_SECONDS`, and no time for
+                a slow disk. With a number and `sync`, files are also forced to the disk.
         """
         limit = LOG_SECONDS if wait_seconds is None else wait_seconds
         deadline = time.monotonic() + limit

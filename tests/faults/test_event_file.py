@@ -106,13 +106,12 @@ def test_a_log_call_waits_for_no_slow_disk(tmp_path):
 def test_no_call_waits_for_a_hung_disk(tmp_path, caplog, monkeypatch):
     # If the limits for a disk that answers were used, the test would last an hour.
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
-    monkeypatch.setattr("tbtrainer.run.summary_writer.CHECKPOINT_SECONDS", 3600.0)
     released = threading.Event()
     with disk.writes(disk.hung(released)), caplog.at_level(logging.WARNING):
         writer = RunWriter(str(tmp_path))
         for step in range(100):
             offer(writer, range(step, step + 1))
-        writer.finish()
+        writer.flush(3600.0)
         writer.add_scalars("several", {"a": 1.0, "b": 2.0}, 100)
         writer.close()
         writer.close()
@@ -141,7 +140,7 @@ hung, quick = RunWriter({str(tmp_path / "hung")!r}), RunWriter({str(tmp_path / "
 for step in range(1000):
     quick.add_scalar("value", step, step)
 RunWriter({str(tmp_path / "forgotten")!r}).add_scalar("value", 1.0, 1)
-quick.finish()
+quick.flush(0.8)
 blocked = disk.hung(threading.Event())
 local_file.os_write = lambda descriptor, data: (
     blocked(descriptor, data) if threading.current_thread() is hung._events._delivery._thread
@@ -349,7 +348,7 @@ def test_checkpoints_and_the_end_force_the_file_to_the_disk_if_wanted(
     moment = "logging"
     offer(writer, range(3))
     moment = "checkpoint"
-    writer.finish()
+    writer.flush(waiting.CHECKPOINT_SECONDS)
     moment = "end"
     writer.close()
     assert forced == expected

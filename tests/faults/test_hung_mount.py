@@ -110,7 +110,6 @@ def test_a_training_on_a_hanging_mount_ends_with_its_process(hung):
 def test_no_call_of_a_writer_waits_for_a_hanging_mount(hung, monkeypatch):
     # If the limits for a disk that answers were used, the test would last an hour.
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
-    monkeypatch.setattr("tbtrainer.run.summary_writer.CHECKPOINT_SECONDS", 3600.0)
     monkeypatch.setattr("tbtrainer.event_file.waiting.LOG_SECONDS", 3600.0)
     writer = RunWriter(str(hung.directory / "run"))
     writer.add_scalar("value", 0, 0)
@@ -120,7 +119,7 @@ def test_no_call_of_a_writer_waits_for_a_hanging_mount(hung, monkeypatch):
         for step in range(1, 100):
             writer.add_scalar("value", step, step)
             writer.flush()
-        writer.finish()
+        writer.flush(3600.0)
         writer.close()
         assert writer.counters == Counters(written=1, pending=99, dropped=0)
     finally:
@@ -135,7 +134,7 @@ def test_a_file_that_hangs_while_it_is_closed_is_not_waited_for(hung, monkeypatc
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
     writer = RunWriter(str(hung.directory / "run"))
     writer.add_scalar("value", 0, 0)
-    writer.finish()
+    writer.flush(3600.0)
     close = writer._events._delivery._file.close
 
     def hang_and_close() -> None:

@@ -43,7 +43,7 @@ def test_a_remote_run_is_written_in_parts_that_are_read_in_order(url, tmp_path, 
     writer = RunWriter(claim_run_directory(url)[0])
     for first in range(0, 100, 20):
         offer(writer, range(first, first + 20))
-        writer.finish()
+        writer.flush(3600.0)
     writer.close()
     assert len([path for path in STORE.find(url) if "tfevents" in path]) > 2
     assert steps_in(url, tmp_path) == list(range(100))
