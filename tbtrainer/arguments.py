@@ -12,6 +12,17 @@ from typing import Any, cast
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from tbtrainer.argument_checks import (
+    checked_choice,
+    checked_directory,
+    checked_flag,
+    checked_patterns,
+    checked_steps_or_ratio,
+    checked_strategy,
+    checked_targets,
+    checked_whole_number,
+)
+
 logger = logging.getLogger(__name__)
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
@@ -132,26 +143,30 @@ class TensorBoardArguments:
     )
 
     def __post_init__(self) -> None:
-        self.histogram_strategy = _strategy("histogram_strategy", self.histogram_strategy)
-        self.histogram_steps = _steps_or_ratio("histogram_steps", self.histogram_steps)
-        self.histogram_targets = _targets("histogram_targets", self.histogram_targets)
-        self.histogram_include = _patterns("histogram_include", self.histogram_include)
-        self.histogram_exclude = _patterns("histogram_exclude", self.histogram_exclude)
-        self.histogram_detail = _choice(
+        self.histogram_strategy = checked_strategy("histogram_strategy", self.histogram_strategy)
+        self.histogram_steps = checked_steps_or_ratio("histogram_steps", self.histogram_steps)
+        self.histogram_targets = checked_targets(
+            "histogram_targets", self.histogram_targets, HISTOGRAM_TARGETS
+        )
+        self.histogram_include = checked_patterns("histogram_include", self.histogram_include)
+        self.histogram_exclude = checked_patterns("histogram_exclude", self.histogram_exclude)
+        self.histogram_detail = checked_choice(
             "histogram_detail", self.histogram_detail, HISTOGRAM_DETAILS
         )
-        self.histogram_buckets = _whole_number(
+        self.histogram_buckets = checked_whole_number(
             "histogram_buckets",
             self.histogram_buckets,
             MIN_HISTOGRAM_BUCKETS,
             MAX_HISTOGRAM_BUCKETS,
         )
-        self.norm_detail = _choice("norm_detail", self.norm_detail, NORM_DETAILS)
-        self.run_resume = _choice("run_resume", self.run_resume, RUN_RESUMES)
-        self.event_file_private = _flag("event_file_private", self.event_file_private)
-        self.event_file_fsync = _flag("event_file_fsync", self.event_file_fsync)
-        self.telemetry_errors = _choice("telemetry_errors", self.telemetry_errors, TELEMETRY_ERRORS)
-        self.logging_dir = _directory("logging_dir", self.logging_dir)
+        self.norm_detail = checked_choice("norm_detail", self.norm_detail, NORM_DETAILS)
+        self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)
+        self.event_file_private = checked_flag("event_file_private", self.event_file_private)
+        self.event_file_fsync = checked_flag("event_file_fsync", self.event_file_fsync)
+        self.telemetry_errors = checked_choice(
+            "telemetry_errors", self.telemetry_errors, TELEMETRY_ERRORS
+        )
+        self.logging_dir = checked_directory("logging_dir", self.logging_dir)
         chosen_by_user = self.logging_dir
         parent = getattr(super(), "__post_init__", None)
         if parent is not None:
@@ -255,81 +270,6 @@ def _logging_dir_named_in(args: TrainingArguments) -> str | None:
     folder, name = os.path.split(named)
     filled_in = re.fullmatch(r"\w{3}\d\d_\d\d-\d\d-\d\d_" + re.escape(socket.gethostname()), name)
     return None if filled_in and folder == os.path.join(str(args.output_dir), "runs") else named
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(allowed)}.")
-    return str(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} is not allowed; use True or False.")
-    return value
-
-
-def _strategy(name: str, value: Any) -> IntervalStrategy:
-    allowed = tuple(strategy.value for strategy in IntervalStrategy)
-    return IntervalStrategy(_choice(name, getattr(value, "value", value), allowed))
-
-
-def _steps_or_ratio(name: str, value: Any) -> float:
-    problem = f"{name}={value!r} is neither a whole number of steps nor a ratio below 1"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(
-            f"{problem}; it has to be above 0. histogram_strategy='no' switches histograms off."
-        )
-    if value < 1:
-        return value
-    if value != int(value) or value == float("inf"):
-        raise ValueError(f"{problem}; for every second step use 2.")
-    return int(value)
-
-
-def _whole_number(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(
-            f"{name}={value!r} is not allowed; use a whole number from {low} to {high}."
-        )
-    return value
-
-
-def _targets(name: str, value: Any) -> list[str]:
-    targets = [value] if isinstance(value, str) else list(value)
-    for target in targets:
-        _choice(name, target, HISTOGRAM_TARGETS)
-    if not targets:
-        raise ValueError(
-            f"{name}={value!r} is empty; name {' or '.join(HISTOGRAM_TARGETS)}, "
-            "or switch histograms off with histogram_strategy='no'."
-        )
-    return sorted(set(targets), key=HISTOGRAM_TARGETS.index)
-
-
-def _patterns(name: str, value: Any) -> list[str] | None:
-    if value is None:
-        return None
-    patterns = [value] if isinstance(value, str) else list(value)
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            raise ValueError(
-                f"{name}={pattern!r} is not a regular expression ({error}); "
-                "a dot or bracket that is meant literally needs a backslash."
-            ) from error
-    return patterns
-
-
-def _directory(name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | os.PathLike) or not str(value).strip():
-        raise ValueError(
-            f"{name}={value!r} is not a path; give the run directory as text, or None."
-        )
-    return os.path.expanduser(os.fspath(value))
 
 
 def warn_of_patterns_without_match(arguments: TensorBoardArguments, names: Iterable[str]) -> None:

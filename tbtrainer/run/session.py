@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 # A file system that has not answered for so long when a run is opened counts as hung.
 OPEN_SECONDS = 30.0
-# Errors after which the directory asked for holds no run: it is no directory, or was empty and could
-# not be claimed. After all others, such as those of object stores, it may hold one.
+# Errors after which the directory asked for holds no run: it is no directory, or was empty and
+# could not be claimed. After all others, such as those of object stores, it may hold one.
 _HOLDS_NO_RUN = frozenset(
     (
         *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),

@@ -18,9 +18,8 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.sharding import parameter_table
+from tests.recorder import Recorder
 
 
 def snapshot(rank: int, ranks: int, port: int, width: int, layers: int, found: Any) -> None:
@@ -31,7 +30,7 @@ def snapshot(rank: int, ranks: int, port: int, width: int, layers: int, found: A
     model = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(layers)))
     fully_shard(model, mesh=init_device_mesh("cpu", (ranks,)))
     table = parameter_table(model, is_world_process_zero=rank == 0)
-    recorder = HistogramRecorder(table, None, 64, torch.device("cpu"), Isolation("raise"))
+    recorder = Recorder(table, None, torch.device("cpu"))
     sent: list[int] = []
 
     def noted(original: Any) -> Any:
@@ -45,7 +44,7 @@ def snapshot(rank: int, ranks: int, port: int, width: int, layers: int, found: A
         mock.patch.object(dist, "all_reduce", noted(dist.all_reduce)),
         mock.patch.object(dist, "reduce", noted(dist.reduce)),
     ):
-        recorder.record("parameters", 1, table.parameters)
+        recorder.parameters(1)
     if rank == 0:
         found.put((sum(row.global_count for row in table.rows), len(table.rows), sent))
     dist.barrier()

@@ -8,6 +8,7 @@ measured in the same run. `--device cpu --size toy` runs all of it without a GPU
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -23,12 +24,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms
-from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import measure
 from tests.benchmarks.bench_snapshot import by_add_histogram, by_wandb_watch
 from tests.benchmarks.bench_training import Tokens
+from tests.recorder import Recorder
 
 # Configuration, batch and length.
 SIZES: dict[str, tuple[dict[str, int], int, int]] = {
@@ -165,15 +166,17 @@ class Bench:
         table = parameter_table(model, is_world_process_zero=True)
         isolation = Isolation("raise")
         writer = RunWriter(os.path.join(directory, "ours"))
-        recorder = HistogramRecorder(table, writer, 64, self.device, isolation)
+        recorder = Recorder(table, writer, self.device)
+        steps = itertools.count(1)
         norms = GradientNorms(table, "block", 1.0, self.device, isolation)
 
         def snapshot() -> None:
-            recorder.record("gradients", 1, table.gradients)
-            recorder.record("parameters", 1, table.parameters)
+            step = next(steps)
+            recorder.gradients(step, table.gradients())
+            recorder.parameters(step)
 
         snapshot_ms = self.clock.median(snapshot)
-        norms_ms = self.clock.median(norms.accumulate)
+        norms_ms = self.clock.median(lambda: norms.accumulate(table.gradients()))
         plain_ms = self.clock.median(lambda: measure(tensors, self.device, backend="plain"), 3)
         self.say("| figure | measured |\n|---|---|")
         self.row("snapshot over reading once", f"{snapshot_ms / read_ms:.2f}")

@@ -8,6 +8,7 @@ flatten, drop what is not finite, `min`, `max`, `histc` in 64 bins, and the copy
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -17,10 +18,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
+from tests.recorder import Recorder
 
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "minilm": lambda: BertModel(
@@ -37,11 +37,13 @@ def by_tbtrainer(
 ) -> Callable[[], None]:
     """What `TBTrainer` does at a step that is due, until the records are written."""
     table = parameter_table(model, is_world_process_zero=True)
-    recorder = HistogramRecorder(table, RunWriter(directory), 64, device, Isolation("raise"))
+    recorder = Recorder(table, RunWriter(directory), device)
+    steps = itertools.count(1)
 
     def snapshot() -> None:
-        recorder.record("gradients", 1, table.gradients)
-        recorder.record("parameters", 1, table.parameters)
+        step = next(steps)
+        recorder.gradients(step, table.gradients())
+        recorder.parameters(step)
         recorder.drain()
 
     return snapshot

@@ -17,19 +17,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
 
-from tbtrainer import TensorBoardArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms
-from tbtrainer.observers.histograms import HistogramRecorder
-from tbtrainer.observers.schedule import SnapshotSchedule
+from tbtrainer.observers.histograms import Histograms
 from tbtrainer.run import RunWriter
-from tbtrainer.sharding import count_mismatches, parameter_table
+from tbtrainer.sharding import parameter_table
 from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics
-from tbtrainer.telemetry import Telemetry
 from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.verification import CPU, Collected, whole_snapshot
 from tests.events import event_files, histograms
+from tests.recorder import Recorder
 
 
 def rank() -> int:
@@ -86,9 +84,10 @@ def one_rank_cannot_read() -> dict[str, Any]:
     spoilt = next(index for index, row in enumerate(table.rows) if row.name == "embed.weight")
     if rank() == 1:
         table.rows[spoilt] = replace(table.rows[spoilt], adapter=Failing())
-    found = whole_snapshot(table, table.parameters(), None).statistics
+    snapshot = whole_snapshot(table, table.parameters(), None)
+    found = snapshot.statistics
     return {
-        "breaches": [problem for _, problem in count_mismatches(table, found.count)],
+        "mismatches": list(snapshot.rows.count_mismatches(found.count.tolist()).values()),
         "right": int((found.count == torch.tensor([r.global_count for r in table.rows])).sum()),
         "rows": len(table.rows),
     }
@@ -105,12 +104,12 @@ def one_rank_has_no_memory() -> list[int]:
     fully_shard(model)
     with tempfile.TemporaryDirectory() as directory:
         writer = RunWriter(directory) if rank() == 0 else None
-        recorder = HistogramRecorder(table_of(model), writer, 64, CPU, Isolation("warn"))
+        recorder = Recorder(table_of(model), writer, CPU, action="warn")
         with (
             mock.patch.object(TensorStatistics, "empty", out_of_memory) if rank() else nullcontext()
         ):
-            recorder.record("parameters", 1, recorder._table.parameters)
-        recorder.record("parameters", 2, recorder._table.parameters)
+            recorder.parameters(1)
+        recorder.parameters(2)
         recorder.close()
         if writer is None:
             return []
@@ -120,18 +119,21 @@ def one_rank_has_no_memory() -> list[int]:
         )
 
 
-def one_rank_cannot_build() -> str:
-    """An error while the telemetry is built, on one rank: none may go on alone."""
+def one_rank_cannot_begin() -> list[int]:
+    """An error while an observer begins, on one rank: none may go on with it alone."""
     model = OddModel()
     fully_shard(model)
-    broken = mock.patch.object(HistogramRecorder, "__init__", out_of_memory)
-    try:
+    broken = mock.patch.object(Histograms, "run_begins", out_of_memory)
+    with tempfile.TemporaryDirectory() as directory:
+        writer = RunWriter(directory) if rank() == 0 else None
         with broken if rank() == 1 else nullcontext():
-            schedule = SnapshotSchedule(every=1, last=1)
-            Telemetry(model, TensorBoardArguments(), schedule, None, CPU, 1.0, Isolation("warn"))
-    except Exception as error:
-        return type(error).__name__
-    return "built"
+            recorder = Recorder(table_of(model), writer, CPU, action="warn")
+        recorder.parameters(1)
+        recorder.close()
+        if writer is None:
+            return []
+        writer.close()
+        return [step for file in event_files(Path(directory)) for _, step in histograms(file)]
 
 
 def sparse_gradient() -> list[bool]:
@@ -233,7 +235,7 @@ CASES = (
     one_rank_cannot_list,
     one_rank_cannot_read,
     one_rank_has_no_memory,
-    one_rank_cannot_build,
+    one_rank_cannot_begin,
     sparse_gradient,
     partial_sums,
     collectives,

@@ -15,7 +15,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tbtrainer.observers.histograms
-import tbtrainer.trainer
+import tbtrainer.telemetry
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, scalars
 from tests.faults import disk
@@ -198,16 +198,16 @@ def test_a_directory_that_can_never_be_made_changes_no_weight(
     else:
         run = tmp_path / "run"
         # Somebody puts a file there after the check.
-        check = tbtrainer.trainer.RunSession.check
+        check = tbtrainer.telemetry.RunSession.check
         monkeypatch.setattr(
-            tbtrainer.trainer.RunSession, "check", lambda s: (check(s), run.write_text("file"))
+            tbtrainer.telemetry.RunSession, "check", lambda s: (check(s), run.write_text("file"))
         )
     trained(tmp_path, expected, logging_dir=str(run))
     assert losses(elsewhere) == [2, 4, 6, 8, 10]
     assert str(event_files(elsewhere)[0]) in caplog.text
 
 
-@pytest.mark.parametrize("place", ["measure", "histograms"])
+@pytest.mark.parametrize("place", ["take_snapshot", "histograms"])
 def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
     place, expected, tmp_path, monkeypatch, caplog
 ):
@@ -222,7 +222,7 @@ def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trained(tmp_path, expected)
     said = [r.getMessage() for r in caplog.records if "a bug" in r.getMessage()]
-    assert len(said) == {"measure": 1, "histograms": 2}[place]
+    assert len(said) == {"take_snapshot": 2, "histograms": 2}[place]
     assert losses(tmp_path) == [2, 4, 6, 8, 10]
 
 

@@ -9,11 +9,11 @@ from transformers import Trainer, TrainingArguments
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms
-from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import measure, measure_linear
 from tests.events import event_files, histograms
+from tests.recorder import Recorder
 from tests.tiny import arguments, classifier, equal, trainer
 
 pytestmark = pytest.mark.gpu
@@ -57,13 +57,13 @@ def test_the_device_finds_what_the_cpu_finds(backend, dtype):
     assert torch.equal(linear.cpu(), measure_linear(tensors, expected.minimum, expected.maximum))
 
 
-def observed(directory: Path) -> tuple[HistogramRecorder, GradientNorms, torch.nn.Module]:
+def observed(directory: Path) -> tuple[Recorder, GradientNorms, torch.nn.Module]:
     model = classifier().to(CUDA)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     table = parameter_table(model, is_world_process_zero=True)
     isolation = Isolation("raise")
-    recorder = HistogramRecorder(table, RunWriter(str(directory)), 64, CUDA, isolation)
+    recorder = Recorder(table, RunWriter(str(directory)), CUDA)
     return recorder, GradientNorms(table, "block", 1.0, CUDA, isolation), model
 
 
@@ -71,13 +71,13 @@ def test_nothing_waits_for_the_device(tmp_path):
     recorder, norms, model = observed(tmp_path)
     parts = [parameter.grad for parameter in model.parameters()]
     # The first of each compiles the kernels and makes what stays.
-    recorder.record("gradients", 1, lambda: parts)
-    norms.accumulate()
+    recorder.gradients(1, parts)
+    norms.accumulate(parts)
     recorder.drain()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        norms.accumulate()
-        recorder.record("gradients", 2, lambda: parts, torch.ones((), device=CUDA))
+        norms.accumulate(parts)
+        recorder.gradients(2, parts, torch.ones((), device=CUDA))
     finally:
         torch.cuda.set_sync_debug_mode("default")
         recorder.close()
@@ -88,8 +88,8 @@ def test_a_thousand_snapshots_keep_no_memory(tmp_path):
     parts = [parameter.grad for parameter in model.parameters()]
     before = None
     for step in range(1000):
-        recorder.record("gradients", step, lambda: parts)
-        norms.accumulate()
+        recorder.gradients(step, parts)
+        norms.accumulate(parts)
         norms.summary()
         if step == 10:
             recorder.drain()
@@ -101,13 +101,14 @@ def test_a_thousand_snapshots_keep_no_memory(tmp_path):
 def test_other_streams_are_not_waited_for_and_the_values_are_those_of_their_moment(tmp_path):
     model = torch.nn.Linear(64, 64, device=CUDA)
     table = parameter_table(model, is_world_process_zero=True)
-    recorder = HistogramRecorder(table, RunWriter(str(tmp_path)), 64, CUDA, Isolation("raise"))
+    writer = RunWriter(str(tmp_path))
+    recorder = Recorder(table, writer, CUDA)
     with torch.no_grad():
         for step in range(1, 20):
             model.weight.fill_(step)
-            recorder.record("parameters", step, table.parameters)
+            recorder.parameters(step)
     recorder.close()
-    recorder._writer.close()
+    writer.close()
     (file,) = event_files(tmp_path)
     shown = histograms(file)
     for step in range(1, 20):

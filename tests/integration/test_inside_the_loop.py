@@ -11,9 +11,20 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer import TBTrainer, TBTrainingArguments, tags
 from tests.events import event_files, histograms, scalars
 from tests.tiny import Sequences, arguments, trainer
+
+# With `norm_detail="total"`.
+TOTALS = {
+    tag.name
+    for tag in (
+        tags.GRAD_NORM_TOTAL,
+        tags.GRAD_NORM_MAX,
+        tags.GRAD_NORM_CLIPPED,
+        tags.GRAD_NORM_CLIP_FRACTION,
+    )
+}
 
 
 class Watched(TBTrainer):
@@ -141,32 +152,33 @@ def test_norms_are_the_rms_over_the_logging_window_before_clipping(tmp_path):
         for name in window[0]:
             squares = [w[name].double().square().sum().item() for w in window]
             expected = math.sqrt(sum(squares) / 2)
-            assert shown[f"grad_norm/{name}", step] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+            assert shown[tags.GRAD_NORM_PER_PARAMETER.of(name), step] == pytest.approx(
+                expected, rel=1e-6, abs=1e-12
+            )
         rms = math.sqrt(sum(t * t for t in totals) / 2)
         assert shown["grad_norm/total", step] == pytest.approx(rms, rel=1e-6)
-        assert shown["train/grad_norm_max", step] == pytest.approx(max(totals), rel=1e-6)
+        assert shown["grad_norm/max", step] == pytest.approx(max(totals), rel=1e-6)
         clipped = math.sqrt(sum(min(t, 0.3) ** 2 for t in totals) / 2)
-        assert shown["train/grad_norm_clipped", step] == pytest.approx(clipped, rel=1e-6)
-        assert shown["train/grad_clip_fraction", step] == sum(t > 0.3 for t in totals) / 2
+        assert shown["grad_norm/clipped", step] == pytest.approx(clipped, rel=1e-6)
+        assert shown["grad_norm/clip_fraction", step] == sum(t > 0.3 for t in totals) / 2
         assert shown["train/grad_norm", step] == pytest.approx(totals[1], rel=1e-5)
 
 
 def test_blocks_are_layers_and_what_stands_outside_them(tmp_path):
     _, file = watched(tmp_path, norm_detail="block")
-    tags = {tag for tag, _, _ in scalars(file) if tag.startswith("grad_norm/")}
+    shown = {tag for tag, _, _ in scalars(file) if tag.startswith("grad_norm_per_block/")}
     assert {
-        "grad_norm/total",
-        "grad_norm/bert.encoder.layer.0",
-        "grad_norm/bert.encoder.layer.1",
-        "grad_norm/classifier",
-    } <= tags
-    assert not any(".attention" in tag for tag in tags)
+        "grad_norm_per_block/bert.encoder.layer.0",
+        "grad_norm_per_block/bert.encoder.layer.1",
+        "grad_norm_per_block/classifier",
+    } <= shown
+    assert not any(".attention" in tag for tag in shown)
 
 
 def test_the_total_alone_when_asked_for(tmp_path):
     _, file = watched(tmp_path, norm_detail="total")
-    tags = {tag for tag, _, _ in scalars(file) if tag.startswith("grad_norm/")}
-    assert tags == {"grad_norm/total"}
+    shown = {tag for tag, _, _ in scalars(file) if tag.startswith("grad_norm")}
+    assert shown == TOTALS
 
 
 def test_a_training_that_is_stopped_early_has_a_last_snapshot(tmp_path):
@@ -247,6 +259,6 @@ def test_a_non_finite_gradient_is_counted_and_hides_nothing(tmp_path):
     trainer(Planted, args).train()
     (file,) = event_files(tmp_path)
     shown = {(tag, step): value for tag, step, value in scalars(file)}
-    counts = [shown["train/nonfinite_gradients", step] for step in (2, 4, 6, 8, 10)]
+    counts = [shown["health/nonfinite_gradients", step] for step in (2, 4, 6, 8, 10)]
     assert counts == [0, 0, 0, 0, 1]
     assert np.isfinite(shown["grad_norm/total", 10])

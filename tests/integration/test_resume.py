@@ -63,7 +63,7 @@ def test_a_run_crashed_twice_equals_an_uninterrupted_one(tmp_path):
     crashed(tmp_path / "broken", 9, resume=True)
     resumed(tmp_path / "broken")
 
-    timed = ("runtime", "per_second", "checkpoint/seconds", "bytes")
+    timed = ("runtime", "per_second", "throughput/checkpoint_seconds", "bytes")
     expected, actual = (
         sorted(
             record

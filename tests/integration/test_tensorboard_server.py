@@ -51,7 +51,7 @@ def test_evaluation_and_norms_are_among_the_scalars(server):
     for tag in (
         "eval/loss",
         "grad_norm/total",
-        "grad_norm/bert.encoder.layer.0",
+        "grad_norm_per_block/bert.encoder.layer.0",
         "train/grad_norm",
     ):
         assert tag in tags

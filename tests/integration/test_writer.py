@@ -36,7 +36,13 @@ def tags_below(directory: Path) -> set[str]:
 
 def assert_is_complete_run(directory: Path) -> None:
     tags = tags_below(directory / "out" / "runs")
-    assert {"args/text_summary", "train/loss", "grad_norm/total", "checkpoint/seconds"} <= tags
+    expected = {
+        "args/text_summary",
+        "train/loss",
+        "grad_norm/total",
+        "checkpoint/saved/text_summary",
+    }
+    assert expected <= tags
     assert any(tag.startswith("parameters/") for tag in tags)
     assert any(tag.startswith("gradients/") for tag in tags)
     assert "tbtrainer/overhead_fraction" in tags

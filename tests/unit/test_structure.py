@@ -14,11 +14,13 @@ PACKAGE = ROOT / "tbtrainer"
 # A layer may import from those below it, and from itself.
 LAYERS = (
     ("tbtrainer.trainer",),
-    ("tbtrainer.telemetry",),
+    ("tbtrainer.telemetry", "tbtrainer.signatures"),
+    ("tbtrainer.steps",),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
     ("tbtrainer.event_file",),
     ("tbtrainer.arguments", "tbtrainer.isolation"),
+    ("tbtrainer.argument_checks",),
     ("tbtrainer.redaction",),
     ("tbtrainer.sharding",),
     ("tbtrainer.statistics",),

@@ -1,4 +1,4 @@
-"""The recorder writes what a snapshot found, a row for each tensor or group of tensors."""
+"""What a snapshot found is shown, a histogram for each tensor or group of tensors."""
 
 from pathlib import Path
 
@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.histograms import HistogramRecorder
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import LINEAR_MAX_ELEMENTS
 from tests.events import event_files, histograms
+from tests.recorder import Recorder
 
 CPU = torch.device("cpu")
 
@@ -31,8 +30,9 @@ def written(model: nn.Module, target: str, directory: Path, detail: str) -> dict
     """Elements counted, by tag."""
     table = parameter_table(model, is_world_process_zero=True)
     writer = RunWriter(str(directory))
-    recorder = HistogramRecorder(table, writer, 64, CPU, Isolation("raise"), detail)
-    recorder.record(target, 1, getattr(table, target))
+    recorder = Recorder(table, writer, CPU, histogram_detail=detail, histogram_targets=[target])
+    recorder.gradients(1, table.gradients())
+    recorder.parameters(1)
     recorder.close()
     writer.close()
     (file,) = event_files(directory)

@@ -1,13 +1,21 @@
 """Log entries become tags and values."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers.integrations.integration_utils import rewrite_logs
 
-from tbtrainer.observers.log_entries import records, stock_tag
+from tbtrainer.observers.log_entries import LogEntries, stock_tag
+
+
+def records(logs: Mapping[str, Any], observer: LogEntries | None = None) -> list[tuple[str, Any]]:
+    """Tags and values of an entry."""
+    shown = (observer or LogEntries()).entry_logged(1, logs)
+    return [(record.tag, vars(record).get("value", vars(record).get("text"))) for record in shown]
 
 
 @pytest.mark.parametrize(
@@ -29,31 +37,31 @@ def test_tags_are_those_of_the_stock_callback(key):
     ],
 )
 def test_one_number_in_any_wrapping_is_a_scalar(value):
-    assert list(records({"loss": value}, set())) == [("train/loss", 0.5)]
+    assert records({"loss": value}) == [("train/loss", 0.5)]
 
 
 def test_a_nested_dictionary_is_one_record_per_leaf():
     logs = {"eval_f1": {"positive": 0.25, "of": {"negative": 0.5}}}
-    assert dict(records(logs, set())) == {"eval/f1/positive": 0.25, "eval/f1/of/negative": 0.5}
+    assert dict(records(logs)) == {"eval/f1/positive": 0.25, "eval/f1/of/negative": 0.5}
 
 
 def test_text_stays_text():
-    assert list(records({"note": "warm"}, set())) == [("train/note", "warm")]
+    assert records({"note": "warm"}) == [("train/note", "warm")]
 
 
 def test_what_cannot_be_shown_is_warned_of_once_per_key(caplog):
-    refused: set[str] = set()
+    observer = LogEntries()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert list(records({"curve": [1, 2], "vector": torch.ones(2)}, refused)) == []
+            assert records({"curve": [1, 2], "vector": torch.ones(2)}, observer) == []
     assert [r.message.count("'curve'") for r in caplog.records].count(1) == 1
     assert len(caplog.records) == 2
 
 
 def test_a_key_that_was_warned_of_is_shown_as_soon_as_it_can_be(caplog):
-    refused: set[str] = set()
+    observer = LogEntries()
     with caplog.at_level(logging.WARNING):
-        shown = [list(records({"f1": value}, refused)) for value in ([1, 2], 0.5, [1, 2], 0.75)]
+        shown = [(records({"f1": value}, observer)) for value in ([1, 2], 0.5, [1, 2], 0.75)]
     assert shown == [[], [("train/f1", 0.5)], [], [("train/f1", 0.75)]]
     assert len(caplog.records) == 1
     assert "left out of TensorBoard while it is of type list" in caplog.text
@@ -62,7 +70,7 @@ def test_a_key_that_was_warned_of_is_shown_as_soon_as_it_can_be(caplog):
 def test_none_means_no_value_now(caplog):
     logs = {"reward": None, "rewards": {"format": None, "length": 0.5}}
     with caplog.at_level(logging.DEBUG):
-        assert list(records(logs, set())) == [("train/rewards/length", 0.5)]
+        assert records(logs) == [("train/rewards/length", 0.5)]
     assert caplog.records == []
 
 
@@ -79,7 +87,7 @@ def test_none_means_no_value_now(caplog):
     ids=str,
 )
 def test_a_value_whose_key_names_a_secret_is_hidden(logs):
-    ((_, value),) = records(logs, set())
+    ((_, value),) = records(logs)
     assert "MARKER7f3a9c" not in str(value) and "73919375" not in str(value)
     assert "<hidden>" in str(value)
 
@@ -89,7 +97,7 @@ def test_a_value_whose_key_names_a_secret_is_hidden(logs):
 )
 def test_a_secret_in_a_key_is_neither_in_tag_nor_warning(key, caplog):
     with caplog.at_level(logging.WARNING):
-        ((tag, value),) = records({key: 0.5, "of": {key: [1, 2]}}, set())
+        ((tag, value),) = records({key: 0.5, "of": {key: [1, 2]}})
     assert "MARKER7f3a9c" not in tag + caplog.text
     assert value == 0.5
     assert len(caplog.records) == 1
@@ -97,7 +105,7 @@ def test_a_secret_in_a_key_is_neither_in_tag_nor_warning(key, caplog):
 
 def test_a_secret_that_cannot_be_shown_is_not_in_the_warning(caplog):
     with caplog.at_level(logging.WARNING):
-        assert list(records({"auth": {"password": ["MARKER7f3a9c"]}}, set())) == []
+        assert records({"auth": {"password": ["MARKER7f3a9c"]}}) == []
     assert "MARKER7f3a9c" not in caplog.text
 
 
@@ -111,8 +119,8 @@ def test_a_secret_that_cannot_be_shown_is_not_in_the_warning(caplog):
     ],
 )
 def test_numbers_have_the_tags_and_values_of_the_stock_callback(logs):
-    assert str(dict(records(logs, set()))) == str(rewrite_logs(logs))
+    assert str(dict(records(logs))) == str(rewrite_logs(logs))
 
 
 def test_an_int_beyond_float_range_ends_at_infinity():
-    assert list(records({"huge": -(10**400)}, set())) == [("train/huge", float("-inf"))]
+    assert records({"huge": -(10**400)}) == [("train/huge", float("-inf"))]

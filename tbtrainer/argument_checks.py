@@ -1,0 +1,93 @@
+"""Checks of arguments: each returns the value, or raises an error that says what is allowed.
+
+Every error is a `ValueError` that names the field, the value and what is allowed.
+"""
+
+import os
+import re
+from typing import Any
+
+from transformers.trainer_utils import IntervalStrategy
+
+
+def checked_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Returns a choice as text, if it is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(allowed)}.")
+    return str(value)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Returns a value that is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not allowed; use True or False.")
+    return value
+
+
+def checked_strategy(name: str, value: Any) -> IntervalStrategy:
+    """Returns a strategy, given as such or by its name."""
+    allowed = tuple(strategy.value for strategy in IntervalStrategy)
+    return IntervalStrategy(checked_choice(name, getattr(value, "value", value), allowed))
+
+
+def checked_steps_or_ratio(name: str, value: Any) -> float:
+    """Returns a whole number of steps, or a ratio of all steps between 0 and 1."""
+    problem = f"{name}={value!r} is neither a whole number of steps nor a ratio below 1"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(
+            f"{problem}; it has to be above 0. histogram_strategy='no' switches histograms off."
+        )
+    if value < 1:
+        return value
+    if value != int(value) or value == float("inf"):
+        raise ValueError(f"{problem}; for every second step use 2.")
+    return int(value)
+
+
+def checked_whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """Returns a whole number within bounds, both included."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(
+            f"{name}={value!r} is not allowed; use a whole number from {low} to {high}."
+        )
+    return value
+
+
+def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str]:
+    """Returns the names of targets, each once, in the order of `allowed`."""
+    targets = [value] if isinstance(value, str) else list(value)
+    for target in targets:
+        checked_choice(name, target, allowed)
+    if not targets:
+        raise ValueError(
+            f"{name}={value!r} is empty; name {' or '.join(allowed)}, "
+            "or switch histograms off with histogram_strategy='no'."
+        )
+    return sorted(set(targets), key=allowed.index)
+
+
+def checked_patterns(name: str, value: Any) -> list[str] | None:
+    """Returns regular expressions, of which there may be one or none."""
+    if value is None:
+        return None
+    patterns = [value] if isinstance(value, str) else list(value)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"{name}={pattern!r} is not a regular expression ({error}); "
+                "a dot or bracket that is meant literally needs a backslash."
+            ) from error
+    return patterns
+
+
+def checked_directory(name: str, value: Any) -> str | None:
+    """Returns a path with `~` expanded, or `None`."""
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
+        raise ValueError(
+            f"{name}={value!r} is not a path; give the run directory as text, or None."
+        )
+    return os.path.expanduser(os.fspath(value))
