@@ -14,7 +14,7 @@ from tbtrainer.redaction.tokens import HIDDEN
 # A key and what may stand between it and its value: `key=`, `"key": "`, `Authorization: Bearer`, or
 # the space after an option of a command line.
 _KEY = re.compile(
-    r"(?<![\w.-])([\w.-]+)(?:\\*[\"']?\s*[=:]\s*(?:(?:bearer|basic|digest|token)\s+)?\\*|\s+)",
+    r"(?<![\w.-])([\w.-]+)(?:\\*[\"']?\s*(?::=|[=-]>|==|[=:])\s*(?:(?:bearer|basic|digest|token)\s+)?\\*|\s+)",
     re.IGNORECASE,
 )
 # `name: DB_PASSWORD, value: `, as Kubernetes and many configurations have it.
@@ -36,10 +36,10 @@ _VALUE = re.compile(
 _ESCAPED_VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|[\"']?[^\s,;&\"'}\])\\]+")
 _NO_SECRETS = frozenset(("", "true", "false", "none", "null"))
 # Values of several words.
-_PHRASE_NAME = re.compile(r"phrase|mnemonic", re.IGNORECASE)
-_PHRASE = re.compile(r"[^\n,;\"'}\])]+")
+_PHRASE_NAME = re.compile(r"phrase|mnemonic|cookie", re.IGNORECASE)
+_PHRASE = re.compile(r"[^\n,\"'}\])]+")
 
-_ELEMENT = re.compile(r"<([\w.:-]{1,64})>([^<>]{1,2048})(?=</)")
+_ELEMENT = re.compile(r"<([\w.:-]{1,64})(\s[^<>]{0,256})?>([^<>]{1,2048})(?=</)")
 # Options of programs that are not named after what they take, in a line or in a printed list of
 # words; `_` stands for what separates words. Group 1 stays, group 2 is hidden.
 _COMMANDS = [
@@ -78,8 +78,8 @@ def is_secret_pair(name: str, value: object) -> bool:
 
 
 def _hidden_element(found: re.Match[str]) -> str:
-    tag, value = found[1], found[2]
-    return f"<{tag}>{HIDDEN}" if names_a_secret(tag, value) else found[0]
+    tag, attributes, value = found.groups(default="")
+    return f"<{tag}{attributes}>{HIDDEN}" if names_a_secret(tag, value) else found[0]
 
 
 def _without_values(
