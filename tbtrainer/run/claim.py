@@ -1,5 +1,6 @@
 """The claim of a run directory: the file that says which run, of which training, owns it."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,14 @@ from tbtrainer.event_file.storage import storage_of
 _SIBLINGS = 10_000
 # Numbered directories inside of the one asked for, where it can have no siblings.
 _INSIDE = 1_000
+# Errors after which the directory asked for holds no run: it is no directory, or it was found empty
+# and could not be claimed. After all others, such as those of object stores, it may hold one.
+_HOLDS_NO_RUN = frozenset(
+    (
+        *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    )
+)
 # Far more than a claim has; a longer file is none.
 _MOST_BYTES = 65_536
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -159,6 +168,22 @@ def claim_run_directory(
         f"inside it ({'; '.join(map(str, faults)) or 'all numbers are taken'}). Name another "
         "logging_dir, make one of them writable, or make room."
     )
+
+
+def directory_without_claim(path: str, error: Exception) -> str:
+    """Returns where a run goes whose directory could not be claimed.
+
+    Args:
+        path: The directory asked for.
+        error: Why it could not be claimed.
+
+    Returns:
+        The directory asked for if it holds no run. If it may hold one, a name beside it that no
+        other run has.
+    """
+    if isinstance(error, OSError) and error.errno in _HOLDS_NO_RUN:
+        return path
+    return f"{path.rstrip('/')}-{uuid.uuid4().hex[:8]}"
 
 
 def sibling(path: str, number: int) -> str:

@@ -161,6 +161,12 @@ def _may_have_saved(run: FoundRun, checkpoint: ResumedCheckpoint) -> bool:
 # ---- What the decision needs to know ----
 
 
+def run_of_checkpoint(checkpoint: str, training: Training) -> Continued | str:
+    """Reads a checkpoint, looks for its run, and decides; see `run_to_continue`."""
+    read = resumed_checkpoint(checkpoint)
+    return run_to_continue(read, runs_of(training, read), without_links(training))
+
+
 def resumed_checkpoint(checkpoint: str) -> ResumedCheckpoint:
     """Reads what a checkpoint, or one beside it, says of its run.
 

@@ -1,26 +1,22 @@
 """The runs of one trainer, from its building to its last evaluation."""
 
-import errno
 import hashlib
 import logging
 import os
-import uuid
 from dataclasses import dataclass, field
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import HistogramRecord, Records, Scalar, Text
 from tbtrainer.redaction import redacted, redacted_text
-from tbtrainer.run.claim import Claim, RunDirectoryUnavailable, claim_run_directory, renew_claim
-from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
-from tbtrainer.run.resume import (
-    Continued,
-    Training,
-    resumed_checkpoint,
-    run_to_continue,
-    runs_of,
-    shown,
-    without_links,
+from tbtrainer.run.claim import (
+    Claim,
+    RunDirectoryUnavailable,
+    claim_run_directory,
+    directory_without_claim,
+    renew_claim,
 )
+from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
+from tbtrainer.run.resume import Continued, Training, run_of_checkpoint, shown
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.silent_writer import SilentWriter
@@ -31,14 +27,6 @@ logger = logging.getLogger(__name__)
 
 # A file system that has not answered for so long when a run is opened counts as hung.
 OPEN_SECONDS = 30.0
-# Errors after which the directory asked for holds no run: it is no directory, or was empty and
-# could not be claimed. After all others, such as those of object stores, it may hold one.
-_HOLDS_NO_RUN = frozenset(
-    (
-        *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
-        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
-    )
-)
 
 
 @dataclass
@@ -252,10 +240,7 @@ class RunSession:
 
     def _unclaimed(self, requested: str, error: Exception) -> _OpenRun:
         """A run whose directory cannot be claimed now. Its writer keeps records and tries again."""
-        directory = requested
-        if not isinstance(error, OSError) or error.errno not in _HOLDS_NO_RUN:
-            # A name that no other run has.
-            directory = f"{requested.rstrip('/')}-{uuid.uuid4().hex[:8]}"
+        directory = directory_without_claim(requested, error)
         level = logging.ERROR if isinstance(error, RunDirectoryUnavailable) else logging.WARNING
         logger.log(
             level,
@@ -295,7 +280,7 @@ class RunSession:
             return None  # `Trainer` raises an error.
         training = Training(self._output_dir, self._named_for_trial())
         try:
-            decision = within(OPEN_SECONDS, _decided, checkpoint, training)
+            decision = within(OPEN_SECONDS, run_of_checkpoint, checkpoint, training)
         except TimeoutError as error:
             decision = (
                 f"The run of {shown(checkpoint)} cannot be looked for ({error}): a new one begins."
@@ -343,11 +328,6 @@ class RunSession:
 
 def _claimed(requested: str, output_dir: str, trains: bool) -> tuple[str, Claim]:
     return claim_run_directory(requested, output_dir, trains=trains)
-
-
-def _decided(checkpoint: str, training: Training) -> Continued | str:
-    read = resumed_checkpoint(checkpoint)
-    return run_to_continue(read, runs_of(training, read), without_links(training))
 
 
 _SILENT = SilentWriter()

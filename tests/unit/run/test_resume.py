@@ -15,10 +15,10 @@ from tbtrainer.run.resume import (
     ResumedCheckpoint,
     Training,
     resumed_checkpoint,
+    run_of_checkpoint,
     run_to_continue,
     runs_of,
     shown,
-    without_links,
 )
 from tbtrainer.run.saved_run import RUN_FILE, SavedRun
 
@@ -266,8 +266,7 @@ def test_a_link_below_the_output_directory_leads_nowhere(tmp_path):
     (output_dir / "runs" / "x").symlink_to(directory)
     mark(output_dir / "checkpoint-8", str(output_dir / "runs" / "x"), claim.run_id, 8)
     training = Training(str(output_dir), None)
-    read = resumed_checkpoint(str(output_dir / "checkpoint-8"))
-    assert isinstance(run_to_continue(read, runs_of(training, read), without_links(training)), str)
+    assert isinstance(run_of_checkpoint(str(output_dir / "checkpoint-8"), training), str)
 
 
 def test_a_run_is_found_through_a_linked_output_directory(tmp_path):
@@ -278,8 +277,7 @@ def test_a_run_is_found_through_a_linked_output_directory(tmp_path):
     mark(tmp_path / "real" / "checkpoint-8", run_directory, claim.run_id, 8)
     for place in ("real", "link"):
         training = Training(str(tmp_path / place), None)
-        read = resumed_checkpoint(str(tmp_path / place / "checkpoint-8"))
-        decision = run_to_continue(read, runs_of(training, read), without_links(training))
+        decision = run_of_checkpoint(str(tmp_path / place / "checkpoint-8"), training)
         assert isinstance(decision, Continued)
 
 
