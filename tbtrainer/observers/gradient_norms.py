@@ -124,7 +124,8 @@ class GradientNorms:
             return None
         steps = max(window.finite_steps, 1)
         missing = self._missing(window.unread, unread)
-        self._warn_of_missing(missing)
+        if self._table.is_world_process_zero or unread:
+            self._warn_of_missing(missing)
         total = maximum = clipped = clip_fraction = None
         if not missing:
             total = (float(window.squares.sum()) / steps) ** 0.5
