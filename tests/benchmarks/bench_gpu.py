@@ -173,7 +173,7 @@ class Bench:
             recorder.record("parameters", 1, table.parameters)
 
         snapshot_ms = self.clock.median(snapshot)
-        norms_ms = self.clock.median(norms.accumulate)
+        norms_ms = self.clock.median(lambda: norms.accumulate(table.gradients()))
         plain_ms = self.clock.median(lambda: measure(tensors, self.device, backend="plain"), 3)
         self.say("| figure | measured |\n|---|---|")
         self.row("snapshot over reading once", f"{snapshot_ms / read_ms:.2f}")

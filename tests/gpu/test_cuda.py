@@ -72,11 +72,11 @@ def test_nothing_waits_for_the_device(tmp_path):
     parts = [parameter.grad for parameter in model.parameters()]
     # The first of each compiles the kernels and makes what stays.
     recorder.record("gradients", 1, lambda: parts)
-    norms.accumulate()
+    norms.accumulate(parts)
     recorder.drain()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        norms.accumulate()
+        norms.accumulate(parts)
         recorder.record("gradients", 2, lambda: parts, torch.ones((), device=CUDA))
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -89,7 +89,7 @@ def test_a_thousand_snapshots_keep_no_memory(tmp_path):
     before = None
     for step in range(1000):
         recorder.record("gradients", step, lambda: parts)
-        norms.accumulate()
+        norms.accumulate(parts)
         norms.summary()
         if step == 10:
             recorder.drain()
