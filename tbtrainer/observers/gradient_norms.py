@@ -106,8 +106,9 @@ class GradientNorms:
                     scale = loss_scale.to(norms.dtype)
                     norms.div_(scale.to(norms.device, non_blocking=True))
                 for row, reason in (self._table.unread_gradients | self._norms.unreadable).items():
-                    self._unread[row] = reason
-                    self._window.mark_unread(row)
+                    if row not in self._unread:
+                        self._unread[row] = reason
+                        self._window.mark_unread(row)
             except Exception as error:
                 # The step is kept: the other ranks will reduce as many.
                 self._window.mark_missing()
