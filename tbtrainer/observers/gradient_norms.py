@@ -106,8 +106,9 @@ class GradientNorms:
                     scale = loss_scale.to(norms.dtype)
                     norms.div_(scale.to(norms.device, non_blocking=True))
                 for row, reason in (self._table.unread_gradients | self._norms.unreadable).items():
-                    self._unread[row] = reason
-                    self._window.mark_unread(row)
+                    if row not in self._unread:
+                        self._unread[row] = reason
+                        self._window.mark_unread(row)
             except Exception as error:
                 # The step is kept: the other ranks will reduce as many.
                 self._window.mark_missing()
@@ -124,7 +125,8 @@ class GradientNorms:
             return None
         steps = max(window.finite_steps, 1)
         missing = self._missing(window.unread, unread)
-        self._warn_of_missing(missing)
+        if self._table.is_world_process_zero or unread:
+            self._warn_of_missing(missing)
         total = maximum = clipped = clip_fraction = None
         if not missing:
             total = (float(window.squares.sum()) / steps) ** 0.5

@@ -113,14 +113,14 @@ class NormWindow:
         steps, self._steps = self._steps, 0
         if steps == 0:
             return
-        lines = self._sent[: steps + 1]
-        if self._sent is not self._lines:
-            lines.copy_(self._lines[: steps + 1])
-            lines[1:, :-1].mul_(self._unit)
-        lines.square_()
-        if self._reduces:
-            reduce_sum(lines)
         try:
+            lines = self._sent[: steps + 1]
+            if self._sent is not self._lines:
+                lines.copy_(self._lines[: steps + 1])
+                lines[1:, :-1].mul_(self._unit)
+            lines.square_()
+            if self._reduces:
+                reduce_sum(lines)
             sums = _Sums.of(lines, self._max_norm)
             self._sums = sums if self._sums is None else self._sums.plus(sums)
         finally:

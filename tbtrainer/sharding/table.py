@@ -28,6 +28,7 @@ class ParameterTable:
 
     Attributes:
         rows: As given.
+        is_world_process_zero: As given.
         refused: As given.
         unread_gradients: The rows whose gradient this rank could not read when `gradients` was last
             called, with the reason.
@@ -42,7 +43,7 @@ class ParameterTable:
         self.rows = list(rows)
         self.refused = list(refused)
         self.unread_gradients: dict[int, str] = {}
-        self._is_world_process_zero = is_world_process_zero
+        self.is_world_process_zero = is_world_process_zero
         self._places: list[int] | None = None
         self._warned: set[tuple[str, str]] = set()
 
@@ -77,7 +78,7 @@ class ParameterTable:
             if (include is None or matches(row.name, include))
             and not matches(row.name, exclude or ())
         ]
-        table = ParameterTable([self.rows[place] for place in places], self._is_world_process_zero)
+        table = ParameterTable([self.rows[place] for place in places], self.is_world_process_zero)
         table._places = places
         table._warned = self._warned
         return table
@@ -175,7 +176,7 @@ class ParameterTable:
     def _warn_of_error(self, what: str, row: Row, error: Exception) -> None:
         if not isinstance(error, UnsupportedTensor):
             self._warn(what, row, f"{type(error).__name__}: {error}")
-        elif self._is_world_process_zero:
+        elif self.is_world_process_zero:
             self._warn(what, row, str(error))
 
     def _warn(self, what: str, row: Row, reason: str) -> None:

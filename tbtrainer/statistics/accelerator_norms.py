@@ -36,7 +36,7 @@ class AcceleratorNorms:
         self._together = list(by_dtype.values())
         self._single = single
         places = [place for chosen in self._together for place in chosen] + single
-        self.index = torch.tensor(places, device="cpu").to(device)
+        self.index = torch.tensor(places, device="cpu").to(device, non_blocking=True)
         self._norms = torch.empty(len(places), dtype=self._dtype, device=source)
         self._places = list(self._norms.unbind())
 

@@ -86,7 +86,7 @@ class CpuNorms:
                 self._batches.append(self._batch(chosen, sizes, len(places), is_alike))
                 places += chosen
         self._first_single = len(places)
-        self.index = torch.tensor(places + self._single, device="cpu").to(device)
+        self.index = torch.tensor(places + self._single, device="cpu").to(device, non_blocking=True)
 
     def norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Returns the norms in the order of `index`. float64."""

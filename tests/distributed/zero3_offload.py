@@ -102,7 +102,7 @@ def main() -> None:
             "warnings": messages,
         },
     }
-    verdicts: list[Any] = [None, None]
+    verdicts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(verdicts, verdict)
     if rank == 0:
         print(json.dumps(verdicts), flush=True)

@@ -14,6 +14,7 @@ from tbtrainer.observers import gradient_norms, norm_window
 from tbtrainer.observers.gradient_norms import GradientNorms, GradientNormSummary
 from tbtrainer.sharding import ParameterTable, Row, UnsupportedTensor, parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
+from tests import without_float64
 
 CPU = torch.device("cpu")
 
@@ -332,6 +333,24 @@ def test_nothing_is_kept_of_the_gradients() -> None:
     norms.accumulate(table.gradients())
     set_gradients(model, 5.0)
     assert summary_of(norms).total == pytest.approx(24**0.5)
+
+
+@pytest.mark.parametrize("value", [1e-24, 1.0, 3e38])
+def test_a_device_without_float64_has_norms_of_a_window(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_float64.pretend(monkeypatch)
+    model = Layers()
+    table = table_of(model)
+    norms = norms_of(table)
+    set_gradients(model, value)
+    # Between logging steps nothing is in float64; at a logging step the norms are on the host.
+    with without_float64.Refusing():
+        norms.accumulate(table.gradients(), torch.tensor(4.0))
+        norms.accumulate(table.gradients(), torch.tensor(4.0))
+    summary = summary_of(norms)
+    assert (summary.steps, summary.nonfinite_steps) == (2, 0)
+    assert summary.total == pytest.approx(value / 4 * 24**0.5, rel=1e-6)
 
 
 def test_groups_are_named_by_the_detail() -> None:

@@ -58,3 +58,73 @@ def test_a_rank_without_a_fragment_has_no_part() -> None:
     parameter: Any = torch.nn.Parameter(torch.zeros(2))
     parameter._hp_mapping = None
     assert gradient_part(parameter) is None
+
+
+def zero3_parameter(optimizer: Any, count: int = 3) -> Any:
+    """A parameter of ZeRO-3 on the only rank, with one element of padding."""
+    parameter: Any = torch.nn.Parameter(torch.empty(0))
+    parameter.ds_id, parameter.ds_numel, parameter.ds_process_group = 7, count, None
+    parameter.ds_tensor = torch.arange(count + 1.0)
+    parameter._z3_optimizer = optimizer
+    return parameter
+
+
+@pytest.fixture
+def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepspeed.dist, "get_rank", lambda group: 0)
+
+
+@pytest.mark.usefixtures("first_rank")
+def test_any_tensor_partitioned_like_its_parameter_has_a_part() -> None:
+    parameter = zero3_parameter(None)
+    adapter = Zero3Adapter()
+    assert adapter.part(parameter, parameter).tolist() == [0.0, 1.0, 2.0]
+    moment = torch.full((4,), 5.0)
+    part = adapter.part(parameter, moment)
+    assert part.tolist() == [5.0] * 3
+    assert part.data_ptr() == moment.data_ptr()
+    with pytest.raises(UnsupportedTensor, match="another size"):
+        adapter.part(parameter, torch.ones(9))
+
+
+@pytest.mark.usefixtures("first_rank")
+def test_an_offloaded_gradient_is_a_view_of_the_optimizers() -> None:
+    flat = SimpleNamespace(grad=torch.arange(10.0))
+    optimizer = SimpleNamespace(
+        offload_optimizer=True,
+        grad_position={0: [1, 2, 4]},
+        get_param_id=lambda parameter: 0,
+        fp32_partitioned_groups_flat=[None, flat],
+    )
+    part = Zero3Adapter().gradient_part(zero3_parameter(optimizer))
+    assert part is not None
+    assert part.tolist() == [2.0, 3.0, 4.0]
+    assert part.untyped_storage().data_ptr() == flat.grad.untyped_storage().data_ptr()
+
+
+@pytest.mark.usefixtures("first_rank")
+@pytest.mark.parametrize("offload", [True, False])
+def test_gradients_in_an_unknown_place_are_refused(offload: bool) -> None:
+    optimizer = SimpleNamespace(offload_optimizer=offload)
+    with pytest.raises(UnsupportedTensor, match="unknown place"):
+        Zero3Adapter().gradient_part(zero3_parameter(optimizer))
+
+
+@pytest.mark.parametrize(("swaps", "refused"), [(True, True), (False, False)])
+def test_an_optimizer_on_nvme_has_no_gradients(swaps: bool, refused: bool) -> None:
+    model = torch.nn.Module()
+    model.weight = zero3_parameter(SimpleNamespace(swap_optimizer=swaps))
+    (adapter,) = deepspeed.deepspeed_adapters(model, is_world_process_zero=True)
+    assert (adapter.gradient_problem is not None) == refused
+
+
+def test_gradients_of_zero_may_be_copies_that_are_in_flight() -> None:
+    assert PartitionedGradientsAdapter("zero2", False).copies_gradients
+    assert Zero3Adapter().copies_gradients
+
+
+@pytest.mark.parametrize("is_zero", [True, False])
+def test_whole_parameters_are_counted_by_world_rank_zero(is_zero: bool) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    part = PartitionedGradientsAdapter("zero2", is_zero).part(parameter, parameter)
+    assert (part is not None) == is_zero

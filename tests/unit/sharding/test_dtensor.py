@@ -1,14 +1,17 @@
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from tbtrainer.sharding import UnsupportedTensor
-from tbtrainer.sharding.dtensor import _is_counted
+from tbtrainer.sharding.dtensor import DTensorAdapter, _is_counted
 
 
 @dataclass
@@ -65,3 +68,34 @@ def test_a_rank_outside_the_mesh_counts_nothing() -> None:
 def test_partial_sums_are_never_counted() -> None:
     with pytest.raises(UnsupportedTensor, match="partial sum"):
         _is_counted(MeshSeenByRank(torch.tensor([0, 1]), rank=0), [Partial()])
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """A mesh of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_a_copy_is_divided_like_its_parameter(mesh: DeviceMesh) -> None:
+    parameter = torch.nn.Parameter(DTensor.from_local(torch.arange(3.0), mesh, [Shard(0)]))
+    adapter = DTensorAdapter()
+    copy = (parameter * 2).detach()
+    found = adapter.part(parameter, copy)
+    assert found is not None
+    assert found.tolist() == [0.0, 2.0, 4.0]
+    with pytest.raises(UnsupportedTensor, match="no DTensor"):
+        adapter.part(parameter, torch.ones(3))
+
+
+def test_a_gradient_may_be_placed_in_another_way(mesh: DeviceMesh) -> None:
+    adapter = DTensorAdapter()
+    placements = [[Shard(0)], [Replicate()], [Shard(0)]]
+    for placement in placements:
+        parameter = torch.nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Shard(0)]))
+        parameter.grad = DTensor.from_local(torch.full((3,), 2.0), mesh, placement)
+        found = adapter.gradient_part(parameter)
+        assert found is not None
+        assert type(found) is torch.Tensor
+        assert not found.requires_grad

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from tbtrainer.statistics import accelerator_norms, cpu_norms, norms
+from tbtrainer.statistics import cpu_norms, norms
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
 from tbtrainer.statistics.norms import TensorNorms
+from tests import without_float64
 
 CPU = torch.device("cpu")
 
@@ -188,23 +187,9 @@ def test_norms_stay_right_when_the_kind_changes(change: str, copies: int) -> Non
         assert out.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-class WithoutFloat64(TorchDispatchMode):
-    """Refuses every tensor in float64, as MPS does."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
-                raise TypeError(f"{func}: the device has no float64")
-        return found
-
-
 @pytest.fixture
 def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the CPU stand for a device without float64."""
-    for module in (norms, accelerator_norms):
-        monkeypatch.setattr(module, "has_float64", lambda device: False)
-    monkeypatch.setattr(norms, "CpuNorms", lambda found, to: AcceleratorNorms(found, CPU, to))
+    without_float64.pretend(monkeypatch)
 
 
 @pytest.mark.usefixtures("no_float64")
@@ -212,7 +197,7 @@ def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_without_float64_has_norms(kind: str) -> None:
     measured = TensorNorms(2, CPU)
     out = torch.zeros(2, dtype=measured.dtype)
-    with WithoutFloat64():
+    with without_float64.Refusing():
         for _ in range(2):
             measured.into(out, [KINDS[kind], None])
     in_units = out.to(torch.float64) * measured.unit
