@@ -28,7 +28,7 @@ def engine_loss_scale(engine: Any) -> Tensor | None:
         scale = getattr(getattr(optimizer, "loss_scale_config", None), "cur_scale", None)
     if scale is None or float(scale) == 1.0:
         return None
-    return torch.tensor(float(scale), dtype=torch.float64)
+    return torch.tensor(float(scale), dtype=torch.float64, device="cpu")
 
 
 @contextmanager

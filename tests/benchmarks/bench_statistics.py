@@ -18,11 +18,18 @@ import numpy as np
 import psutil
 import torch
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import histogram_raw
 
-from tbtrainer.statistics import Histogram, histograms, measure, measure_linear
+from tbtrainer.statistics import (
+    Histogram,
+    SnapshotRows,
+    WholeTensors,
+    histograms,
+    measure,
+    take_snapshot,
+)
 
 Tensors = Sequence[Tensor]
 # `add_histogram` needs minutes for more, and several times the tensor's memory.
@@ -132,16 +139,11 @@ def merging(device: torch.device) -> None:
     print("\n| histograms of | us per tensor | buckets | bytes per event |\n|---|---|---|---|")
     for name, size in (("768 elements", 768), ("100,000 elements", 100_000)):
         tensors = [torch.randn(size, device=device) * 0.02 for _ in range(100)]
-        found = measure(tensors, device)
-        rows = list(range(100)) if size < 65_536 else []
-        linear = measure_linear(
-            tensors[: len(rows)], found.minimum[: len(rows)], found.maximum[: len(rows)]
-        )
-        on_host, counts = found.to(torch.device("cpu")), linear.cpu().numpy()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        rows = SnapshotRows.of([str(row) for row in range(100)], [size] * 100, device)
+        snapshot = take_snapshot(lambda parts=tensors: parts, rows, WholeTensors())
+        on_host = snapshot.to_host().wait()
         began = time.perf_counter()
-        merged = histograms(on_host, counts, rows, 64)
+        merged = histograms(on_host, 64)
         per_tensor = (time.perf_counter() - began) / len(tensors) * 1e6
         sizes = [event_bytes(histogram) for histogram in merged if histogram is not None]
         buckets = max(len(h.bucket_counts) for h in merged if h is not None)
@@ -150,17 +152,8 @@ def merging(device: torch.device) -> None:
 
 def event_bytes(histogram: Histogram) -> int:
     """The size of the record's payload, under a name of usual length."""
-    proto = HistogramProto(
-        min=histogram.minimum,
-        max=histogram.maximum,
-        num=histogram.count,
-        sum=histogram.sum,
-        sum_squares=histogram.sum_of_squares,
-        bucket_limit=histogram.bucket_limits,
-        bucket=histogram.bucket_counts,
-    )
     tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
-    summary = Summary(value=[Summary.Value(tag=tag, histo=proto)])
+    summary = histogram_raw(tag, **histogram.raw_fields())
     return len(Event(wall_time=1e9, step=1000, summary=summary).SerializeToString())
 
 

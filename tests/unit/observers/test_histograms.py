@@ -64,3 +64,13 @@ def test_a_small_model_keeps_a_histogram_per_parameter(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, LINEAR_MAX_ELEMENTS))
     found = written(model, "parameters", tmp_path, "auto")
     assert set(found) == {f"parameters/{name}" for name, _ in model.named_parameters()}
+
+
+def test_the_default_device_of_torch_does_not_matter(tmp_path: Path) -> None:
+    model = nn.Linear(300, 200)
+    torch.set_default_device("meta")
+    try:
+        found = written(model, "parameters", tmp_path, "auto")
+    finally:
+        torch.set_default_device(None)
+    assert found == {"parameters/weight": 60_000, "parameters/bias": 200}
