@@ -23,7 +23,11 @@ from tests.events import event_files, scalars
 
 
 def train_and_evaluate(kind: str) -> None:
-    """Trains ten steps with evaluations at 4 and 8, and evaluates once more at the end."""
+    """Trains ten steps with evaluations at 4, 8 and 10, and evaluates once more at the end.
+
+    Stock does not: it would make a second writer in the directory. wandb 0.31 then reads the
+    directory twice at the same time and may record nothing.
+    """
     os.environ["TENSORBOARD_LOGGING_DIR"] = "runs"
     stock = kind == "stock"
     args = tiny.arguments(
@@ -35,7 +39,8 @@ def train_and_evaluate(kind: str) -> None:
     )
     trainer = tiny.trainer(Trainer if stock else TBTrainer, args)
     trainer.train()
-    trainer.evaluate()
+    if not stock:
+        trainer.evaluate()
 
 
 if __name__ == "__main__":
