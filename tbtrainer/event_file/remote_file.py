@@ -1,18 +1,14 @@
-"""Run directories on object stores, through fsspec: event files as parts that are put whole."""
+"""The event file of a run directory on an object store: parts that are put whole."""
 
 import itertools
 import os
-import posixpath
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
 from tbtrainer.event_file.event_file import Appended, first_start_step
-from tbtrainer.event_file.names import CLAIM, event_file_name, is_event_file
+from tbtrainer.event_file.names import event_file_name, is_event_file
 from tbtrainer.event_file.records import file_header
+from tbtrainer.event_file.remote_storage import filesystem, names_in
 from tbtrainer.event_file.waiting import REMOTE_HUNG_SECONDS
 
 # Objects cannot be appended to. The newest part is put again, longer each time, until it has this
@@ -21,73 +17,6 @@ _PART_BYTES = 4 * 2**20
 # Every put on a hub is a commit.
 _SECONDS_BETWEEN_PUTS = {"hf": 60.0}
 _numbers = itertools.count()
-# What was read once, so that no checkpoint waits for it again.
-_claims: dict[str, str] = {}
-
-
-def filesystem(directory: str) -> tuple[Any, str]:
-    """Opens the file system of a remote run directory.
-
-    Args:
-        directory: A URL such as `s3://bucket/run`.
-
-    Returns:
-        The fsspec file system, and the directory's path in it.
-
-    Raises:
-        ValueError: fsspec does not know the protocol, or the package for it is not installed.
-    """
-    protocol = directory.split("://", 1)[0]
-    try:
-        opened, path = url_to_fs(directory)
-    except ImportError as error:
-        raise ValueError(
-            f"logging_dir: {protocol}:// needs a package that is not installed: {error}"
-        ) from error
-    except ValueError as error:
-        if protocol in fsspec.available_protocols():
-            raise
-        raise ValueError(
-            f"logging_dir: {protocol}:// is no protocol that fsspec knows. Name a local directory "
-            f"or one of {', '.join(sorted(fsspec.available_protocols()))}."
-        ) from error
-    return opened, path.rstrip("/")
-
-
-def names_in(opened: Any, path: str) -> list[str]:
-    """Names of what lies in a remote directory; none if it does not exist."""
-    opened.invalidate_cache()
-    try:
-        return [posixpath.basename(found.rstrip("/")) for found in opened.ls(path, detail=False)]
-    except FileNotFoundError:
-        return []
-
-
-def claimed(directory: str) -> bool:
-    """Claims a remote directory for a run, unless another run has it.
-
-    Object stores can seldom make a file only if it is not there. So of two runs that claim at the
-    same moment the last to put its mark has it, and the other sees so when it reads it.
-    """
-    opened, path = filesystem(directory)
-    names = names_in(opened, path)
-    if CLAIM in names or any(map(is_event_file, names)):
-        return False
-    mark = uuid.uuid4().hex.encode()
-    opened.makedirs(path, exist_ok=True)
-    opened.pipe_file(f"{path}/{CLAIM}", mark)
-    return bool(opened.cat_file(f"{path}/{CLAIM}") == mark)
-
-
-def claim_of(directory: str) -> str:
-    """Returns the mark with which a run claimed a remote directory; empty text if there is none."""
-    if directory not in _claims:
-        try:
-            opened, path = filesystem(directory)
-            _claims[directory] = opened.cat_file(f"{path}/{CLAIM}").decode()
-        except Exception:  # Missing, or out of reach.
-            return ""
-    return _claims[directory]
 
 
 class RemoteEventFile:

@@ -6,7 +6,7 @@ from datetime import datetime
 from urllib.parse import unquote
 
 from tbtrainer.event_file.names import is_remote
-from tbtrainer.event_file.remote_file import filesystem
+from tbtrainer.event_file.remote_storage import filesystem
 
 
 def named_run_directory(logging_dir: str | None) -> str | None:

@@ -15,7 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from tbtrainer.event_file.names import CLAIM, PART_OF_RUN, is_event_file
 from tbtrainer.event_file.records import unframed, whole_records
-from tbtrainer.event_file.storage import STAGED, StagedFile, Storage, storage_of
+from tbtrainer.event_file.storage import storage_of
+from tbtrainer.event_file.storage_protocol import STAGED, StagedFile, Storage
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,11 @@
 """The runs of one trainer, from its building to its last evaluation."""
 
-import hashlib
 import logging
 import os
-from dataclasses import dataclass, field
 
 from tbtrainer.isolation import Isolation
-from tbtrainer.records import HistogramRecord, Records, Scalar, Text
-from tbtrainer.redaction import redacted, redacted_text
+from tbtrainer.records import Records
+from tbtrainer.redaction import redacted_text
 from tbtrainer.run.claim import (
     Claim,
     RunDirectoryUnavailable,
@@ -16,9 +14,9 @@ from tbtrainer.run.claim import (
     renew_claim,
 )
 from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
+from tbtrainer.run.open_run import OpenRun
 from tbtrainer.run.resume import Continued, Training, run_of_checkpoint, shown
 from tbtrainer.run.rewind import rewind
-from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.silent_writer import SilentWriter
 from tbtrainer.run.summary_writer import RunWriter
 from tbtrainer.run.time_limit import within
@@ -27,23 +25,6 @@ logger = logging.getLogger(__name__)
 
 # A file system that has not answered for so long when a run is opened counts as hung.
 OPEN_SECONDS = 30.0
-
-
-@dataclass
-class _OpenRun:
-    """The present run.
-
-    Attributes:
-        writer: Its writer.
-        run_id: The id in its claim; empty if its directory could not be claimed.
-        output_dir: The `output_dir` it was opened for, absolute.
-        cards: Digests of the texts it shows, by tag.
-    """
-
-    writer: RunWriter
-    run_id: str
-    output_dir: str
-    cards: dict[str, str] = field(default_factory=dict)
 
 
 class RunSession:
@@ -82,7 +63,7 @@ class RunSession:
         self._isolation = isolation
         self._file_mode = 0o600 if private else 0o666
         self._fsync = fsync
-        self._run: _OpenRun | None = None
+        self._run: OpenRun | None = None
         self._trains = False
 
     def check(self) -> None:
@@ -111,7 +92,7 @@ class RunSession:
         """
         return self._opened_run().writer if self._writes else _SILENT
 
-    def _opened_run(self) -> _OpenRun:
+    def _opened_run(self) -> OpenRun:
         if self._run is None:
             self._run = self._fresh()
         return self._run
@@ -154,26 +135,7 @@ class RunSession:
         """
         if not self._writes:
             return
-        for record in records:
-            if isinstance(record, Text):
-                self._write_text(record, step)
-            elif isinstance(record, HistogramRecord):
-                fields = record.histogram.raw_fields()
-                self.writer.add_histogram_raw(record.tag, **fields, global_step=step)
-            elif isinstance(record, Scalar):
-                self.writer.add_scalar(record.tag, record.value, step)
-            else:
-                raise TypeError(f"{record!r} is not a record; return those of tbtrainer.records.")
-
-    def _write_text(self, record: Text, step: int) -> None:
-        text = str(redacted(record.text, record.tag))
-        shown_texts = self._opened_run().cards
-        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-        if record.once and shown_texts.get(record.tag) == digest:
-            return
-        if record.once:
-            shown_texts[record.tag] = digest
-        self.writer.add_text(record.tag, text, step)
+        self._opened_run().write(records, step)
 
     def flush(self, wait_seconds: float | None = None) -> None:
         """Hands what was written to the operating system.
@@ -202,9 +164,7 @@ class RunSession:
         """Stores the run and the step in a checkpoint, from which a resumed training continues."""
         if not self._writes:
             return
-        run = self._opened_run()
-        saved = SavedRun.of(str(run.writer.log_dir), run.run_id, checkpoint, step, run.cards)
-        saved.write(checkpoint)
+        self._opened_run().mark(checkpoint, step)
 
     # ---- A new run ----
 
@@ -222,7 +182,7 @@ class RunSession:
             return self._named
         return f"{self._named.rstrip('/')}/{self._trial_name}"
 
-    def _fresh(self) -> _OpenRun:
+    def _fresh(self) -> OpenRun:
         requested = self._requested()
         try:
             directory, claim = within(
@@ -238,7 +198,7 @@ class RunSession:
             )
         return self._opened(directory, claim.run_id)
 
-    def _unclaimed(self, requested: str, error: Exception) -> _OpenRun:
+    def _unclaimed(self, requested: str, error: Exception) -> OpenRun:
         """A run whose directory cannot be claimed now. Its writer keeps records and tries again."""
         directory = directory_without_claim(requested, error)
         level = logging.ERROR if isinstance(error, RunDirectoryUnavailable) else logging.WARNING
@@ -251,7 +211,7 @@ class RunSession:
         )
         return self._opened(directory, "")
 
-    def _opened(self, directory: str, run_id: str, purge_step: int | None = None) -> _OpenRun:
+    def _opened(self, directory: str, run_id: str, purge_step: int | None = None) -> OpenRun:
         writer = RunWriter(
             directory,
             purge_step,
@@ -259,7 +219,7 @@ class RunSession:
             sync=self._fsync,
             isolation=self._isolation,
         )
-        return _OpenRun(writer, run_id, self._output_dir)
+        return OpenRun(writer, run_id, self._output_dir)
 
     def _leave(self) -> None:
         self.close()
@@ -317,7 +277,7 @@ class RunSession:
         self._run.cards.update(continued.cards)
         self._renew(self._run)
 
-    def _renew(self, run: _OpenRun) -> None:
+    def _renew(self, run: OpenRun) -> None:
         """Notes in the claim that a training begins. The run is the same if that fails."""
         directory = str(run.writer.log_dir)
         try:

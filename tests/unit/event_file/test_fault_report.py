@@ -18,7 +18,7 @@ FAULTS = [
 def test_no_warning_of_a_fault_has_a_secret(fault, caplog):
     report = FaultReport("/f/run", 2**20)
     with caplog.at_level(logging.DEBUG):
-        report.note(fault, Counters())
+        report.note_append(fault, Counters())
         report.note_saved_elsewhere(1, 2, "/f/password=MARKER7f3a9c/run", fault)
     assert len(caplog.records) == 3
     assert "MARKER7f3a9c" not in caplog.text

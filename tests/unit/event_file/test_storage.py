@@ -8,7 +8,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tbtrainer.event_file.storage import LocalStorage, RemoteStorage, Storage, storage_of
+from tbtrainer.event_file.local_storage import LocalStorage
+from tbtrainer.event_file.remote_storage import RemoteStorage
+from tbtrainer.event_file.storage import storage_of
+from tbtrainer.event_file.storage_protocol import Storage
 
 
 @pytest.fixture(params=["local", "memory"])

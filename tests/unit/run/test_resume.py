@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tbtrainer.event_file.storage import LocalStorage
+from tbtrainer.event_file.local_storage import LocalStorage
 from tbtrainer.run.claim import Claim, claim_run_directory
 from tbtrainer.run.resume import (
     Continued,

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tbtrainer.event_file.local_storage import LocalStorage
 from tbtrainer.event_file.records import whole_records
-from tbtrainer.event_file.storage import LocalStorage
 from tbtrainer.run import RunWriter, claim_run_directory, rewind
 from tbtrainer.run.rewind import RewindIncomplete
 from tests.events import event_files, events, scalars

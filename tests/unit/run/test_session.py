@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tbtrainer.records import Scalar, Text
 from tbtrainer.run import RunSession, RunWriter, SilentWriter, session
 from tbtrainer.run.claim import RunDirectoryUnavailable, read_claim
 from tbtrainer.run.saved_run import SavedRun
@@ -66,9 +67,7 @@ def test_an_occupied_directory_without_room_beside_is_never_written_to(
 def test_other_ranks_touch_no_file(tmp_path):
     run = RunSession(str(tmp_path / "run"), str(tmp_path), writes=False)
     run.begin_training(None, "auto", None)
-    run.write([("value", 1.0)], 1)
-    run.write_card("card", "text", 1)
-    run.write_counters(1)
+    run.write([Scalar("value", 1.0), Text("card", "text", once=True)], 1)
     run.flush(1.0)
     run.mark_checkpoint(str(tmp_path), 1)
     run.close()
@@ -143,14 +142,13 @@ def test_a_card_is_written_again_only_when_it_changed(tmp_path):
     checkpoint.mkdir()
     run = made(tmp_path)
     run.begin_training(None, "auto", None, str(tmp_path))
-    run.write_card("args", "one", 0)
-    run.write_card("args", "one", 0)
+    run.write([Text("args", "one", once=True)] * 2, 0)
     run.mark_checkpoint(str(checkpoint), 7)
     run.close()
     for text in ("one", "two"):
         run = made(tmp_path)
         run.begin_training(str(checkpoint), "auto", None, str(tmp_path))
-        run.write_card("args", text, 7)
+        run.write([Text("args", text, once=True)], 7)
         run.close()
     shown = [card for file in event_files(tmp_path) for card in texts(file)]
     assert shown == [("args/text_summary", 0), ("args/text_summary", 7)]
@@ -165,7 +163,7 @@ def test_a_remote_run_is_continued_by_its_own_output_dir_alone(numbered, tmp_pat
         assert isinstance(made(tmp_path / "earlier", f"{root}/run").writer, RunWriter)
     run = made(tmp_path / "out", f"{root}/run")
     run.begin_training(None, "auto", None, str(tmp_path / "out"))
-    run.write([("value", 1.0)], 8)
+    run.write([Scalar("value", 1.0)], 8)
     run.mark_checkpoint(str(checkpoint), 7)
     run.close()
     directory = str(run.writer.log_dir)

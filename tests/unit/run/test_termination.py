@@ -25,7 +25,7 @@ def refuse(thread):
 writer = RunWriter(sys.argv[1])
 writer.add_scalar("value", 0, 0)
 {before}
-with flushed_on_sigterm(writer.finish):
+with flushed_on_sigterm(lambda: writer.flush(0.8)):
     {within}
     for step in range(1, 1000):
         writer.add_scalar("value", step, step)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbtrainer.sharding import ParameterTable, Row, count_mismatches, parameter_table
+from tbtrainer.sharding import ParameterTable, Row, parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
 
 
@@ -148,24 +148,6 @@ def test_a_tensor_that_cannot_be_read_does_not_cost_the_others(
         parts = ParameterTable(rows).parameters()
     assert [part is not None for part in parts] == [False, True]
     assert "AttributeError: no such attribute" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("counts", "wrong"), [([4, 2], []), ([0, 2], []), ([8, 2], [0]), ([3, 1], [0, 1])]
-)
-def test_a_tensor_is_counted_once_or_not_at_all(counts: list[int], wrong: list[int]) -> None:
-    table = table_of(nn.Linear(2, 2))
-    assert [index for index, _ in count_mismatches(table, torch.tensor(counts))] == wrong
-
-
-def test_a_mismatch_names_tensor_mode_and_counts() -> None:
-    ((_, problem),) = count_mismatches(table_of(nn.Linear(2, 2)), torch.tensor([8, 2]))
-    assert problem == "weight (plain) has 4 elements, 8 were counted"
-
-
-def test_a_row_of_unknown_size_is_not_checked() -> None:
-    row = Row("activation", torch.ones(1), None, PlainAdapter(True))
-    assert count_mismatches(ParameterTable([row]), torch.tensor([7])) == []
 
 
 def test_a_selection_chooses_its_rows_among_the_gradients() -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard.summary import histogram_raw
 
+from tbtrainer.records import Histogram
 from tbtrainer.statistics import (
-    Histogram,
     SnapshotRows,
     WholeTensors,
     histograms,
