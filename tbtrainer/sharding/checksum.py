@@ -5,9 +5,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-# Elements read at once: a few times 8 MiB of temporary memory, however large the tensor is.
+# Elements read at once: up to 8 MiB of temporary memory, however large the tensor is.
 _PIECE = 2**20
-# Elements of a line; the lines of a piece are no more than this.
+# Words of eight bytes in a line; the lines of a piece are no more than this.
 _LANES = 1024
 _MULTIPLIER = 6364136223846793005  # of Knuth's MMIX generator: odd, and all its bits vary.
 _BITS = 2**62 - 1
@@ -42,12 +42,19 @@ def checksum(tensor: Tensor) -> Tensor:
 def _value(piece: Tensor) -> Tensor:
     """The checksum of up to `_PIECE` elements, modulo 2**64."""
     weights = _weights(piece.device)
-    bits = piece.view(_INTEGERS[piece.element_size()]).to(torch.int64)
-    whole = bits.numel() // _LANES * _LANES
-    value = (bits[whole:] * weights[: bits.numel() - whole]).sum()
-    if whole:
+    per_word = 8 // piece.element_size()
+    end = piece.numel() // per_word * per_word
+    rest = piece[end:].view(_INTEGERS[piece.element_size()]).to(torch.int64)
+    value = (rest * weights[: rest.numel()]).sum()
+    whole = piece[:end]
+    if whole.storage_offset() % per_word:  # Words have to begin at a multiple of eight bytes.
+        whole = whole.clone()
+    words = whole.view(torch.int64)
+    end = words.numel() // _LANES * _LANES
+    value += (words[end:] * weights[: words.numel() - end]).sum()
+    if end:
         # Two multiplications: one by the place in a line, one by the place of the line.
-        lines = (bits[:whole].view(-1, _LANES) * weights).sum(dim=1)
+        lines = (words[:end].view(-1, _LANES) * weights).sum(dim=1)
         value += (lines * weights[: lines.numel()]).sum()
     return value
 

@@ -58,3 +58,10 @@ def test_every_dtype_has_a_checksum(tensor: Tensor) -> None:
 def test_strides_do_not_matter() -> None:
     tensor = torch.randn(30, 50)
     assert checksum(tensor.t().contiguous().t()).item() == checksum(tensor).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("start", [1, 2, 3, 4, 8])
+def test_the_place_in_memory_does_not_matter(dtype: torch.dtype, start: int) -> None:
+    tensor = torch.randint(-9, 9, (4_099,)).to(dtype)
+    assert checksum(tensor[start:]).item() == checksum(tensor[start:].clone()).item()
