@@ -24,6 +24,8 @@ OFFLINE = {
     "CLEARML_OFFLINE_MODE": "1",
 }
 
+# By default ClearML forks a process that reports. In a process with threads that may hang.
+CLEARML_CONFIGURATION = "sdk { development { report_use_subprocess: false } }"
 
 Scalar = tuple[str, int, float]
 
@@ -39,12 +41,15 @@ def training_followed_by(
     directory.mkdir()
     environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT), "HOME": str(directory)}
     environment["CLEARML_CACHE_DIR"] = str(directory / "clearml")
+    environment["CLEARML_CONFIG_FILE"] = str(directory / "clearml.conf")
+    (directory / "clearml.conf").write_text(CLEARML_CONFIGURATION)
     ended = subprocess.run(
         [sys.executable, "-m", "tests.trackers.training", tracker, kind],
         cwd=directory,
         env=environment,
         capture_output=True,
         text=True,
+        timeout=400,
     )
     assert ended.returncode == 0, ended.stderr
     # Trackers print to the standard output too.
