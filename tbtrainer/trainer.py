@@ -227,11 +227,7 @@ class TBTrainerMixin(_AnyTrainer):
             return None
         # `get_scale()` would wait for the device. Seen in torch 2.4 to 2.13.
         scale = getattr(scaler, "_scale", None)
-        return (
-            scale
-            if isinstance(scale, torch.Tensor)
-            else torch.tensor(scaler.get_scale(), device="cpu")
-        )
+        return scale if isinstance(scale, torch.Tensor) else torch.tensor(scaler.get_scale())
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Reads the parameters after the step, then logs, evaluates and saves as `Trainer` does."""
