@@ -1,7 +1,7 @@
 """Which tensors share a row of a snapshot: siblings whose names differ in a number only.
 
-A mixture of experts has tens of thousands of tensors. Nobody looks at as many histograms, and their
-counters would take gigabytes, so its experts are counted together, layer by layer.
+A mixture of experts can have tens of thousands of tensors. Their counters would take gigabytes, and
+as many histograms cannot be looked at. The experts of a layer are therefore counted together.
 """
 
 import re

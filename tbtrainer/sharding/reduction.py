@@ -41,7 +41,8 @@ class AllRanks:
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Replaces the minima and maxima by those over all ranks; see `Reduction`."""
-        negative_minimum, maximum = self._extremes.chunk(2)
+        rows = len(self._extremes) // 2
+        negative_minimum, maximum = self._extremes[:rows], self._extremes[rows:]
         if statistics is None:
             self._extremes.fill_(-torch.inf)
         else:

@@ -1,4 +1,4 @@
-"""The fixed buckets: a float's bits are its bucket number, so no range has to be agreed on.
+"""The fixed buckets: the leading bits of a float are its bucket number.
 
 Sign, exponent and the top four mantissa bits of a float32 number its bucket: sixteen buckets per
 factor of two, without a logarithm or a search. The buckets depend on no data, so counts of
@@ -73,13 +73,13 @@ BUCKET_EDGES = _bucket_edges()
 BUCKET_OF_KEY = _bucket_of_key()
 
 
-def taken_from_wide_keys(keys: np.ndarray, elements: int) -> np.ndarray:
-    """Adds the counts of the keys of float64 up to the counts of buckets, and sets them to zero.
+def move_keys_to_buckets(keys: np.ndarray, elements: int) -> np.ndarray:
+    """Returns the counts of the buckets for counts of float64 keys, and sets the latter to zero.
 
     Args:
-        keys: Finite elements per key, the zeros taken out. int64, shape (WIDE_KEY_COUNT,).
-        elements: Their sum. Where no element is beyond the range of the buckets, most keys need
-            not be looked at.
+        keys: Finite elements per key, without the zeros. int64, shape (WIDE_KEY_COUNT,).
+        elements: Their sum. If the keys within the range of the buckets hold all of them, the other
+            keys are not read.
 
     Returns:
         Elements per bucket. int64, shape (BUCKET_COUNT,).

@@ -57,6 +57,20 @@ def test_the_device_finds_what_the_cpu_finds(backend, dtype):
     assert torch.equal(linear.cpu(), measure_linear(tensors, expected.minimum, expected.maximum))
 
 
+@BACKENDS
+@pytest.mark.parametrize("scale", [None, 4096.0, 3000.0])
+def test_tensors_that_share_a_row_are_counted_together(backend, scale):
+    tensors = tensors_of(torch.float32)[:5]
+    loss_scale = None if scale is None else torch.tensor(scale)
+    rows = [0, 1, 0, 1, 0]
+    expected = measure(tensors, CPU, loss_scale, rows=rows, row_count=2)
+    on_device = [tensor.to(CUDA) for tensor in tensors]
+    on_device_scale = None if loss_scale is None else loss_scale.to(CUDA)
+    found = measure(on_device, CUDA, on_device_scale, backend, rows, 2)
+    for field in ("count", "nonfinite", "buckets"):
+        assert torch.equal(getattr(found, field).cpu(), getattr(expected, field)), field
+
+
 def observed(directory: Path) -> tuple[Recorder, GradientNorms, torch.nn.Module]:
     model = classifier().to(CUDA)
     for parameter in model.parameters():

@@ -16,7 +16,7 @@ from tbtrainer.statistics.buckets import (
     WIDE_KEY_COUNT,
     WIDE_NEGATIVE_ZERO_KEY,
     ZERO_BUCKET,
-    taken_from_wide_keys,
+    move_keys_to_buckets,
 )
 from tbtrainer.statistics.readers.cpu_small import SmallCpuReader
 from tbtrainer.statistics.readers.pieces import pieces
@@ -25,12 +25,12 @@ from tbtrainer.statistics.tensor_statistics import TensorStatistics
 # Elements of a chunk. Each chunk costs about a dozen calls that hold the GIL for 1-2 us; its 4 MiB
 # of buffers fit the L2 or L3 cache.
 CHUNK = 2**18
-# Elements that torch converts in the calling thread alone: it shares out 32,768 and more
-# (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13), and each of the threads here would do that.
+# Elements that torch converts in the calling thread. It divides 32,768 and more among its threads
+# (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13), once for each of the threads used here.
 _TORCH_SERIAL = 32_704
-# With more threads they would wait for Python's lock, and their buffers would fill the cache.
+# More threads would wait for the GIL, and their buffers would not fit the cache.
 _MOST_THREADS = 8
-# Elements of a scalar product; OpenBLAS shares out 10,000 and more.
+# Elements of a scalar product. OpenBLAS divides 10,000 and more among threads of its own.
 _ROW = 512
 
 _FLOAT32 = np.finfo(np.float32)
@@ -145,7 +145,7 @@ def _in_threads(work: Callable[[], None], threads: int) -> None:
 
 
 class _Queue:
-    """Chunks of tensors for several threads: each iterates, and no chunk comes twice."""
+    """Chunks of tensors for several threads that iterate over it; each chunk is given out once."""
 
     def __init__(self, tensors: Sequence[tuple[int, Tensor]]) -> None:
         self._lock = threading.Lock()
@@ -169,7 +169,7 @@ class _Queue:
 
 
 class _ChunkReader:
-    """Reads chunks of one tensor through buffers that one thread uses again and again.
+    """Reads chunks of a tensor; its buffers are reused and belong to one thread.
 
     Args:
         loss_scale: What every element is divided by first.
@@ -188,7 +188,7 @@ class _ChunkReader:
         self._minimum, self._maximum = math.inf, -math.inf
 
     def read(self, chunk: Tensor) -> tuple[float, float]:
-        """Counts the elements of a chunk. This is the pass over memory.
+        """Counts the elements of a chunk.
 
         Returns:
             The sum of its finite elements, and of their squares.
@@ -218,7 +218,7 @@ class _ChunkReader:
             self._zeros += int(keys[zero_key])
             keys[zero_key] = 0
         others = self._count - self._nonfinite - self._zeros
-        buckets = taken_from_wide_keys(keys, others)
+        buckets = move_keys_to_buckets(keys, others)
         buckets[ZERO_BUCKET] = self._zeros
         with lock:
             for whole, part in (

@@ -86,7 +86,7 @@ class SmallCpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        # Half of everything, so that no difference of two float64 is beyond float64.
+        # Half of each value, so that no difference of two float64 overflows.
         low, high = minimum.numpy() / 2, maximum.numpy() / 2
         width = np.where(high > low, (high - low) / LINEAR_BUCKET_COUNT, 1.0)
         width[width == 0] = 1.0

@@ -1,7 +1,7 @@
-"""The pass and the linear pass as fused Triton kernels: one launch per dtype, however many tensors.
+"""The pass and the linear pass as fused Triton kernels: one launch per dtype for all tensors.
 
-docs/kernel.md explains them step by step. A program reads one chunk of one tensor, keeps its counts
-to itself, and adds them to the tensor's row at its end. Importing this module needs Triton.
+docs/kernel.md explains them step by step. A program reads one chunk of one tensor into counters of
+its own, and adds these to the tensor's row at its end. Importing this module needs Triton.
 """
 
 from collections.abc import Iterator, Sequence
@@ -260,7 +260,7 @@ def _measure(
     bucket = tl.where(number >= _WINDOW, -within + _ZERO_BUCKET - 1, within + _ZERO_BUCKET + 1)
     filled = (place > 0) & (window > 0)
     tl.atomic_add(buckets + bucket, window.to(tl.int64), mask=filled, sem="relaxed")
-    # The zeros, among which are what was not finite, and what was not there in the last block.
+    # This slot also counted the non-finite values and the padding of the last block.
     others = nonfinite + tl.cdiv(size, BLOCK) * BLOCK - size
     zeros = tl.sum(tl.where(number == _ZEROS, window, 0), axis=0) - others
 
@@ -350,7 +350,7 @@ def _add_block(
     sign = (bits >> _SIGN_SHIFT) & _WINDOW
     counter = tl.where(near, place + sign, zero.to(tl.int32) * _ZEROS)
     window += tl.histogram(counter, 2 * _WINDOW)
-    # The few that lie elsewhere, in few blocks, go to the row at once.
+    # Values outside the window are few, and are added to the row at once.
     if tl.min(counter, axis=0) == 0:
         within = (magnitude >> _KEY_SHIFT) - _FIRST_KEY + 1
         within = tl.minimum(tl.maximum(within, 0), _LAST_WITHIN)
@@ -367,7 +367,7 @@ def _count_linear(table, counts, low, high, loss_scale, like, BLOCK: tl.constexp
     source = tl.load(table + 3 * chunk).to(like.dtype)
     size = tl.load(table + 3 * chunk + 1).to(tl.int32)
     row = tl.load(table + 3 * chunk + 2)
-    # Half of everything, so that no difference is beyond float64.
+    # Half of each value, so that no difference overflows float64.
     least = tl.load(low + row) / 2
     width = (tl.load(high + row) / 2 - least) / _LINEAR_BUCKETS
     width = tl.where(width > 0, width, 1.0)

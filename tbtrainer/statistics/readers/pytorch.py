@@ -65,7 +65,7 @@ class PytorchReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        # Half of everything, so that no difference of two float64 is beyond float64.
+        # Half of each value, so that no difference of two float64 overflows.
         low, high = minimum / 2, maximum / 2
         width = (high - low) / LINEAR_BUCKET_COUNT
         width = width.where(width > 0, 1.0)

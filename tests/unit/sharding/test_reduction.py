@@ -53,6 +53,12 @@ def test_a_snapshot_of_one_rank_is_its_own(monkeypatch: Any, most_sent: int) -> 
 
 
 @pytest.mark.usefixtures("one_rank")
+def test_a_snapshot_without_rows_is_reduced_too() -> None:
+    none = SnapshotRows.of([], [], CPU)
+    assert len(take_snapshot(list, none, AllRanks(none)).statistics.count) == 0
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_a_reduction_is_used_again_and_again() -> None:
     reduce = AllRanks(rows())
     for _ in range(2):
