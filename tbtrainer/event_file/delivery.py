@@ -61,8 +61,6 @@ class Delivery:
     def put(self, record: bytes, is_scalar: bool) -> None:
         """Takes a record; see `EventFileWriter.add_event`."""
         with self._changed:
-            if self._thread is None:
-                self._start()
             if not self._queue.has_room(record):
                 is_oversized = self._queue.is_oversized(record)
                 seconds = (
@@ -70,6 +68,7 @@ class Delivery:
                 )
                 self._wait_without_fault(lambda: not self._queue.has_room(record), seconds)
             self._queue.put(record, is_scalar)
+            self._start_if_needed()
             counters, busy_since = self._queue.counters, self._waiting.busy_since
             self._changed.notify_all()
         # Outside of the lock: a handler of log messages may write to the run.
@@ -79,6 +78,7 @@ class Delivery:
     def flush(self, seconds: float | None, sync: bool) -> bool:
         """Waits until all records put so far are written; see `EventFileWriter.flush`."""
         with self._changed:
+            self._start_if_needed()
             end = self._queue.put_count
             if seconds is not None:
                 self._write_before = end
@@ -104,12 +104,16 @@ class Delivery:
             Whether the file is closed.
         """
         with self._changed:
+            self._start_if_needed()
+            # Python starts no more threads when the interpreter ends.
             must_write_here = self._thread is None and len(self._queue) > 0
-            if must_write_here or self._thread is not None:
+            if must_write_here:
+                self._thread = threading.current_thread()
+            if self._thread is not None:
                 self._close_wanted = True
                 self._write_before = self._queue.put_count
                 self._changed.notify_all()
-        if must_write_here:  # Python starts no more threads when the interpreter ends.
+        if must_write_here:
             self._run()
         with self._changed:
             self._wait_while(lambda: self._close_wanted, seconds)
@@ -140,7 +144,10 @@ class Delivery:
 
     # ---- The thread ----
 
-    def _start(self) -> None:
+    def _start_if_needed(self) -> None:
+        """Starts the thread if records wait and it does not run."""
+        if self._thread is not None or not self._queue:
+            return
         self._thread = threading.Thread(target=self._run, name="tbtrainer-event-file", daemon=True)
         try:
             self._thread.start()

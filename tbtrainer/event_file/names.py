@@ -12,9 +12,6 @@ CLAIM = ".tbtrainer-run"
 # `add_hparams` of `SummaryWriter` make such directories.
 PART_OF_RUN = ".part-of-run"
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
-# In the names of our event files, and not in those that a stock `SummaryWriter` makes: it would
-# open, and empty, a file of ours of the same second and process.
-_OURS = "tbtrainer"
 
 
 def is_remote(directory: str) -> bool:
@@ -35,9 +32,13 @@ def event_files_in(directory: str) -> list[str]:
 def event_file_name(existing: Iterable[str], number: int) -> str:
     """Returns the name of an event file that loaders read after all existing ones.
 
-    Loaders order event files by name, and the name begins with the time. A clock that was set back,
-    or two files of one second, would hide a session. So the time is after the newest in the
-    directory, as text: a newest time of more digits than any clock has is followed by a longer one.
+    Loaders order event files by name, and the name begins with the time. So the time is after the
+    newest in the directory, also if the clock was set back. It is compared as text: a time of more
+    digits than any clock has is followed by a longer one.
+
+    Before the number stands a hyphen, where tensorboard's own writer has a dot. So a stock
+    `SummaryWriter` in the same directory, process and second never makes this name, and its file is
+    ordered after ours.
 
     Args:
         existing: Names of the files in the run directory.
@@ -45,7 +46,7 @@ def event_file_name(existing: Iterable[str], number: int) -> str:
     """
     times = [found[1] for name in existing if (found := _EVENT_FILE.match(name))]
     moment = max([f"{int(time.time()):010d}", *map(_after, times)])
-    return f"events.out.tfevents.{moment}.{socket.gethostname()}.{os.getpid()}.{_OURS}.{number}"
+    return f"events.out.tfevents.{moment}.{socket.gethostname()}.{os.getpid()}-{number}"
 
 
 def _after(moment: str) -> str:

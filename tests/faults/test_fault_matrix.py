@@ -116,6 +116,14 @@ def replaced_by_another(place: Path) -> Iterator[None]:
 
 
 @contextmanager
+def rotated(place: Path) -> Iterator[None]:
+    """The event file gets another name in its directory."""
+    (file,) = event_files(place)
+    file.rename(f"{file}.1")
+    yield
+
+
+@contextmanager
 def linked(place: Path) -> Iterator[None]:
     """The run directory becomes a link to where it was moved."""
     (place / "run").rename(place / "moved")
@@ -151,6 +159,7 @@ ROWS = {
     "directory replaced": Row(replaced_by_a_file),
     "directory deleted": Row(deleted, is_lasting=False),
     "file replaced": Row(replaced_by_another, is_lasting=False),
+    "file rotated": Row(rotated, is_lasting=False),
     "directory moved and linked": Row(linked, is_lasting=False),
     "I/O error": Row(lambda place: injected(errno.EIO)),
     "stale handle": Row(lambda place: injected(errno.ESTALE)),

@@ -1,5 +1,7 @@
 """The waiting policy, on a clock that the tests set."""
 
+from pathlib import Path
+
 import pytest
 
 from tbtrainer.event_file import waiting
@@ -68,3 +70,17 @@ def test_records_for_a_store_are_collected_and_not_waited_for(clock):
     assert policy.seconds_until_append() == 60
     clock.now += 61
     assert policy.seconds_until_append() == 0
+
+
+def test_the_documentation_has_the_limits_of_the_code():
+    page = (Path(__file__).parents[3] / "docs" / "reliability.md").read_text()
+    rows = {
+        "a log call": waiting.LOG_SECONDS,
+        "a checkpoint": waiting.CHECKPOINT_SECONDS,
+        "the end of a run, of an evaluation, of the process": waiting.CLOSE_SECONDS,
+        "the handler of SIGTERM": waiting.SIGTERM_SECONDS,
+    }
+    for who, seconds in rows.items():
+        assert f"| {who} | {seconds:g} s" in page
+    assert f"A call that has lasted {waiting.HUNG_SECONDS:g} s counts as hung" in page
+    assert f"one that has lasted {waiting.REMOTE_HUNG_SECONDS:g} s" in page
