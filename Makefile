@@ -14,7 +14,8 @@ SOURCES := tbtrainer tests docs/examples setup.py
 
 # The oldest versions that setup.cfg allows, in an environment of its own.
 OLDEST := $(VENV)-oldest
-TRAINER_TESTS := $(addprefix tests/,unit/test_arguments.py unit/observers/test_log_entries.py unit/test_metrics.py \
+OLDEST_TESTS := $(addprefix tests/,unit/sharding unit/run unit/event_file \
+	unit/test_arguments.py unit/observers/test_log_entries.py unit/test_metrics.py \
 	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py)
 
 # Trackers that follow TensorBoard need older versions of some packages: another environment.
@@ -45,8 +46,8 @@ test-faults: $(STAMPS)/test  ## run the tests of full disks, lost mounts and kil
 test-distributed: $(STAMPS)/test $(STAMPS)/deepspeed  ## run DDP, FSDP, tensor parallel and ZeRO on two to four processes
 	$(BIN)/python -m pytest tests/distributed
 
-test-oldest: $(OLDEST)/stamps/oldest  ## run the trainer's tests with the oldest versions that setup.cfg allows
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(TRAINER_TESTS)
+test-oldest: $(OLDEST)/stamps/oldest  ## run tests with the oldest versions that setup.cfg allows
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(OLDEST_TESTS)
 
 test-trackers: $(TRACKERS)/stamps/trackers  ## run the tests with wandb, SwanLab, MLflow and ClearML
 	$(TRACKERS)/bin/python -m pytest tests/trackers

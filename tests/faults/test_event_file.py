@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from tbtrainer.event_file import waiting
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter, SilentWriter
