@@ -117,8 +117,8 @@ class HistogramRecorder:
         failed_ranks = int(snapshot.failed_ranks)
         if failed_ranks and problems:
             logger.warning(
-                "%d of %d histograms of the %s at step %d are left out, because %d rank(s) could not "
-                "measure their parts; see the warnings of those ranks.",
+                "%d of %d histograms of the %s at step %d are left out, because %d rank(s) could "
+                "not measure their parts; see the warnings of those ranks.",
                 len(problems),
                 len(self._rows.names),
                 target,
