@@ -145,8 +145,8 @@ def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
     failed_ranks = int(snapshot.failed_ranks)
     if failed_ranks and problems:
         logger.warning(
-            "%d of %d histograms of the %s at step %d are left out, because %d ranks could not "
-            "measure their parts; see the warnings of those ranks.",
+            "%d of %d histograms of the %s at step %d are left out, because %d rank(s) could "
+            "not measure their parts; see the warnings of those ranks.",
             len(problems),
             len(snapshot.rows.names),
             target,

@@ -8,12 +8,21 @@ whatever those names stand for, so such a tool sees a run as it sees a stock `Su
 
 from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import DataClass
 from tensorboard.summary.writer.event_file_writer import EventFileWriter as StockEventFileWriter
 from torch.utils.tensorboard import writer as torch_writer
 from torch.utils.tensorboard.writer import FileWriter
 
 from tbtrainer.event_file.writer import EventFileWriter
 from tbtrainer.isolation import Isolation
+from tbtrainer.tags import description_of
+
+# What a value without metadata is shown by, and its data class. The data server in Rust replaces
+# metadata without a data class, the description with it (tensorboard 2.21).
+_SHOWN_BY = {
+    "simple_value": ("scalars", DataClass.DATA_CLASS_SCALAR),
+    "histo": ("histograms", DataClass.DATA_CLASS_TENSOR),
+}
 
 
 class RunFileWriter(FileWriter):
@@ -29,6 +38,24 @@ class RunFileWriter(FileWriter):
         # Not `super().__init__`, which opens an event file of its own. `add_event`, `add_summary`
         # and the others use this attribute alone (torch 2.4 to 2.13).
         self.event_writer: Any = _stock_event_writer(events, filename_suffix, isolation)
+        self._described: set[str] = set()
+
+    def add_event(self, event: Any, step: int | None = None, walltime: float | None = None) -> None:
+        """Adds an event. The first one of a tag carries its description, for TensorBoard's card."""
+        for value in event.summary.value:
+            if value.tag not in self._described:
+                self._described.add(value.tag)
+                _describe(value)
+        super().add_event(event, step, walltime)
+
+
+def _describe(value: Any) -> None:
+    """Puts what is known of a tag into its metadata, in the form that all loaders read."""
+    shown_by = _SHOWN_BY.get(value.WhichOneof("value"))
+    description = description_of(value.tag)
+    if shown_by is not None and description and not value.HasField("metadata"):
+        value.metadata.summary_description = description
+        value.metadata.plugin_data.plugin_name, value.metadata.data_class = shown_by
 
 
 class _EventWriter(StockEventFileWriter):

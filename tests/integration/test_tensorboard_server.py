@@ -1,11 +1,12 @@
 """TensorBoard itself, with either of its loaders, shows what a training wrote."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer import TBTrainer, TBTrainingArguments, tags
 from tests.tensorboard_server import TensorBoardServer, tensorboard
 from tests.tiny import arguments, trainer
 
@@ -47,14 +48,35 @@ def test_scalars_have_the_values_of_the_log_history(server, trained):
 
 
 def test_evaluation_and_norms_are_among_the_scalars(server):
-    tags = server.tags("scalars")
+    shown = server.tags("scalars")
     for tag in (
         "eval/loss",
         "grad_norm/total",
         "grad_norm_per_block/bert.encoder.layer.0",
         "train/grad_norm",
     ):
-        assert tag in tags
+        assert tag in shown
+
+
+@pytest.mark.parametrize(
+    ("plugin", "tag"),
+    [("scalars", "grad_norm/max"), ("histograms", f"gradients/{WEIGHT}")],
+)
+def test_a_card_carries_the_description_of_its_tag(
+    server: TensorBoardServer, plugin: str, tag: str
+) -> None:
+    shown = server.ask(f"plugin/{plugin}/tags")["."][tag]["description"]
+    # TensorBoard renders it as Markdown.
+    words = re.sub(r"<[^>]+>", "", shown).strip()
+    assert words == tags.description_of(tag).replace("`", "")
+
+
+def test_no_group_of_stock_holds_a_tag_of_ours(server: TensorBoardServer) -> None:
+    groups = {tag.split("/")[0] for tag in server.tags("scalars")}
+    assert groups == {
+        *("train", "eval", "grad_norm", "grad_norm_per_block"),
+        *("health", "throughput", "tbtrainer"),
+    }
 
 
 @pytest.mark.parametrize("plugin", ["histograms", "distributions"])
