@@ -33,7 +33,7 @@ def steps_in(directory: Path) -> list[int]:
 
 @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE])
-def test_what_could_not_be_written_is_written_when_the_fault_is_over(code, torn, tmp_path, caplog):
+def test_records_of_a_fault_are_written_when_it_is_over(code, torn, tmp_path, caplog):
     writer = RunWriter(str(tmp_path))
     offer(writer, range(50))
     with caplog.at_level(logging.WARNING), disk.writes(disk.failing(code, torn)):
@@ -115,7 +115,7 @@ def test_what_the_directory_never_took_is_in_a_named_file(tmp_path, monkeypatch,
     assert str(event_files(tmp_path / "fallback")[0]) in caplog.text
 
 
-def test_a_session_after_a_clock_that_went_back_is_read_last(tmp_path):
+def test_a_session_is_read_last_after_the_clock_went_back(tmp_path):
     tomorrow = int(time.time()) + 86_400
     (tmp_path / f"events.out.tfevents.{tomorrow}.host.1.0").write_bytes(b"")
     writer = RunWriter(str(tmp_path))
@@ -131,7 +131,7 @@ def test_nothing_is_made_before_the_first_record(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_one_event_file_holds_what_comes_before_and_after_a_close(tmp_path):
+def test_a_closed_writer_continues_in_the_same_event_file(tmp_path):
     writer = RunWriter(str(tmp_path))
     offer(writer, range(3))
     writer.close()
@@ -141,7 +141,7 @@ def test_one_event_file_holds_what_comes_before_and_after_a_close(tmp_path):
     assert [step for _, step, _ in scalars(file)] == list(range(6))
 
 
-def test_a_file_that_another_run_has_followed_is_left_for_a_new_one(tmp_path):
+def test_a_writer_starts_a_new_file_after_another_runs(tmp_path):
     first, second = RunWriter(str(tmp_path)), RunWriter(str(tmp_path))
     for writer, steps in ((first, range(3)), (second, range(3, 6)), (first, range(6, 9))):
         offer(writer, steps)
@@ -149,7 +149,7 @@ def test_a_file_that_another_run_has_followed_is_left_for_a_new_one(tmp_path):
     assert steps_in(tmp_path) == list(range(9))
 
 
-def test_a_file_cut_short_by_another_is_left_for_a_new_one(tmp_path):
+def test_a_file_cut_short_is_left_for_a_new_one(tmp_path):
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     wait_until(lambda: writer.counters.pending == 0)
@@ -249,9 +249,7 @@ def test_an_event_file_can_be_kept_from_other_users(tmp_path):
 
 
 @pytest.mark.parametrize(("sync", "expected"), [(False, []), (True, ["checkpoint", "end"])])
-def test_checkpoints_and_the_end_force_the_file_to_the_disk_if_wanted(
-    sync, expected, tmp_path, monkeypatch
-):
+def test_checkpoints_and_the_end_call_fsync_if_wanted(sync, expected, tmp_path, monkeypatch):
     forced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(moment))
     writer = RunWriter(str(tmp_path), sync=sync)
@@ -264,7 +262,7 @@ def test_checkpoints_and_the_end_force_the_file_to_the_disk_if_wanted(
     assert forced == expected
 
 
-def test_what_cannot_be_shown_is_said_once_with_the_place_and_hides_nothing(tmp_path, caplog):
+def test_each_value_that_cannot_be_shown_is_warned_of_once(tmp_path, caplog):
     writer = RunWriter(str(tmp_path), isolation=Isolation("warn"))
     for step in range(3):
         writer.add_scalar("object", object(), step)

@@ -280,7 +280,7 @@ def test_never_writable_offered_300_readable_300_in_the_named_file(
     assert str(event_files(elsewhere)[0]) in caplog.text
 
 
-def test_a_disk_that_stays_full_offered_1500_readable_1500_in_both_places(tmp_path, monkeypatch):
+def test_a_full_disk_and_the_fallback_hold_all_records(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))

@@ -58,12 +58,12 @@ def test_no_call_waits_for_a_hung_disk(tmp_path, caplog, monkeypatch):
     wait_until(lambda: writer.counters == Counters(written=102, pending=0, dropped=0))
 
 
-def test_a_hung_disk_delays_a_training_by_less_than_two_seconds():
+def test_the_waits_for_a_hung_disk_are_below_two_seconds():
     # A log call, a checkpoint and the end wait for it: the first until it counts as hung.
     assert waiting.LOG_SECONDS + waiting.CHECKPOINT_SECONDS + waiting.HUNG_SECONDS < 2
 
 
-def test_the_end_of_a_process_writes_what_is_left_and_waits_for_no_hung_disk(tmp_path):
+def test_the_end_of_a_process_skips_only_a_hung_disk(tmp_path):
     program = f"""
 import os, threading
 from tbtrainer.event_file import delivery, local_file
@@ -94,9 +94,7 @@ quick.add_scalar("value", 1000, 1000)
     assert steps_in(tmp_path / "forgotten") == [1]
 
 
-def test_a_disk_that_stops_answering_is_logged_once_and_its_return_once(
-    tmp_path, caplog, monkeypatch
-):
+def test_a_hung_disk_and_its_return_are_logged_once_each(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("tbtrainer.event_file.fault_report.SILENT_SECONDS", 0.1)
     released, entered = threading.Event(), threading.Event()
     with disk.writes(disk.hung(released, entered)), caplog.at_level(logging.WARNING):

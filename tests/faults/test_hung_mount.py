@@ -130,7 +130,7 @@ def test_no_call_of_a_writer_waits_for_a_hanging_mount(hung, monkeypatch):
     assert scalar_steps(hung.directory, "value") == list(range(100))
 
 
-def test_a_file_that_hangs_while_it_is_closed_is_not_waited_for(hung, monkeypatch):
+def test_a_file_that_hangs_in_close_is_not_waited_for(hung, monkeypatch):
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
     writer = RunWriter(str(hung.directory / "run"))
     writer.add_scalar("value", 0, 0)

@@ -165,7 +165,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_the_disk_changes_no_weight_and_loses_no_record(name, expected, tmp_path):
+def test_a_disk_fault_changes_no_weight_and_loses_no_record(name, expected, tmp_path):
     place = tmp_path / "disk"
     on_small_disk = name in ("full disk", "lost mount")
     if on_small_disk and not disk.may_mount():
@@ -254,9 +254,7 @@ def test_values_that_cannot_be_shown_are_named_once(expected, tmp_path, caplog):
     assert huge == [(step, math.inf) for step in range(1, STEPS + 1)]
 
 
-def test_a_full_disk_at_the_rewind_goes_on_in_the_run_and_says_so(
-    expected, tmp_path, monkeypatch, caplog
-):
+def test_a_rewind_on_a_full_disk_continues_with_a_warning(expected, tmp_path, monkeypatch, caplog):
     trained(tmp_path, expected)
     shutil.rmtree(tmp_path / "checkpoint-10")
 

@@ -76,7 +76,7 @@ def test_a_flapping_disk_is_logged_a_few_times(tmp_path, caplog):
     assert "failed 49 more times" in caplog.text
 
 
-def test_a_later_fault_is_logged_when_the_last_warning_is_old(tmp_path, caplog, monkeypatch):
+def test_a_fault_is_logged_when_the_last_warning_is_old(tmp_path, caplog, monkeypatch):
     writer = written(tmp_path, range(1))
     delivery = writer._events._delivery
     for step in range(1, 4):
@@ -108,7 +108,7 @@ def test_dropped_records_are_logged_and_summed_up_at_the_end(tmp_path, caplog):
     assert f"{dropped} records of the run" in caplog.text
 
 
-def test_a_record_larger_than_the_queue_is_written_on_a_healthy_disk(tmp_path, caplog):
+def test_a_healthy_disk_receives_records_larger_than_the_queue(tmp_path, caplog):
     writer = RunWriter(str(tmp_path), queue_bytes=100_000)
     for step in range(20):
         writer.add_scalar("value", step, step)
@@ -118,7 +118,7 @@ def test_a_record_larger_than_the_queue_is_written_on_a_healthy_disk(tmp_path, c
     assert not caplog.records
 
 
-def test_a_record_larger_than_the_queue_is_dropped_with_a_warning_during_a_fault(tmp_path, caplog):
+def test_a_fault_drops_a_record_larger_than_the_queue(tmp_path, caplog):
     writer = RunWriter(str(tmp_path), queue_bytes=100_000)
     with disk.writes(disk.failing(errno.EIO)):
         offer(writer, range(1))

@@ -112,7 +112,7 @@ def test_a_thousand_snapshots_keep_no_memory(tmp_path):
     assert torch.cuda.memory_allocated() <= before + 2**20
 
 
-def test_other_streams_are_not_waited_for_and_the_values_are_those_of_their_moment(tmp_path):
+def test_a_snapshot_shows_the_values_of_its_own_step(tmp_path):
     model = torch.nn.Linear(64, 64, device=CUDA)
     table = parameter_table(model, is_world_process_zero=True)
     writer = RunWriter(str(tmp_path))

@@ -58,7 +58,7 @@ def train_until_killed(directory: str, kill_at: str) -> None:
     trainer(TBTrainer, args).train(resume_from_checkpoint=get_last_checkpoint(directory))
 
 
-def test_kills_between_rotation_and_the_end_of_saving_leave_one_curve(tmp_path):
+def test_kills_during_saving_leave_one_curve(tmp_path):
     directory = tmp_path / "out"
     directory.mkdir()
     for kill_at in (4, 6, 8, 10, -1):

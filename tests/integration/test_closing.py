@@ -90,7 +90,7 @@ def test_a_worker_that_dies_leaves_the_run_complete(left_behind, tmp_path):
     assert made.state.global_step - len(shown) in (0, 1)
 
 
-def test_an_evaluation_after_the_training_goes_on_in_its_file_and_closes_it(left_behind, tmp_path):
+def test_an_evaluation_after_training_closes_the_same_file(left_behind, tmp_path):
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     made.train()
     made.evaluate()

@@ -64,7 +64,7 @@ def test_the_training_is_unchanged_to_the_last_bit(changes, tmp_path):
     assert without_times(stock.state.log_history) == without_times(ours.state.log_history)
 
 
-def test_a_checkpoint_holds_stocks_files_byte_for_byte_and_one_of_ours(tmp_path):
+def test_a_checkpoint_holds_stocks_files_and_one_of_ours(tmp_path):
     changes = {"save_strategy": "steps", "save_steps": 5, "eval_strategy": "steps", "eval_steps": 5}
     trained(Trainer, TrainingArguments, tmp_path / "stock", **changes)
     trained(TBTrainer, TBTrainingArguments, tmp_path / "ours", **changes, **EVERYTHING)
@@ -82,7 +82,7 @@ def test_a_checkpoint_holds_stocks_files_byte_for_byte_and_one_of_ours(tmp_path)
         assert states[0] == states[1]
 
 
-def test_every_stock_scalar_keeps_tag_step_and_value_record_by_record(tmp_path):
+def test_every_stock_scalar_keeps_tag_step_and_value(tmp_path):
     changes = {"eval_strategy": "steps", "eval_steps": 4, "seed": 3}
     args = arguments(TrainingArguments, tmp_path / "stock", **changes)
     args.report_to = ["tensorboard"]
@@ -149,7 +149,7 @@ def test_the_callback_list_is_stocks(tmp_path):
     ]
 
 
-def test_a_users_training_step_and_log_are_called_and_their_entries_written(tmp_path):
+def test_overridden_training_step_and_log_are_called(tmp_path):
     class Mine(TBTrainer):
         def log(self, logs, *args, **kwargs):
             super().log({**logs, "mine": 7.0}, *args, **kwargs)
@@ -219,14 +219,14 @@ def test_the_writer_takes_a_users_own_records(tmp_path):
     assert [s for tag, s, _ in scalars(file) if tag == "mine/step"] == list(range(1, 11))
 
 
-def test_a_file_in_the_place_of_the_run_directory_is_said_before_training(tmp_path):
+def test_a_file_named_like_the_run_directory_stops_construction(tmp_path):
     (tmp_path / "occupied").write_text("a file")
     args = arguments(TBTrainingArguments, tmp_path, logging_dir=str(tmp_path / "occupied" / "run"))
     with pytest.raises(ValueError, match=r"logging_dir=.*occupied"):
         trainer(TBTrainer, args)
 
 
-def test_a_default_directory_that_cannot_be_written_to_stops_no_evaluation(tmp_path, monkeypatch):
+def test_an_unwritable_default_directory_stops_no_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     assert "eval_loss" in made.evaluate()

@@ -70,7 +70,7 @@ def demo(tmp_path_factory) -> tuple[str, Path]:
     return printed, output
 
 
-def test_the_demo_prints_what_was_learnt_and_how_to_look_at_it(demo):
+def test_the_demo_prints_its_result_and_the_tensorboard_command(demo):
     printed, output = demo
     assert re.search(r"Accuracy before training: 0\.\d+\nAccuracy after training:  0\.\d+", printed)
     (directory,) = re.findall(r"tensorboard --logdir (\S+)", printed)

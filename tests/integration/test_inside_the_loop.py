@@ -218,7 +218,7 @@ class Odd(nn.Module):
         return {"loss": loss, "logits": word}
 
 
-def test_tensors_of_every_kind_are_shown_right_or_left_out_with_one_warning(tmp_path, caplog):
+def test_every_kind_of_tensor_is_shown_or_warned_of(tmp_path, caplog):
     torch.manual_seed(0)
     args = arguments(
         TBTrainingArguments,

@@ -114,7 +114,7 @@ def test_a_new_run_when_asked_for(tmp_path):
     assert min(second) > 4
 
 
-def test_a_checkpoint_of_the_stock_trainer_begins_a_new_run_and_says_so(tmp_path, caplog):
+def test_a_stock_checkpoint_begins_a_run_with_a_warning(tmp_path, caplog):
     args = arguments(TrainingArguments, tmp_path, save_strategy="steps", save_steps=4, max_steps=8)
     trainer(Trainer, args).train()
     with caplog.at_level(logging.WARNING):
@@ -124,7 +124,7 @@ def test_a_checkpoint_of_the_stock_trainer_begins_a_new_run_and_says_so(tmp_path
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_the_best_model_is_loaded_at_the_end_of_one_clean_curve(strategy, tmp_path):
+def test_the_best_model_is_loaded_after_one_clean_curve(strategy, tmp_path):
     changes = {
         "save_strategy": strategy,
         "eval_strategy": strategy,
@@ -147,7 +147,7 @@ def test_the_best_model_is_loaded_at_the_end_of_one_clean_curve(strategy, tmp_pa
     assert "orphan" not in {name for name, _, _ in shown}
 
 
-def test_a_run_that_was_moved_with_its_checkpoints_goes_on_where_it_is(tmp_path):
+def test_a_run_moved_with_its_checkpoints_continues_there(tmp_path):
     crashed(tmp_path / "before", 7)
     (tmp_path / "before").rename(tmp_path / "after")
     made = resumed(tmp_path / "after")
@@ -157,7 +157,7 @@ def test_a_run_that_was_moved_with_its_checkpoints_goes_on_where_it_is(tmp_path)
     assert steps == [2, 4, 6, 8, 10]
 
 
-def test_a_branch_of_a_training_leaves_the_run_it_comes_from_alone(tmp_path, caplog):
+def test_a_branch_of_a_training_leaves_the_first_run_alone(tmp_path, caplog):
     crashed(tmp_path / "parent", 7)
     before = all_scalars(tmp_path / "parent")
     made = resumed(tmp_path / "branch", checkpoint=str(tmp_path / "parent" / "checkpoint-4"))
@@ -177,7 +177,7 @@ def test_a_checkpoint_copied_beside_another_run_does_not_rewind_that(tmp_path):
     assert made.writer.log_dir == str(tmp_path / "other" / "logs-1")
 
 
-def test_a_checkpoint_whose_marker_was_never_written_goes_on_in_the_run_of_those_beside(tmp_path):
+def test_a_checkpoint_without_marker_continues_its_neighbours_run(tmp_path):
     crashed(tmp_path, 9)
     (tmp_path / "checkpoint-8" / "tensorboard_run.json").unlink()
     resumed(tmp_path)

@@ -72,7 +72,7 @@ def test_a_forged_url_is_never_connected_to(tmp_path):
 
 
 @pytest.mark.parametrize("step", [2**70, -1, True, 4.0, 3])
-def test_a_step_that_is_no_step_does_not_stop_the_run(step, tmp_path):
+def test_an_invalid_step_does_not_stop_the_run(step, tmp_path):
     crashed(tmp_path, 9)
     change_marker(tmp_path / "checkpoint-8", step=step)
     resumed(tmp_path)
@@ -143,7 +143,7 @@ def test_the_only_checkpoint_without_a_marker_continues_its_run(named, tmp_path)
     assert len({file.parent for file in event_files(tmp_path)}) == 1
 
 
-def test_an_evaluation_alone_is_not_taken_for_the_run_of_a_checkpoint(tmp_path):
+def test_an_evaluation_is_not_taken_for_a_checkpoints_run(tmp_path):
     crashed(tmp_path, 9, save_total_limit=1)
     trained = {file.parent for file in event_files(tmp_path)}
     (tmp_path / "checkpoint-8" / MARKER).unlink()
@@ -151,7 +151,7 @@ def test_an_evaluation_alone_is_not_taken_for_the_run_of_a_checkpoint(tmp_path):
     assert {Path(resumed(tmp_path).writer.log_dir)} == trained
 
 
-def test_a_checkpoint_of_a_run_that_was_deleted_begins_a_run(tmp_path, caplog):
+def test_a_checkpoint_of_a_deleted_run_begins_a_run(tmp_path, caplog):
     class Delete(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 3:
@@ -201,7 +201,7 @@ def test_arguments_and_configuration_are_shown_once_over_resumes(tmp_path):
     assert shown.count("model_config/text_summary") == 1
 
 
-def test_a_pipe_named_like_an_event_file_does_not_stop_a_resume(tmp_path):
+def test_a_pipe_named_like_an_event_file_stops_no_resume(tmp_path):
     crashed(tmp_path, 7)
     (run,) = {file.parent for file in event_files(tmp_path)}
     os.mkfifo(run / "events.out.tfevents.1.pipe")

@@ -36,7 +36,7 @@ FIELDS = sorted(
     ],
     ids=lambda planted: str(planted)[:24],
 )
-def test_a_marker_in_any_field_of_arguments_and_configurations_is_hidden(planted):
+def test_a_secret_in_any_field_of_a_configuration_is_hidden(planted):
     shown = {field: redacted_json({field: planted}) for field in FIELDS}
     assert [field for field, written in shown.items() if MARKER in written] == []
 

@@ -95,7 +95,7 @@ def test_histograms_hold_every_element_at_every_snapshot(server, trained, target
         assert sum(count for _, _, count in buckets) == pytest.approx(elements)
 
 
-def test_the_last_histogram_reaches_from_the_smallest_to_the_largest_weight(server, trained):
+def test_the_last_histogram_spans_the_weights(server, trained):
     weight = dict(trained.model.named_parameters())[WEIGHT]
     shown = server.ask("plugin/histograms/histograms", run=".", tag=f"parameters/{WEIGHT}")
     buckets = shown[-1][2]

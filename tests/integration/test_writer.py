@@ -244,7 +244,7 @@ def test_a_method_replaced_later_is_called(
     assert calls == [writer]
 
 
-def test_only_the_end_of_a_training_ends_the_run_of_a_tool(
+def test_only_the_end_of_training_ends_a_tools_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments: list[str] = []

@@ -38,7 +38,7 @@ from tbtrainer.arguments import telemetry_arguments
         ("logging_dir", "  ", "not a path"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_field_and_what_is_allowed(field, value, said, tmp_path):
+def test_a_wrong_value_is_named_with_its_field(field, value, said, tmp_path):
     with pytest.raises(ValueError) as raised:
         TBTrainingArguments(output_dir=str(tmp_path), **{field: value})
     message = str(raised.value)

@@ -11,7 +11,7 @@ def fail(kind: type[Exception] = RuntimeError) -> None:
     raise kind("broken")
 
 
-def test_an_error_is_warned_of_once_per_cause_with_its_place(caplog):
+def test_an_error_is_warned_of_once_per_cause(caplog):
     isolation = Isolation("warn")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

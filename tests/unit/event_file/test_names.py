@@ -23,7 +23,7 @@ def test_a_file_dated_beyond_every_clock_is_followed_too():
     assert event_file_name([newest, following], 0) > following
 
 
-def test_a_stock_writer_of_the_same_second_takes_no_file_of_ours(tmp_path, monkeypatch):
+def test_a_stock_writer_takes_no_file_of_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
     for number in range(3):  # Whatever numbers the two have come to in this process.
         run = tmp_path / str(number)

@@ -13,7 +13,7 @@ ACTIONS = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ACTIONS, max_size=60), st.integers(300, 3000))
-def test_every_record_is_written_waits_or_is_dropped_and_in_order(actions, limit):
+def test_every_record_is_counted_and_written_in_order(actions, limit):
     queue, offered, written = RecordQueue(limit), 0, []
     for action, size, choice in actions:
         if action == "put":
@@ -43,7 +43,7 @@ def test_the_oldest_that_is_no_scalar_goes_first():
     assert queue.counters == Counters(written=0, pending=4, dropped=3)
 
 
-def test_one_record_may_be_larger_than_the_queue_and_drives_no_other_out():
+def test_a_record_larger_than_the_queue_displaces_no_other():
     queue = RecordQueue(1000)
     queue.put(bytes(5000), False)
     assert len(queue) == 1

@@ -16,7 +16,7 @@ def events_of(header: bytes) -> list[Event]:
 @pytest.mark.parametrize(
     ("step", "written"), [(0, 0), (7, 7), (2**63, 2**63 - 1), (2**70, 2**63 - 1)]
 )
-def test_the_step_of_a_start_is_one_that_an_event_can_have(step, written):
+def test_the_step_of_a_session_start_fits_an_event(step, written):
     version, start = events_of(file_header(step))
     assert version.file_version == "brain.Event:2"
     assert (start.session_log.status, start.step) == (SessionLog.START, written)

@@ -38,7 +38,7 @@ def offer(writer: RunWriter, steps: range) -> None:
     writer.flush()
 
 
-def test_a_remote_run_is_written_in_parts_that_are_read_in_order(url, tmp_path, monkeypatch):
+def test_a_remote_run_is_read_in_order_of_its_parts(url, tmp_path, monkeypatch):
     monkeypatch.setattr("tbtrainer.event_file.remote_file._PART_BYTES", 1000)
     writer = RunWriter(claim_run_directory(url)[0])
     for first in range(0, 100, 20):

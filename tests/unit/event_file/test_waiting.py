@@ -28,7 +28,7 @@ def append(policy: WaitingPolicy, clock: Clock, seconds: float, succeeded: bool 
     policy.end_append(succeeded)
 
 
-def test_three_slow_writes_end_the_waiting_and_one_quick_resumes_it(clock):
+def test_three_slow_writes_end_waiting_and_one_quick_resumes_it(clock):
     policy = WaitingPolicy(0.8, 0.0)
     for _ in range(2):
         append(policy, clock, 0.1)
@@ -52,7 +52,7 @@ def test_a_call_hangs_only_while_it_lasts(clock):
     assert policy.seconds_until_hung() == float("inf")
 
 
-def test_a_wait_in_vain_is_the_last_until_something_is_written(clock):
+def test_after_a_timeout_a_written_record_resumes_waiting(clock):
     policy = WaitingPolicy(0.8, 0.0)
     policy.note_timeout()
     assert policy.log_seconds() == 0

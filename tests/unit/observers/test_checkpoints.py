@@ -6,7 +6,7 @@ from tbtrainer.observers.checkpoints import bytes_of, checkpoint_card
 from tbtrainer.observers.observer import Checkpoint
 
 
-def test_the_card_of_a_checkpoint_has_no_password_of_its_url() -> None:
+def test_the_card_of_a_checkpoint_has_no_password() -> None:
     path = "https://user:MARKER7f3a9c@host/out/checkpoint-5"
     card = checkpoint_card(5, Checkpoint(path, 0.25, ("eval_password=MARKER7f3a9c", 0.5), True))
     assert "MARKER7f3a9c" not in card

@@ -84,7 +84,7 @@ def test_observers_are_asked_in_the_order_they_were_added() -> None:
     assert [record.tag for _, record in door.written] == ["first/begins", "second/begins"]
 
 
-def test_a_step_is_observed_once_though_an_epoch_ends_with_it() -> None:
+def test_a_step_that_ends_an_epoch_is_observed_once() -> None:
     _, observers = observer_set(steps := Steps())
     observers.run_begins(0, TRAINING)
     observers.step_taken(1)
@@ -125,7 +125,7 @@ def test_a_second_training_is_observed_from_its_first_step() -> None:
     assert steps.asked.count("step_taken") == 2
 
 
-def test_gradients_are_due_once_per_step_and_in_a_training_only() -> None:
+def test_gradients_are_due_once_per_step_of_a_training() -> None:
     _, observers = observer_set(Steps())
     assert not observers.gradients_are_due(1)
     observers.run_begins(0, TRAINING)

@@ -34,16 +34,16 @@ def test_a_number_can_be_a_secret(key):
         *("passage", "num_passes", "forward_pass", "session", "process_id", "seed", "licensed"),
     ],
 )
-def test_a_name_that_only_sounds_like_a_secret_is_not_one(key):
+def test_a_name_that_only_resembles_a_secret_is_shown(key):
     assert redacted({key: "Some-Value-1"}) == {key: "Some-Value-1"}
 
 
-def test_the_key_of_a_license_is_hidden_and_its_name_shown():
+def test_a_license_key_is_hidden_and_a_license_name_shown():
     assert redacted({"license": "ABCD-1234-EFGH-5678"}) == {"license": "<hidden>"}
     assert redacted({"license": "CC-BY-NC-SA-4.0"}) == {"license": "CC-BY-NC-SA-4.0"}
 
 
-def test_a_key_of_a_column_is_shown_and_one_of_a_service_hidden():
+def test_a_columns_key_is_shown_and_a_services_hidden():
     assert not names_a_secret("text_key", "prompt")
     assert names_a_secret("text_key", "pR0mpt-9f")
     assert names_a_secret("wandb_key", "prompt")

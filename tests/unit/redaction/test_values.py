@@ -48,7 +48,7 @@ SECRET_KEYS = [
 
 
 @pytest.mark.parametrize("key", SECRET_KEYS)
-def test_the_value_of_a_key_that_names_a_secret_is_hidden(key):
+def test_the_value_of_a_secrets_key_is_hidden(key):
     assert SECRET not in redacted_json({key: SECRET})
     assert SECRET not in redacted_json({"deep": [{"er": {key: {"inside": SECRET}}}]})
     assert SECRET not in redacted_json({key: [SECRET, {"inside": SECRET}]})
@@ -121,7 +121,7 @@ def test_a_secret_inside_a_text_is_hidden(text):
     assert SECRET not in json.dumps(redacted({text: 1}))
 
 
-def test_the_word_after_an_option_that_names_a_secret_is_hidden():
+def test_the_word_after_a_secrets_option_is_hidden():
     command = ["train.py", "--api_key", SECRET, "--lr", "1e-4"]
     assert redacted(command) == ["train.py", "--api_key", "<hidden>", "--lr", "1e-4"]
 
@@ -161,7 +161,7 @@ NESTED = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(NESTED)
-def test_no_nesting_of_mappings_lists_and_json_lets_a_secret_through(value):
+def test_a_secret_is_hidden_in_every_nesting(value):
     assert SECRET not in json.dumps(redacted({"value": value}))
 
 
@@ -213,7 +213,7 @@ def test_a_name_keeps_its_hexadecimal_digits_and_no_token():
         assert token[-8:] not in redacted_name(f"reward_{token}")
 
 
-def test_the_arguments_of_a_training_are_shown_but_for_their_secrets(tmp_path):
+def test_only_the_secrets_of_training_arguments_are_hidden(tmp_path):
     from transformers import BertConfig, TrainingArguments
 
     arguments = TrainingArguments(output_dir=str(tmp_path / "out"), hub_token=SECRET, report_to=[])

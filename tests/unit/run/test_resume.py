@@ -199,7 +199,7 @@ def mark(path: Path, run_directory: str, run_id: str, step: int) -> None:
     SavedRun.of(run_directory, run_id, str(path), step, {}).write(str(path))
 
 
-def test_the_nearest_checkpoint_with_a_marker_speaks_for_a_broken_one(tmp_path):
+def test_a_broken_marker_is_replaced_by_the_nearest_one(tmp_path):
     for step, run_id in ((4, "4" * 32), (8, "8" * 32), (12, ""), (16, "f" * 32), (20, "2" * 32)):
         mark(tmp_path / f"checkpoint-{step}", "/run", run_id, step)
     (tmp_path / "checkpoint-16" / RUN_FILE).write_text("{")

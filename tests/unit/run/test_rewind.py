@@ -150,7 +150,7 @@ def test_the_files_keep_their_permissions(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_parts_below_a_run_are_rewound_and_other_runs_are_not(tmp_path):
+def test_subdirectories_of_a_run_are_rewound_and_other_runs_not(tmp_path):
     claim_run_directory(str(tmp_path))
     writer = RunWriter(str(tmp_path))
     for step in range(10):
@@ -224,7 +224,7 @@ def test_a_pipe_named_like_an_event_file_is_passed_over(tmp_path):
     assert rewind(str(tmp_path), 5) == 4
 
 
-def test_a_link_to_a_file_of_others_is_neither_read_nor_replaced(tmp_path):
+def test_a_link_to_anothers_file_is_neither_read_nor_replaced(tmp_path):
     written(tmp_path / "theirs", list(range(10)))
     (file,) = event_files(tmp_path / "theirs")
     written(tmp_path / "run", list(range(10)))

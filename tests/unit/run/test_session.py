@@ -41,7 +41,7 @@ def test_a_store_that_cannot_be_claimed_still_has_a_writer(tmp_path, monkeypatch
     assert [r for file in event_files(tmp_path) for r in scalars(file)] == [("value", 1, 1.0)]
 
 
-def test_a_directory_that_is_full_when_claimed_is_written_to_later(tmp_path, monkeypatch):
+def test_a_directory_full_when_claimed_is_written_to_later(tmp_path, monkeypatch):
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -75,7 +75,7 @@ def test_other_ranks_touch_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_system_that_hangs_when_a_run_is_opened_is_left(tmp_path, monkeypatch, caplog):
+def test_opening_a_run_does_not_wait_for_hung_storage(tmp_path, monkeypatch, caplog):
     released = threading.Event()
 
     def hung(*args: object, **kwargs: object) -> None:
@@ -155,7 +155,7 @@ def test_a_card_is_written_again_only_when_it_changed(tmp_path):
 
 
 @pytest.mark.parametrize("numbered", [False, True])
-def test_a_remote_run_is_continued_by_its_own_output_dir_alone(numbered, tmp_path):
+def test_a_remote_run_continues_from_its_own_output_dir_only(numbered, tmp_path):
     root = f"memory://{uuid.uuid4().hex}"
     checkpoint = tmp_path / "out" / "checkpoint-7"
     checkpoint.mkdir(parents=True)

@@ -82,7 +82,7 @@ def test_each_signal_flushes_and_calls_the_former_handler(flushes):
     assert threading.main_thread() not in flushed
 
 
-def test_an_error_of_the_flush_keeps_no_signal_from_its_handler():
+def test_an_error_of_the_flush_suppresses_no_signal_handler():
     handled: list[int] = []
     former = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
     try:

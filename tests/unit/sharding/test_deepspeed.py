@@ -45,7 +45,7 @@ def test_a_fragment_is_the_part() -> None:
     assert gradient_part(fragment_of(torch.tensor([1.0, 2.0]), 4, 2)) == [1.0, 2.0]
 
 
-def test_of_a_whole_gradient_only_the_own_fragment_is_the_part() -> None:
+def test_the_part_of_a_gradient_is_the_own_fragment() -> None:
     assert gradient_part(fragment_of(torch.arange(6.0).view(2, 3), 4, 2)) == [4.0, 5.0]
 
 

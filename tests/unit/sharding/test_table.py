@@ -139,7 +139,7 @@ class Failing(PlainAdapter):
         raise AttributeError("no such attribute")
 
 
-def test_a_tensor_that_cannot_be_read_does_not_cost_the_others(
+def test_an_unreadable_tensor_does_not_hide_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole = torch.ones(2)

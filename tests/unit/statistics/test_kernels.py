@@ -112,7 +112,7 @@ def test_quotients_too_small_for_a_normal_float_are_kept(scale):
     assert_equal(measure([values], CPU, torch.tensor(scale), backend="kernel"), expected)
 
 
-def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(monkeypatch):
+def test_all_tensors_are_measured_in_one_launch(monkeypatch):
     launches = []
 
     class Counted:

@@ -92,7 +92,7 @@ ATOMS = {
 
 
 @pytest.mark.parametrize("name", ATOMS)
-def test_the_mass_of_an_atom_stays_within_a_thirtieth_of_the_range(name):
+def test_an_atom_stays_within_a_thirtieth_of_the_range(name):
     values, atoms = ATOMS[name]
     (histogram,) = histogram_of(values)
     edges, counts = edges_of(histogram), histogram.bucket_counts
@@ -145,7 +145,7 @@ def test_an_incomplete_linear_pass_is_not_used():
     assert histogram.bucket_counts.sum() == 768
 
 
-def test_the_zeros_of_a_small_tensor_have_a_bucket_without_width():
+def test_zeros_of_a_small_tensor_have_a_zero_width_bucket():
     beside = (normal(3000, 0.1) + 1).where(torch.arange(3000) % 3 > 0, 0.0)
     for values in (beside, -beside, (torch.arange(999) % 3 - 1) * 0.02):
         (histogram,) = histogram_of(values)
@@ -164,7 +164,7 @@ def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values):
     assert (edges_of(histogram)[:-1] <= edges_of(histogram)[1:]).all()
 
 
-def test_a_histogram_event_takes_no_more_than_a_kilobyte_and_a_quarter():
+def test_a_histogram_event_takes_at_most_1280_bytes():
     (histogram,) = histogram_of(normal(SIZE))
     tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
     event = Event(summary=histogram_raw(tag, **histogram.raw_fields()), step=1000)

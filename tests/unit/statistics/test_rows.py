@@ -26,6 +26,6 @@ def test_a_row_of_unknown_size_is_not_checked() -> None:
 
 
 @pytest.mark.parametrize(("count", "is_wrong"), [(12, False), (8, False), (10, True), (16, True)])
-def test_members_of_a_row_are_counted_whole_or_not_at_all(count: int, is_wrong: bool) -> None:
+def test_members_of_a_row_are_counted_wholly_or_not(count: int, is_wrong: bool) -> None:
     rows = SnapshotRows.of(["experts.*"] * 3, [4, 4, 4], CPU)
     assert bool(rows.count_mismatches([count])) is is_wrong
