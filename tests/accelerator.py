@@ -20,7 +20,9 @@ class AcceleratorTensor(Tensor):
     inner: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor, device: torch.device) -> "AcceleratorTensor":
+    def __new__(
+        cls: "type[AcceleratorTensor]", inner: Tensor, device: torch.device
+    ) -> "AcceleratorTensor":
         tensor = Tensor._make_wrapper_subclass(
             cls,
             inner.shape,

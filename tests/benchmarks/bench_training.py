@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from transformers import TrainerControl, TrainerState
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
@@ -73,7 +75,14 @@ class EveryHistogram(TrainerCallback):
     def __init__(self, every: int, board: TensorBoardCallback) -> None:
         self.every, self.board = every, board
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # noqa: D102
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
         step = state.global_step + 1
         if step % self.every == 0:
             for name, parameter in model.named_parameters():
@@ -88,16 +97,35 @@ class WandbWatch(TrainerCallback):
     def __init__(self, every: int) -> None:
         self.every = every
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: D102
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
         import wandb
 
         self.run = wandb.init(mode="offline", dir=args.output_dir, settings={"silent": True})
         self.run.watch(model, log="all", log_freq=self.every)
 
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         self.run.log({"step": state.global_step})
 
-    def on_train_end(self, args, state, control, **kwargs):  # noqa: D102
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         self.run.finish()
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.faults import fuse
@@ -29,7 +29,13 @@ class Hangs(TrainerCallback):
         self.server, self.hang_step, self.answer_step = server, hang_step, answer_step
         self.waits = waits
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         if state.global_step == self.hang_step:
             fuse.hang(self.server)
             print("hangs", flush=True)

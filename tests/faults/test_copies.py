@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def shown(directory: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_data_loader_worker_writes_nothing(method, tmp_path):
+def test_a_data_loader_worker_writes_nothing(method: str, tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(10))
     loader = DataLoader(
@@ -58,7 +59,7 @@ def test_a_data_loader_worker_writes_nothing(method, tmp_path):
     assert [step for _, step, _ in scalars(file)] == list(range(20))
 
 
-def test_a_copy_of_a_copy_in_another_process_writes_nothing(tmp_path):
+def test_a_copy_of_a_copy_in_another_process_writes_nothing(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     child = os.fork()
@@ -73,7 +74,7 @@ def test_a_copy_of_a_copy_in_another_process_writes_nothing(tmp_path):
     assert len(event_files(tmp_path)) == 1
 
 
-def test_a_forked_child_writes_nothing(tmp_path):
+def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     child = os.fork()
@@ -89,7 +90,9 @@ def test_a_forked_child_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("copied", [lambda w: pickle.loads(pickle.dumps(w)), copy.deepcopy])
-def test_a_copy_in_the_same_process_hides_nothing(copied, tmp_path):
+def test_a_copy_in_the_same_process_hides_nothing(
+    copied: Callable[[RunWriter], RunWriter], tmp_path: Path
+) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     other = copied(writer)

@@ -33,7 +33,9 @@ def steps_in(directory: Path) -> list[int]:
 
 @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE])
-def test_records_of_a_fault_are_written_when_it_is_over(code, torn, tmp_path, caplog):
+def test_records_of_a_fault_are_written_when_it_is_over(
+    code: int, torn: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(50))
     with caplog.at_level(logging.WARNING), disk.writes(disk.failing(code, torn)):
@@ -51,7 +53,9 @@ def test_records_of_a_fault_are_written_when_it_is_over(code, torn, tmp_path, ca
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
-def test_a_file_that_cannot_be_opened_is_opened_later(code, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_opened_is_opened_later(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = RunWriter(str(tmp_path))
     with monkeypatch.context() as patched:
 
@@ -67,7 +71,7 @@ def test_a_file_that_cannot_be_opened_is_opened_later(code, tmp_path, monkeypatc
     assert steps_in(tmp_path) == list(range(20))
 
 
-def test_short_writes_make_whole_records(tmp_path):
+def test_short_writes_make_whole_records(tmp_path: Path) -> None:
     with disk.writes(disk.short):
         writer = RunWriter(str(tmp_path))
         offer(writer, range(30))
@@ -76,7 +80,7 @@ def test_short_writes_make_whole_records(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["file", "directory"])
-def test_a_deleted_run_is_begun_again(whole, tmp_path):
+def test_a_deleted_run_is_begun_again(whole: bool, tmp_path: Path) -> None:
     run = tmp_path / "run"
     writer = RunWriter(str(run))
     offer(writer, range(10))
@@ -87,7 +91,7 @@ def test_a_deleted_run_is_begun_again(whole, tmp_path):
     assert steps_in(run) == list(range(10, 20))
 
 
-def test_a_full_queue_drops_histograms_before_scalars_and_counts_them(tmp_path):
+def test_a_full_queue_drops_histograms_before_scalars_and_counts_them(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path), queue_bytes=50_000)
     with disk.writes(disk.failing(errno.ENOSPC)):
         for step in range(100):
@@ -102,7 +106,9 @@ def test_a_full_queue_drops_histograms_before_scalars_and_counts_them(tmp_path):
     assert len(histograms(file)) == 100 - dropped
 
 
-def test_what_the_directory_never_took_is_in_a_named_file(tmp_path, monkeypatch, caplog):
+def test_what_the_directory_never_took_is_in_a_named_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     run = tmp_path / "gone" / "run"
     (tmp_path / "fallback").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "fallback"))
@@ -115,7 +121,7 @@ def test_what_the_directory_never_took_is_in_a_named_file(tmp_path, monkeypatch,
     assert str(event_files(tmp_path / "fallback")[0]) in caplog.text
 
 
-def test_a_session_is_read_last_after_the_clock_went_back(tmp_path):
+def test_a_session_is_read_last_after_the_clock_went_back(tmp_path: Path) -> None:
     tomorrow = int(time.time()) + 86_400
     (tmp_path / f"events.out.tfevents.{tomorrow}.host.1.0").write_bytes(b"")
     writer = RunWriter(str(tmp_path))
@@ -124,14 +130,14 @@ def test_a_session_is_read_last_after_the_clock_went_back(tmp_path):
     assert event_files(tmp_path)[-1].name.split(".")[3] == str(tomorrow + 1)
 
 
-def test_nothing_is_made_before_the_first_record(tmp_path):
+def test_nothing_is_made_before_the_first_record(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path / "run"))
     writer.flush()
     writer.close()
     assert not (tmp_path / "run").exists()
 
 
-def test_a_closed_writer_continues_in_the_same_event_file(tmp_path):
+def test_a_closed_writer_continues_in_the_same_event_file(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(3))
     writer.close()
@@ -141,7 +147,7 @@ def test_a_closed_writer_continues_in_the_same_event_file(tmp_path):
     assert [step for _, step, _ in scalars(file)] == list(range(6))
 
 
-def test_a_writer_starts_a_new_file_after_another_runs(tmp_path):
+def test_a_writer_starts_a_new_file_after_another_runs(tmp_path: Path) -> None:
     first, second = RunWriter(str(tmp_path)), RunWriter(str(tmp_path))
     for writer, steps in ((first, range(3)), (second, range(3, 6)), (first, range(6, 9))):
         offer(writer, steps)
@@ -149,7 +155,7 @@ def test_a_writer_starts_a_new_file_after_another_runs(tmp_path):
     assert steps_in(tmp_path) == list(range(9))
 
 
-def test_a_file_cut_short_is_left_for_a_new_one(tmp_path):
+def test_a_file_cut_short_is_left_for_a_new_one(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     wait_until(lambda: writer.counters.pending == 0)
@@ -160,7 +166,9 @@ def test_a_file_cut_short_is_left_for_a_new_one(tmp_path):
 
 
 @pytest.mark.parametrize("times", [1, 1000], ids=["once", "for ever"])
-def test_a_torn_end_that_cannot_be_cut_off_hides_nothing(times, tmp_path, monkeypatch):
+def test_a_torn_end_that_cannot_be_cut_off_hides_nothing(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     wait_until(lambda: writer.counters.pending == 0)
@@ -181,7 +189,7 @@ def test_a_torn_end_that_cannot_be_cut_off_hides_nothing(times, tmp_path, monkey
     assert steps_in(tmp_path) == list(range(15))
 
 
-def test_whole_records_before_a_tear_are_kept(tmp_path):
+def test_whole_records_before_a_tear_are_kept(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     offer(writer, range(5))
     wait_until(lambda: writer.counters.pending == 0)
@@ -198,7 +206,7 @@ def test_whole_records_before_a_tear_are_kept(tmp_path):
     assert event_files(tmp_path) == [file]
 
 
-def test_no_error_of_any_kind_ends_the_thread(tmp_path):
+def test_no_error_of_any_kind_ends_the_thread(tmp_path: Path) -> None:
     def broken(descriptor: int, data: bytes) -> int:
         raise ValueError("no error that a disk has")
 
@@ -211,7 +219,7 @@ def test_no_error_of_any_kind_ends_the_thread(tmp_path):
     assert steps_in(tmp_path) == list(range(5))
 
 
-def test_charts_of_several_scalars_and_hyper_parameters_are_guarded_too(tmp_path):
+def test_charts_of_several_scalars_and_hyper_parameters_are_guarded_too(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path))
     with disk.writes(disk.failing(errno.ENOSPC)):
         writer.add_scalars("several", {"a": 1.0, "b": 2.0}, 1)
@@ -227,7 +235,7 @@ def test_charts_of_several_scalars_and_hyper_parameters_are_guarded_too(tmp_path
     assert not [t for t in threading.enumerate() if t.name != "MainThread" and "hread-" in t.name]
 
 
-def test_no_thread_and_no_descriptor_stays_after_a_close(tmp_path):
+def test_no_thread_and_no_descriptor_stays_after_a_close(tmp_path: Path) -> None:
     def open_files() -> set[str]:
         held = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
         return {os.readlink(path) for path in held if os.path.exists(path)}
@@ -241,7 +249,7 @@ def test_no_thread_and_no_descriptor_stays_after_a_close(tmp_path):
     assert set(threading.enumerate()) == before
 
 
-def test_an_event_file_can_be_kept_from_other_users(tmp_path):
+def test_an_event_file_can_be_kept_from_other_users(tmp_path: Path) -> None:
     writer = RunWriter(str(tmp_path), file_mode=0o600)
     offer(writer, range(3))
     writer.close()
@@ -249,7 +257,9 @@ def test_an_event_file_can_be_kept_from_other_users(tmp_path):
 
 
 @pytest.mark.parametrize(("sync", "expected"), [(False, []), (True, ["checkpoint", "end"])])
-def test_checkpoints_and_the_end_call_fsync_if_wanted(sync, expected, tmp_path, monkeypatch):
+def test_checkpoints_and_the_end_call_fsync_if_wanted(
+    sync: bool, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(moment))
     writer = RunWriter(str(tmp_path), sync=sync)
@@ -262,7 +272,9 @@ def test_checkpoints_and_the_end_call_fsync_if_wanted(sync, expected, tmp_path, 
     assert forced == expected
 
 
-def test_each_value_that_cannot_be_shown_is_warned_of_once(tmp_path, caplog):
+def test_each_value_that_cannot_be_shown_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = RunWriter(str(tmp_path), isolation=Isolation("warn"))
     for step in range(3):
         writer.add_scalar("object", object(), step)
@@ -280,7 +292,7 @@ def test_each_value_that_cannot_be_shown_is_warned_of_once(tmp_path, caplog):
     assert all(f"{__file__}:" in record.getMessage() for record in caplog.records)
 
 
-def test_what_cannot_be_shown_is_raised_when_asked_for(tmp_path):
+def test_what_cannot_be_shown_is_raised_when_asked_for(tmp_path: Path) -> None:
     with (
         RunWriter(str(tmp_path), isolation=Isolation("raise")) as writer,
         pytest.raises(NotImplementedError),
@@ -288,7 +300,7 @@ def test_what_cannot_be_shown_is_raised_when_asked_for(tmp_path):
         writer.add_scalar("object", object(), 1)
 
 
-def test_the_silent_writer_has_every_method_of_the_real_one():
+def test_the_silent_writer_has_every_method_of_the_real_one() -> None:
     silent = SilentWriter()
     for name in dir(SummaryWriter):
         if not name.startswith("_") and callable(getattr(SummaryWriter, name)):

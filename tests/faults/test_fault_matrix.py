@@ -229,7 +229,7 @@ def run_row(row: Row, name: str, place: Path, kept: Path) -> Counters:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> tuple[Path, dict[str, Counters]]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Counters]]:
     """A directory with the event files of every row, and what became of its records."""
     kept = tmp_path_factory.mktemp("kept")
     places = tmp_path_factory.mktemp("places")
@@ -240,26 +240,32 @@ def rows(tmp_path_factory) -> tuple[Path, dict[str, Counters]]:
 
 
 @pytest.fixture(scope="module", params=LOADERS)
-def loader(request, rows) -> Iterator[Loader]:
+def loader(
+    request: pytest.FixtureRequest, rows: tuple[Path, dict[str, Counters]]
+) -> Iterator[Loader]:
     with loading(rows[0], request.param) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_offered_300_written_300_dropped_0(name, rows):
+def test_offered_300_written_300_dropped_0(
+    name: str, rows: tuple[Path, dict[str, Counters]]
+) -> None:
     assert rows[1][name] == Counters(written=3 * PART, pending=0, dropped=0)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_loader_shows_all_300_steps(name, rows, loader):
+def test_every_loader_shows_all_300_steps(
+    name: str, rows: tuple[Path, dict[str, Counters]], loader: Loader
+) -> None:
     logged = set(range(3 * PART))
     assert loader.steps(name, "value", logged) == logged
 
 
 @pytest.mark.parametrize("name", ["name too long", "file in the way", "read-only"])
 def test_never_writable_offered_300_readable_300_in_the_named_file(
-    name, tmp_path, monkeypatch, caplog
-):
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     place, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
@@ -280,7 +286,9 @@ def test_never_writable_offered_300_readable_300_in_the_named_file(
     assert str(event_files(elsewhere)[0]) in caplog.text
 
 
-def test_a_full_disk_and_the_fallback_hold_all_records(tmp_path, monkeypatch):
+def test_a_full_disk_and_the_fallback_hold_all_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
@@ -299,7 +307,9 @@ def test_a_full_disk_and_the_fallback_hold_all_records(tmp_path, monkeypatch):
     assert writer.counters == Counters(written=1500, pending=0, dropped=0)
 
 
-def test_nothing_anywhere_offered_300_readable_100_dropped_200(tmp_path, monkeypatch, caplog):
+def test_nothing_anywhere_offered_300_readable_100_dropped_200(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     writer = RunWriter(str(tmp_path / "run"))
     offer(writer, 0)

@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tbtrainer.event_file import waiting
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.run import RunWriter
@@ -27,7 +29,7 @@ def steps_in(directory: Path) -> list[int]:
     return [step for file in event_files(directory) for _, step, _ in scalars(file)]
 
 
-def test_a_log_call_waits_for_no_slow_disk(tmp_path):
+def test_a_log_call_waits_for_no_slow_disk(tmp_path: Path) -> None:
     with disk.writes(disk.slow):
         writer = RunWriter(str(tmp_path))
         offer(writer, range(40))
@@ -39,7 +41,9 @@ def test_a_log_call_waits_for_no_slow_disk(tmp_path):
     assert steps_in(tmp_path) == list(range(45))
 
 
-def test_no_call_waits_for_a_hung_disk(tmp_path, caplog, monkeypatch):
+def test_no_call_waits_for_a_hung_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # If the limits for a disk that answers were used, the test would last an hour.
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
     released = threading.Event()
@@ -58,12 +62,12 @@ def test_no_call_waits_for_a_hung_disk(tmp_path, caplog, monkeypatch):
     wait_until(lambda: writer.counters == Counters(written=102, pending=0, dropped=0))
 
 
-def test_the_waits_for_a_hung_disk_are_below_two_seconds():
+def test_the_waits_for_a_hung_disk_are_below_two_seconds() -> None:
     # A log call, a checkpoint and the end wait for it: the first until it counts as hung.
     assert waiting.LOG_SECONDS + waiting.CHECKPOINT_SECONDS + waiting.HUNG_SECONDS < 2
 
 
-def test_the_end_of_a_process_skips_only_a_hung_disk(tmp_path):
+def test_the_end_of_a_process_skips_only_a_hung_disk(tmp_path: Path) -> None:
     program = f"""
 import os, threading
 from tbtrainer.event_file import delivery, local_file
@@ -94,7 +98,9 @@ quick.add_scalar("value", 1000, 1000)
     assert steps_in(tmp_path / "forgotten") == [1]
 
 
-def test_a_hung_disk_and_its_return_are_logged_once_each(tmp_path, caplog, monkeypatch):
+def test_a_hung_disk_and_its_return_are_logged_once_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tbtrainer.event_file.fault_report.SILENT_SECONDS", 0.1)
     released, entered = threading.Event(), threading.Event()
     with disk.writes(disk.hung(released, entered)), caplog.at_level(logging.WARNING):

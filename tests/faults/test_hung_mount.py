@@ -25,7 +25,7 @@ HANGS_SECONDS = 300
 
 
 @pytest.fixture
-def hung(tmp_path) -> Iterator[fuse.HangingDisk]:
+def hung(tmp_path: Path) -> Iterator[fuse.HangingDisk]:
     reason = fuse.why_not_mountable()
     if reason is not None:
         pytest.skip(reason)
@@ -34,7 +34,7 @@ def hung(tmp_path) -> Iterator[fuse.HangingDisk]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[str, torch.Tensor]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights after the training without any telemetry."""
     directory = tmp_path_factory.mktemp("stock")
     stock = trainer(Trainer, arguments(TrainingArguments, directory, logging_steps=1, **SAVING))
@@ -78,7 +78,13 @@ def scalar_steps(directory: Path, tag: str) -> list[int]:
     [(3, 8), (3, 0), (STEPS, 0)],
     ids=["in the middle", "for ever", "at the last checkpoint"],
 )
-def test_a_hanging_mount_changes_no_training(hang_step, answer_step, hung, expected, tmp_path):
+def test_a_hanging_mount_changes_no_training(
+    hang_step: int,
+    answer_step: int,
+    hung: fuse.HangingDisk,
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
     with started(*training(hung, hang_step, answer_step, "answer")) as process:
         out, errors = process.communicate(timeout=HANGS_SECONDS)
     assert process.returncode == 0, errors
@@ -90,7 +96,7 @@ def test_a_hanging_mount_changes_no_training(hang_step, answer_step, hung, expec
     assert scalar_steps(hung.directory, "train/loss") == list(range(1, STEPS + 1))
 
 
-def test_a_training_on_a_hanging_mount_ends_by_sigterm(hung):
+def test_a_training_on_a_hanging_mount_ends_by_sigterm(hung: fuse.HangingDisk) -> None:
     with started(*training(hung, 3, 0, "wait")) as process:
         assert process.stdout is not None
         while process.stdout.readline() != "waits\n":
@@ -99,7 +105,7 @@ def test_a_training_on_a_hanging_mount_ends_by_sigterm(hung):
         assert process.wait(HANGS_SECONDS) == -signal.SIGTERM
 
 
-def test_a_training_on_a_hanging_mount_ends_with_its_process(hung):
+def test_a_training_on_a_hanging_mount_ends_with_its_process(hung: fuse.HangingDisk) -> None:
     with started(*training(hung, STEPS, 0, "exit")) as process:
         out, errors = process.communicate(timeout=HANGS_SECONDS)
     assert process.returncode == 0, errors
@@ -107,7 +113,9 @@ def test_a_training_on_a_hanging_mount_ends_with_its_process(hung):
     assert "does not answer" in errors
 
 
-def test_no_call_of_a_writer_waits_for_a_hanging_mount(hung, monkeypatch):
+def test_no_call_of_a_writer_waits_for_a_hanging_mount(
+    hung: fuse.HangingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # If the limits for a disk that answers were used, the test would last an hour.
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
     monkeypatch.setattr("tbtrainer.event_file.waiting.LOG_SECONDS", 3600.0)
@@ -130,7 +138,9 @@ def test_no_call_of_a_writer_waits_for_a_hanging_mount(hung, monkeypatch):
     assert scalar_steps(hung.directory, "value") == list(range(100))
 
 
-def test_a_file_that_hangs_in_close_is_not_waited_for(hung, monkeypatch):
+def test_a_file_that_hangs_in_close_is_not_waited_for(
+    hung: fuse.HangingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
     writer = RunWriter(str(hung.directory / "run"))
     writer.add_scalar("value", 0, 0)

@@ -65,7 +65,7 @@ def run(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_checkpoints_are_marked_while_the_run_directory_hangs(tmp_path):
+def test_checkpoints_are_marked_while_the_run_directory_hangs(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     try:
         done = run(HANGS_DURING_TRAINING, tmp_path / "out", tmp_path / "run")
@@ -76,7 +76,7 @@ def test_checkpoints_are_marked_while_the_run_directory_hangs(tmp_path):
         assert (tmp_path / "out" / f"checkpoint-{step}" / "tensorboard_run.json").exists()
 
 
-def test_a_directory_hung_from_the_start_is_not_waited_for(tmp_path):
+def test_a_directory_hung_from_the_start_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "mount").mkdir()
     with hung_directory(tmp_path / "mount"):
         done = run(HANGS_FROM_THE_START, tmp_path / "out", tmp_path / "mount" / "run")

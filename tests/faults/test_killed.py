@@ -22,7 +22,7 @@ def write_until_killed(run: Path, progress: int) -> None:
         os.write(progress, b"%d\n" % step)
 
 
-def test_after_kill_nine_all_that_was_logged_is_readable(tmp_path):
+def test_after_kill_nine_all_that_was_logged_is_readable(tmp_path: Path) -> None:
     chance = random.Random(0)
     for kill in range(KILLS):
         run = tmp_path / str(kill)
@@ -45,7 +45,7 @@ def test_after_kill_nine_all_that_was_logged_is_readable(tmp_path):
         assert [step for _, step, _ in scalars(event_files(run)[0])] == read
 
 
-def test_fifty_crashes_and_resumes_leave_one_curve(tmp_path):
+def test_fifty_crashes_and_resumes_leave_one_curve(tmp_path: Path) -> None:
     chance = random.Random(1)
     checkpoint, cycles = 0, 0
     while cycles < 50 or checkpoint < 500:

@@ -180,7 +180,7 @@ SCENES: dict[str, Callable[[Path], Logged]] = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[Path, dict[str, Logged]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Logged]]:
     """A directory with the run of every scene, and the steps that it logged."""
     directory = tmp_path_factory.mktemp("runs")
     logged = {name: scene(directory / name) for name, scene in SCENES.items()}
@@ -188,13 +188,17 @@ def runs(tmp_path_factory) -> tuple[Path, dict[str, Logged]]:
 
 
 @pytest.fixture(scope="module", params=LOADERS)
-def loader(request, runs) -> Iterator[Loader]:
+def loader(
+    request: pytest.FixtureRequest, runs: tuple[Path, dict[str, Logged]]
+) -> Iterator[Loader]:
     with loading(runs[0], request.param) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_second_file_hides_no_step(name, runs, loader):
+def test_a_second_file_hides_no_step(
+    name: str, runs: tuple[Path, dict[str, Logged]], loader: Loader
+) -> None:
     for tag, logged in runs[1][name].items():
         # The loaders differ in what they show of a step that none can come after.
         shown = loader.steps(name, tag, logged) - {2**63 - 1}

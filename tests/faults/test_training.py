@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import tbtrainer.observers.histograms
 import tbtrainer.telemetry
@@ -33,7 +34,13 @@ class During(TrainerCallback):
         self.fault = fault
         self.lasting: AbstractContextManager[None] = nullcontext()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         if state.global_step == FAULT_BEGINS:
             self.lasting = self.fault()
             self.lasting.__enter__()
@@ -50,7 +57,13 @@ class Nonsense(TrainerCallback):
 
     writer: torch.utils.tensorboard.SummaryWriter
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         step = state.global_step
         self.writer.add_scalar("object", object(), step)
         self.writer.add_scalar("surrogate \udcff", 1.0, step)
@@ -61,7 +74,7 @@ class Nonsense(TrainerCallback):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[str, torch.Tensor]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights after the training without any telemetry."""
     directory = tmp_path_factory.mktemp("stock")
     stock = trainer(Trainer, arguments(TrainingArguments, directory, **SAVING))
@@ -69,7 +82,7 @@ def expected(tmp_path_factory) -> dict[str, torch.Tensor]:
     return stock.model.state_dict()
 
 
-def trained(directory: Path, expected: dict[str, torch.Tensor], **changes) -> TBTrainer:
+def trained(directory: Path, expected: dict[str, torch.Tensor], **changes: Any) -> TBTrainer:
     """Trains with telemetry, and compares the weights."""
     callbacks = changes.pop("callbacks", [])
     values = {"logging_dir": str(directory / "run"), "histogram_steps": 1, **SAVING, **changes}
@@ -165,7 +178,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_disk_fault_changes_no_weight_and_loses_no_record(name, expected, tmp_path):
+def test_a_disk_fault_changes_no_weight_and_loses_no_record(
+    name: str, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     place = tmp_path / "disk"
     on_small_disk = name in ("full disk", "lost mount")
     if on_small_disk and not disk.may_mount():
@@ -187,8 +202,12 @@ def test_a_disk_fault_changes_no_weight_and_loses_no_record(name, expected, tmp_
 
 @pytest.mark.parametrize("name", ["directory in the way", "name too long"])
 def test_a_directory_that_can_never_be_made_changes_no_weight(
-    name, expected, tmp_path, monkeypatch, caplog
-):
+    name: str,
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
@@ -209,9 +228,13 @@ def test_a_directory_that_can_never_be_made_changes_no_weight(
 
 @pytest.mark.parametrize("place", ["take_snapshot", "histograms"])
 def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
-    place, expected, tmp_path, monkeypatch, caplog
-):
-    def broken(*args, **kwargs):
+    place: str,
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("a bug")
 
     original = getattr(tbtrainer.observers.histograms, place)
@@ -226,7 +249,9 @@ def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
     assert losses(tmp_path) == [2, 4, 6, 8, 10]
 
 
-def test_nonsense_given_to_the_writer_costs_one_warning_per_cause(expected, tmp_path, caplog):
+def test_nonsense_given_to_the_writer_costs_one_warning_per_cause(
+    expected: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trained(tmp_path, expected, callbacks=[Nonsense()])
     said = [r.getMessage() for r in caplog.records if r.name == "tbtrainer.isolation"]
@@ -235,9 +260,17 @@ def test_nonsense_given_to_the_writer_costs_one_warning_per_cause(expected, tmp_
     assert losses(tmp_path) == [2, 4, 6, 8, 10]
 
 
-def test_values_that_cannot_be_shown_are_named_once(expected, tmp_path, caplog):
+def test_values_that_cannot_be_shown_are_named_once(
+    expected: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Odd(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             odd = {"object": object(), "huge": 10**400, "pair": torch.ones(2), "odd\udcff": 1.0}
             made.log(odd)
 
@@ -254,7 +287,12 @@ def test_values_that_cannot_be_shown_are_named_once(expected, tmp_path, caplog):
     assert huge == [(step, math.inf) for step in range(1, STEPS + 1)]
 
 
-def test_a_rewind_on_a_full_disk_continues_with_a_warning(expected, tmp_path, monkeypatch, caplog):
+def test_a_rewind_on_a_full_disk_continues_with_a_warning(
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     trained(tmp_path, expected)
     shutil.rmtree(tmp_path / "checkpoint-10")
 

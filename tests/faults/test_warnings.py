@@ -16,7 +16,7 @@ from tests.faults import disk
 
 
 @pytest.fixture(autouse=True)
-def warnings_only(caplog) -> None:
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
 
 
@@ -48,7 +48,9 @@ LOSSES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_lost_event_file_is_logged_once(name, closed, tmp_path, caplog):
+def test_a_lost_event_file_is_logged_once(
+    name: str, closed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lose, words = LOSSES[name]
     writer = written(tmp_path / "run", range(5))
     for part in range(2):
@@ -62,7 +64,9 @@ def test_a_lost_event_file_is_logged_once(name, closed, tmp_path, caplog):
     assert words in caplog.text
 
 
-def test_a_flapping_disk_is_logged_a_few_times(tmp_path, caplog):
+def test_a_flapping_disk_is_logged_a_few_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = written(tmp_path, range(1))
     delivery = writer._events._delivery
     for step in range(1, 51):
@@ -76,7 +80,9 @@ def test_a_flapping_disk_is_logged_a_few_times(tmp_path, caplog):
     assert "failed 49 more times" in caplog.text
 
 
-def test_a_fault_is_logged_when_the_last_warning_is_old(tmp_path, caplog, monkeypatch):
+def test_a_fault_is_logged_when_the_last_warning_is_old(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = written(tmp_path, range(1))
     delivery = writer._events._delivery
     for step in range(1, 4):
@@ -92,7 +98,9 @@ def test_a_fault_is_logged_when_the_last_warning_is_old(tmp_path, caplog, monkey
     assert len(caplog.records) == 4
 
 
-def test_dropped_records_are_logged_and_summed_up_at_the_end(tmp_path, caplog):
+def test_dropped_records_are_logged_and_summed_up_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     released = threading.Event()
     writer = RunWriter(str(tmp_path), queue_bytes=10_000)
     with disk.writes(disk.hung(released)):
@@ -108,7 +116,9 @@ def test_dropped_records_are_logged_and_summed_up_at_the_end(tmp_path, caplog):
     assert f"{dropped} records of the run" in caplog.text
 
 
-def test_a_healthy_disk_receives_records_larger_than_the_queue(tmp_path, caplog):
+def test_a_healthy_disk_receives_records_larger_than_the_queue(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = RunWriter(str(tmp_path), queue_bytes=100_000)
     for step in range(20):
         writer.add_scalar("value", step, step)
@@ -118,7 +128,9 @@ def test_a_healthy_disk_receives_records_larger_than_the_queue(tmp_path, caplog)
     assert not caplog.records
 
 
-def test_a_fault_drops_a_record_larger_than_the_queue(tmp_path, caplog):
+def test_a_fault_drops_a_record_larger_than_the_queue(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = RunWriter(str(tmp_path), queue_bytes=100_000)
     with disk.writes(disk.failing(errno.EIO)):
         offer(writer, range(1))
@@ -130,7 +142,9 @@ def test_a_fault_drops_a_record_larger_than_the_queue(tmp_path, caplog):
     assert caplog.text.count("1 records of the run") == 1
 
 
-def test_threads_that_keep_adding_delay_no_close(tmp_path, caplog, monkeypatch):
+def test_threads_that_keep_adding_delay_no_close(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # If the close waited for what is added meanwhile, the test would last an hour.
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 3600.0)
     writer = RunWriter(str(tmp_path))
@@ -155,7 +169,9 @@ def test_threads_that_keep_adding_delay_no_close(tmp_path, caplog, monkeypatch):
     assert steps == list(range(len(added)))
 
 
-def test_a_slow_disk_is_not_called_silent(tmp_path, caplog, monkeypatch):
+def test_a_slow_disk_is_not_called_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tbtrainer.event_file.delivery.CLOSE_SECONDS", 0.0)
     writer = RunWriter(str(tmp_path))
     entered, released = threading.Event(), threading.Event()

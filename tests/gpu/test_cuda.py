@@ -1,6 +1,7 @@
 """On a CUDA device: equal to the CPU, never waited for, no memory kept, the training unchanged."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def tensors_of(dtype: torch.dtype) -> list[torch.Tensor]:
     [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2],
     ids=str,
 )
-def test_the_device_finds_what_the_cpu_finds(backend, dtype):
+def test_the_device_finds_what_the_cpu_finds(backend: str, dtype: torch.dtype) -> None:
     tensors = tensors_of(dtype)
     expected = measure(tensors, CPU)
     on_device = [tensor.to(CUDA) for tensor in tensors]
@@ -59,7 +60,7 @@ def test_the_device_finds_what_the_cpu_finds(backend, dtype):
 
 @BACKENDS
 @pytest.mark.parametrize("scale", [None, 4096.0, 3000.0])
-def test_tensors_that_share_a_row_are_counted_together(backend, scale):
+def test_tensors_that_share_a_row_are_counted_together(backend: str, scale: float | None) -> None:
     tensors = tensors_of(torch.float32)[:5]
     loss_scale = None if scale is None else torch.tensor(scale)
     rows = [0, 1, 0, 1, 0]
@@ -81,7 +82,7 @@ def observed(directory: Path) -> tuple[Recorder, GradientNorms, torch.nn.Module]
     return recorder, GradientNorms(table, "block", 1.0, CUDA, isolation), model
 
 
-def test_nothing_waits_for_the_device(tmp_path):
+def test_nothing_waits_for_the_device(tmp_path: Path) -> None:
     recorder, norms, model = observed(tmp_path)
     parts = [parameter.grad for parameter in model.parameters()]
     # The first of each compiles the kernels and makes what stays.
@@ -97,7 +98,7 @@ def test_nothing_waits_for_the_device(tmp_path):
         recorder.close()
 
 
-def test_a_thousand_snapshots_keep_no_memory(tmp_path):
+def test_a_thousand_snapshots_keep_no_memory(tmp_path: Path) -> None:
     recorder, norms, model = observed(tmp_path)
     parts = [parameter.grad for parameter in model.parameters()]
     before = None
@@ -112,7 +113,7 @@ def test_a_thousand_snapshots_keep_no_memory(tmp_path):
     assert torch.cuda.memory_allocated() <= before + 2**20
 
 
-def test_a_snapshot_shows_the_values_of_its_own_step(tmp_path):
+def test_a_snapshot_shows_the_values_of_its_own_step(tmp_path: Path) -> None:
     model = torch.nn.Linear(64, 64, device=CUDA)
     table = parameter_table(model, is_world_process_zero=True)
     writer = RunWriter(str(tmp_path))
@@ -141,7 +142,7 @@ def test_a_snapshot_shows_the_values_of_its_own_step(tmp_path):
     ],
     ids=lambda changes: next(iter(changes), "plain"),
 )
-def test_the_training_is_unchanged_to_the_last_bit(changes, tmp_path):
+def test_the_training_is_unchanged_to_the_last_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     values = {"use_cpu": False, "full_determinism": True, **changes}
     made = {}
     for cls, args_cls, more in (

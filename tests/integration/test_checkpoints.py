@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers.trainer
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
@@ -58,7 +59,7 @@ def train_until_killed(directory: str, kill_at: str) -> None:
     trainer(TBTrainer, args).train(resume_from_checkpoint=get_last_checkpoint(directory))
 
 
-def test_kills_during_saving_leave_one_curve(tmp_path):
+def test_kills_during_saving_leave_one_curve(tmp_path: Path) -> None:
     directory = tmp_path / "out"
     directory.mkdir()
     for kill_at in (4, 6, 8, 10, -1):
@@ -80,14 +81,14 @@ def test_kills_during_saving_leave_one_curve(tmp_path):
     assert sorted(steps) == list(range(1, 17))
 
 
-def test_the_marker_is_there_before_a_push_begins(tmp_path):
+def test_the_marker_is_there_before_a_push_begins(tmp_path: Path) -> None:
     seen = []
 
     class Pushing(TBTrainer):
-        def _push_from_checkpoint(self, checkpoint_folder):
+        def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
             seen.append(sorted(os.listdir(checkpoint_folder)))
 
-        def init_hf_repo(self, token=None):
+        def init_hf_repo(self, token: str | None = None) -> None:
             pass
 
     args = arguments(
@@ -106,7 +107,7 @@ def test_the_marker_is_there_before_a_push_begins(tmp_path):
 
 
 @pytest.mark.parametrize("only_model", [False, True])
-def test_every_checkpoint_is_marked_with_its_step(only_model, tmp_path):
+def test_every_checkpoint_is_marked_with_its_step(only_model: bool, tmp_path: Path) -> None:
     made = trainer(
         TBTrainer, arguments(TBTrainingArguments, tmp_path, **SAVING, save_only_model=only_model)
     )
@@ -122,10 +123,10 @@ def test_every_checkpoint_is_marked_with_its_step(only_model, tmp_path):
 class SavesNothingAtFirst(Trainer):
     """As under FSDP with sharded states: `save_model` writes nothing and makes no directory."""
 
-    def save_model(self, output_dir=None, _internal_call=False):
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         pass
 
-    def _save_optimizer_and_scheduler(self, output_dir):
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         os.makedirs(output_dir, exist_ok=True)
         super()._save_optimizer_and_scheduler(output_dir)
 
@@ -134,7 +135,7 @@ class SavesNothingWithTensorBoard(TBTrainerMixin, SavesNothingAtFirst):
     pass
 
 
-def test_a_checkpoint_without_a_model_file_is_marked(tmp_path):
+def test_a_checkpoint_without_a_model_file_is_marked(tmp_path: Path) -> None:
     args = arguments(TBTrainingArguments, tmp_path, **SAVING, telemetry_errors="raise")
     trainer(SavesNothingWithTensorBoard, args).train()
     assert MARKER in os.listdir(tmp_path / "checkpoint-5")
@@ -144,7 +145,7 @@ def test_a_checkpoint_without_a_model_file_is_marked(tmp_path):
 class SavesElsewhere(Trainer):
     """Writes what it keeps to a place of its own."""
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         self.save_model(os.path.join(self.args.output_dir, "mine", f"at-{self.state.global_step}"))
 
 
@@ -153,7 +154,9 @@ class ElsewhereWithTensorBoard(TBTrainerMixin, SavesElsewhere):
 
 
 @pytest.mark.parametrize("errors", ["warn", "raise"])
-def test_a_trainer_that_saves_elsewhere_is_left_alone(errors, tmp_path, caplog):
+def test_a_trainer_that_saves_elsewhere_is_left_alone(
+    errors: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     args = arguments(TBTrainingArguments, tmp_path, **SAVING, telemetry_errors=errors)
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trainer(ElsewhereWithTensorBoard, args).train()

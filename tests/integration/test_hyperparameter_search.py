@@ -60,7 +60,12 @@ def searched(directory: Path, hp_name: Callable | None, **changes: Any) -> TBTra
     ],
     ids=["parameters", "short names", "default"],
 )
-def test_each_trial_is_one_clean_curve(hp_name, names, tmp_path, caplog):
+def test_each_trial_is_one_clean_curve(
+    hp_name: Callable[[Any], str] | None,
+    names: set[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         searched(tmp_path, hp_name, eval_strategy="steps", eval_steps=5, telemetry_errors="raise")
     runs = {file.parent.name: file for file in event_files(tmp_path)}

@@ -3,16 +3,19 @@
 import itertools
 import logging
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments, tags
-from tests.events import event_files, histograms, scalars
+from tests.events import Histogram, event_files, histograms, scalars
 from tests.tiny import Sequences, arguments, trainer
 
 # With `norm_detail="total"`.
@@ -30,12 +33,12 @@ TOTALS = {
 class Watched(TBTrainer):
     """Keeps copies of what the telemetry should have seen."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gradients: dict[int, dict[str, torch.Tensor]] = {}
         self.parameters: dict[int, dict[str, torch.Tensor]] = {}
 
-    def training_step(self, model, *args, **kwargs):
+    def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(model, *args, **kwargs)
         if self.accelerator.sync_gradients:
             self.gradients[self.state.global_step + 1] = {
@@ -43,14 +46,14 @@ class Watched(TBTrainer):
             }
         return loss
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self.parameters[self.state.global_step] = {
             n: p.detach().clone() for n, p in self.model.named_parameters()
         }
         return super()._maybe_log_save_evaluate(*args, **kwargs)
 
 
-def watched(directory, **changes):
+def watched(directory: Path, **changes: Any) -> tuple[Watched, Path]:
     args = arguments(TBTrainingArguments, directory, telemetry_errors="raise", **changes)
     made = trainer(Watched, args)
     made.train()
@@ -58,7 +61,7 @@ def watched(directory, **changes):
     return made, file
 
 
-def assert_shows(histogram, tensor) -> None:
+def assert_shows(histogram: Histogram, tensor: torch.Tensor) -> None:
     reference = tensor.double()
     assert histogram.count == tensor.numel() == histogram.counts.sum()
     assert histogram.minimum == reference.min().item()
@@ -68,7 +71,9 @@ def assert_shows(histogram, tensor) -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_every_parameter_and_gradient_is_shown_at_its_step(accumulation, tmp_path):
+def test_every_parameter_and_gradient_is_shown_at_its_step(
+    accumulation: int, tmp_path: Path
+) -> None:
     made, file = watched(tmp_path, histogram_steps=4, gradient_accumulation_steps=accumulation)
     shown = histograms(file)
     steps = {4, 8, 10}
@@ -83,12 +88,12 @@ def test_every_parameter_and_gradient_is_shown_at_its_step(accumulation, tmp_pat
     assert {step for _, step in shown} == steps
 
 
-def test_histogram_steps_may_be_a_ratio_of_the_training(tmp_path):
+def test_histogram_steps_may_be_a_ratio_of_the_training(tmp_path: Path) -> None:
     _, file = watched(tmp_path, histogram_steps=0.5)
     assert {step for _, step in histograms(file)} == {5, 10}
 
 
-def test_a_snapshot_ends_every_epoch(tmp_path):
+def test_a_snapshot_ends_every_epoch(tmp_path: Path) -> None:
     _, file = watched(
         tmp_path,
         histogram_strategy="epoch",
@@ -102,25 +107,25 @@ def test_a_snapshot_ends_every_epoch(tmp_path):
 class Stream(IterableDataset):
     """Rows without an end and without a length."""
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         rows = Sequences(64)
         for index in itertools.cycle(range(len(rows))):
             yield rows[index]
 
 
-def test_a_dataset_without_a_length_is_shown_too(tmp_path):
+def test_a_dataset_without_a_length_is_shown_too(tmp_path: Path) -> None:
     args = arguments(TBTrainingArguments, tmp_path, histogram_steps=5, telemetry_errors="raise")
     trainer(TBTrainer, args, train_dataset=Stream()).train()
     (file,) = event_files(tmp_path)
     assert {step for _, step in histograms(file)} == {5, 10}
 
 
-def test_no_histograms_when_switched_off(tmp_path):
+def test_no_histograms_when_switched_off(tmp_path: Path) -> None:
     _, file = watched(tmp_path, histogram_strategy="no")
     assert histograms(file) == {}
 
 
-def test_patterns_choose_the_parameters_and_exclusion_wins(tmp_path):
+def test_patterns_choose_the_parameters_and_exclusion_wins(tmp_path: Path) -> None:
     made, file = watched(
         tmp_path, histogram_include=["layer.0", "classifier"], histogram_exclude=["bias$"]
     )
@@ -133,17 +138,17 @@ def test_patterns_choose_the_parameters_and_exclusion_wins(tmp_path):
     assert {tag for tag, _ in histograms(file)} == expected
 
 
-def test_targets_choose_what_a_snapshot_holds(tmp_path):
+def test_targets_choose_what_a_snapshot_holds(tmp_path: Path) -> None:
     _, file = watched(tmp_path, histogram_targets=["gradients"])
     assert {tag.split("/")[0] for tag, _ in histograms(file)} == {"gradients"}
 
 
-def test_no_histogram_has_more_buckets_than_asked_for(tmp_path):
+def test_no_histogram_has_more_buckets_than_asked_for(tmp_path: Path) -> None:
     _, file = watched(tmp_path, histogram_buckets=12)
     assert max(len(h.counts) for h in histograms(file).values()) <= 12
 
 
-def test_norms_are_the_rms_over_the_logging_window_before_clipping(tmp_path):
+def test_norms_are_the_rms_over_the_logging_window_before_clipping(tmp_path: Path) -> None:
     made, file = watched(tmp_path, norm_detail="parameter", max_grad_norm=0.3)
     shown = {(tag, step): value for tag, step, value in scalars(file)}
     for step in (2, 4, 6, 8, 10):
@@ -164,7 +169,7 @@ def test_norms_are_the_rms_over_the_logging_window_before_clipping(tmp_path):
         assert shown["train/grad_norm", step] == pytest.approx(totals[1], rel=1e-5)
 
 
-def test_blocks_are_layers_and_what_stands_outside_them(tmp_path):
+def test_blocks_are_layers_and_what_stands_outside_them(tmp_path: Path) -> None:
     _, file = watched(tmp_path, norm_detail="block")
     shown = {tag for tag, _, _ in scalars(file) if tag.startswith("grad_norm_per_block/")}
     assert {
@@ -175,15 +180,21 @@ def test_blocks_are_layers_and_what_stands_outside_them(tmp_path):
     assert not any(".attention" in tag for tag in shown)
 
 
-def test_the_total_alone_when_asked_for(tmp_path):
+def test_the_total_alone_when_asked_for(tmp_path: Path) -> None:
     _, file = watched(tmp_path, norm_detail="total")
     shown = {tag for tag, _, _ in scalars(file) if tag.startswith("grad_norm")}
     assert shown == TOTALS
 
 
-def test_a_training_that_is_stopped_early_has_a_last_snapshot(tmp_path):
+def test_a_training_that_is_stopped_early_has_a_last_snapshot(tmp_path: Path) -> None:
     class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             control.should_training_stop = state.global_step == 7
 
     args = arguments(TBTrainingArguments, tmp_path, histogram_steps=5)
@@ -211,14 +222,18 @@ class Odd(nn.Module):
         self.broken = nn.Parameter(torch.tensor([1.0, float("nan"), float("inf"), -2.0]))
         self.broken.requires_grad = False
 
-    def forward(self, input_ids, attention_mask, labels):
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         word = self.words(input_ids % 50).mean(dim=1)
         rest = self.brief.sum() + self.wide.sum() + self.flat.sum() + self.empty.sum()
         loss = (self.used(word).squeeze(-1) + rest - labels).square().mean().float()
         return {"loss": loss, "logits": word}
 
 
-def test_every_kind_of_tensor_is_shown_or_warned_of(tmp_path, caplog):
+def test_every_kind_of_tensor_is_shown_or_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(0)
     args = arguments(
         TBTrainingArguments,
@@ -247,9 +262,11 @@ def test_every_kind_of_tensor_is_shown_or_warned_of(tmp_path, caplog):
     assert sum("words.weight" in r.message and "sparse" in r.message for r in caplog.records) == 1
 
 
-def test_a_non_finite_gradient_is_counted_and_hides_nothing(tmp_path):
+def test_a_non_finite_gradient_is_counted_and_hides_nothing(tmp_path: Path) -> None:
     class Planted(TBTrainer):
-        def compute_loss(self, model, inputs, *args, **kwargs):
+        def compute_loss(
+            self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> Any:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             return loss * float("nan") if self.state.global_step == 9 else loss
 

@@ -3,8 +3,10 @@
 import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainerMixin, TBTrainingArguments, TensorBoardArguments
@@ -15,7 +17,7 @@ from tests.tiny import Sequences, arguments, classifier, trainer
 class Early(Trainer):
     """Logs, evaluates and trains before its `__init__` is over."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log({"ready": 1.0})
         self.evaluate()
@@ -37,7 +39,9 @@ def stock_scalars(directory: Path) -> list[tuple[str, int, float]]:
     ]
 
 
-def test_a_trainer_that_trains_while_it_is_built_is_shown(tmp_path, monkeypatch):
+def test_a_trainer_that_trains_while_it_is_built_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Before a training, stock writes to the working directory unless a place is named.
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "stock" / "run"))
     stock = arguments(TrainingArguments, tmp_path / "stock", report_to="tensorboard")
@@ -54,11 +58,13 @@ def test_a_trainer_that_trains_while_it_is_built_is_shown(tmp_path, monkeypatch)
     assert len({file.parent for file in event_files(tmp_path / "ours")}) == 1
 
 
-def test_arguments_may_be_positional_or_left_out(tmp_path, monkeypatch):
+def test_arguments_may_be_positional_or_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     class Ready(Trainer):
-        def __init__(self, *args, **kwargs):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.log({"ready": 1.0})
 
@@ -72,31 +78,31 @@ def test_arguments_may_be_positional_or_left_out(tmp_path, monkeypatch):
 
 
 class Twice(Trainer):
-    def log(self, logs, *args, **kwargs):
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().log({"first": 1.0}, *args, **kwargs)
         super().log({**logs, "second": 2.0}, *args, **kwargs)
 
 
 class Swallows(Trainer):
-    def log(self, logs, *args, **kwargs):
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         if "loss" not in logs:
             super().log(logs, *args, **kwargs)
 
 
 class LogsWhileLogging(Trainer):
-    def log(self, logs, *args, **kwargs):
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self.log({"inner": 3.0})
 
 
 class LogsSteps(Trainer):
-    def log(self, logs, *args, **kwargs):
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().log({**logs, "step": 77}, *args, **kwargs)
 
 
 @pytest.mark.parametrize("right", [Twice, Swallows, LogsWhileLogging, LogsSteps])
-def test_what_enters_the_history_is_written_once(right, tmp_path):
+def test_what_enters_the_history_is_written_once(right: type[Trainer], tmp_path: Path) -> None:
     class Both(TBTrainerMixin, right):
         pass
 
@@ -113,7 +119,12 @@ class StepOfItsOwn(TBTrainer):
 
     gradients: dict
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         model.train()
         inputs = self._prepare_inputs(inputs)
         for _ in range(2):
@@ -126,7 +137,9 @@ class StepOfItsOwn(TBTrainer):
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_gradients_of_a_users_own_training_step_are_whole(accumulation, tmp_path, caplog):
+def test_gradients_of_a_users_own_training_step_are_whole(
+    accumulation: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     args = arguments(
         TBTrainingArguments,
         tmp_path,
@@ -152,14 +165,16 @@ def test_gradients_of_a_users_own_training_step_are_whole(accumulation, tmp_path
 class LoopOfItsOwn(TBTrainer):
     """Neither its loop nor its step comes past those of `TBTrainer`."""
 
-    def _inner_training_loop(self, *args, **kwargs):
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         return Trainer._inner_training_loop(self, *args, **kwargs)
 
-    def training_step(self, *args, **kwargs):
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return Trainer.training_step(self, *args, **kwargs)
 
 
-def test_gradients_that_cannot_be_seen_are_warned_of_once(tmp_path, caplog):
+def test_gradients_that_cannot_be_seen_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = trainer(LoopOfItsOwn, arguments(TBTrainingArguments, tmp_path, histogram_steps=5))
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         made.train()
@@ -181,7 +196,12 @@ class OtherConfig(TrainingArguments):
 class OtherTrainer(Trainer):
     """Turns plain arguments into its own, as TRL's trainers do."""
 
-    def __init__(self, model, args: OtherConfig | TrainingArguments | None = None, **kwargs):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        args: OtherConfig | TrainingArguments | None = None,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(args, TrainingArguments) and not isinstance(args, OtherConfig):
             args = OtherConfig(**args.to_dict())
         super().__init__(model, args, **kwargs)
@@ -192,7 +212,9 @@ class OtherWithTensorBoard(TBTrainerMixin, OtherTrainer):
 
 
 @pytest.mark.parametrize("positional", [True, False])
-def test_arguments_that_a_trainer_converts_keep_their_choices(positional, tmp_path):
+def test_arguments_that_a_trainer_converts_keep_their_choices(
+    positional: bool, tmp_path: Path
+) -> None:
     given = arguments(
         TBTrainingArguments,
         tmp_path,
@@ -215,7 +237,7 @@ def test_arguments_that_a_trainer_converts_keep_their_choices(positional, tmp_pa
     assert given.to_dict()["norm_detail"] == "total"
 
 
-def test_the_config_of_the_other_trainer_is_not_converted(tmp_path):
+def test_the_config_of_the_other_trainer_is_not_converted(tmp_path: Path) -> None:
     @dataclass
     class Config(TensorBoardArguments, OtherConfig):
         pass
@@ -226,7 +248,7 @@ def test_the_config_of_the_other_trainer_is_not_converted(tmp_path):
     assert {f.name for f in fields(TensorBoardArguments)} <= set(made.args.to_dict())
 
 
-def test_the_sft_trainer_takes_the_arguments_of_tbtrainer(tmp_path):
+def test_the_sft_trainer_takes_the_arguments_of_tbtrainer(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     from transformers import BertTokenizer, GPT2Config, GPT2LMHeadModel

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, histograms, scalars, text
@@ -31,13 +32,19 @@ class CrashAt(TrainerCallback):
         self.step = step
         self.trainer: TBTrainer | None = None
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         if state.global_step == self.step:
             self.trainer.writer.add_scalar("orphan", 1.0, self.step)
             raise Crash
 
 
-def crashed(directory: Path, step: int, resume=None, **changes) -> None:
+def crashed(directory: Path, step: int, resume: str | bool | None = None, **changes: Any) -> None:
     crash = CrashAt(step)
     args = arguments(TBTrainingArguments, directory, **SAVING, **changes)
     crash.trainer = trainer(TBTrainer, args, callbacks=[crash])
@@ -45,7 +52,7 @@ def crashed(directory: Path, step: int, resume=None, **changes) -> None:
         crash.trainer.train(resume_from_checkpoint=resume)
 
 
-def resumed(directory: Path, checkpoint=True, **changes) -> TBTrainer:
+def resumed(directory: Path, checkpoint: str | bool = True, **changes: Any) -> TBTrainer:
     args = arguments(TBTrainingArguments, directory, **{**SAVING, **changes})
     made = trainer(TBTrainer, args)
     made.train(resume_from_checkpoint=checkpoint)
@@ -56,7 +63,7 @@ def all_scalars(directory: Path) -> list[tuple[str, int, float]]:
     return [record for file in event_files(directory) for record in scalars(file)]
 
 
-def test_a_run_crashed_twice_equals_an_uninterrupted_one(tmp_path):
+def test_a_run_crashed_twice_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path / "whole", **SAVING))
     whole.train()
     crashed(tmp_path / "broken", 7)
@@ -81,7 +88,7 @@ def test_a_run_crashed_twice_equals_an_uninterrupted_one(tmp_path):
     assert {step for _, step in shown} == {3, 6, 9, 10}
 
 
-def test_a_resumed_run_shows_each_step_once_in_every_loader(tmp_path):
+def test_a_resumed_run_shows_each_step_once_in_every_loader(tmp_path: Path) -> None:
     crashed(tmp_path, 7)
     run = Path(resumed(tmp_path).writer.log_dir)
     assert {file.parent for file in event_files(tmp_path)} == {run}
@@ -97,7 +104,7 @@ def test_a_resumed_run_shows_each_step_once_in_every_loader(tmp_path):
             assert "orphan" not in server.tags("scalars")
 
 
-def test_what_was_taken_out_is_kept_beside(tmp_path):
+def test_what_was_taken_out_is_kept_beside(tmp_path: Path) -> None:
     crashed(tmp_path, 7)
     made = resumed(tmp_path)
     kept = [p for p in Path(made.writer.log_dir).iterdir() if "removed-after-4" in p.name]
@@ -105,7 +112,7 @@ def test_what_was_taken_out_is_kept_beside(tmp_path):
     assert ("orphan", 7, 1.0) in scalars(kept[0])
 
 
-def test_a_new_run_when_asked_for(tmp_path):
+def test_a_new_run_when_asked_for(tmp_path: Path) -> None:
     crashed(tmp_path, 7)
     resumed(tmp_path, run_resume="new", logging_dir=str(tmp_path / "second"))
     first = {r[1] for f in event_files(tmp_path / "runs") for r in scalars(f)}
@@ -114,7 +121,9 @@ def test_a_new_run_when_asked_for(tmp_path):
     assert min(second) > 4
 
 
-def test_a_stock_checkpoint_begins_a_run_with_a_warning(tmp_path, caplog):
+def test_a_stock_checkpoint_begins_a_run_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     args = arguments(TrainingArguments, tmp_path, save_strategy="steps", save_steps=4, max_steps=8)
     trainer(Trainer, args).train()
     with caplog.at_level(logging.WARNING):
@@ -124,7 +133,7 @@ def test_a_stock_checkpoint_begins_a_run_with_a_warning(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_the_best_model_is_loaded_after_one_clean_curve(strategy, tmp_path):
+def test_the_best_model_is_loaded_after_one_clean_curve(strategy: str, tmp_path: Path) -> None:
     changes = {
         "save_strategy": strategy,
         "eval_strategy": strategy,
@@ -147,7 +156,7 @@ def test_the_best_model_is_loaded_after_one_clean_curve(strategy, tmp_path):
     assert "orphan" not in {name for name, _, _ in shown}
 
 
-def test_a_run_moved_with_its_checkpoints_continues_there(tmp_path):
+def test_a_run_moved_with_its_checkpoints_continues_there(tmp_path: Path) -> None:
     crashed(tmp_path / "before", 7)
     (tmp_path / "before").rename(tmp_path / "after")
     made = resumed(tmp_path / "after")
@@ -157,7 +166,9 @@ def test_a_run_moved_with_its_checkpoints_continues_there(tmp_path):
     assert steps == [2, 4, 6, 8, 10]
 
 
-def test_a_branch_of_a_training_leaves_the_first_run_alone(tmp_path, caplog):
+def test_a_branch_of_a_training_leaves_the_first_run_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     crashed(tmp_path / "parent", 7)
     before = all_scalars(tmp_path / "parent")
     made = resumed(tmp_path / "branch", checkpoint=str(tmp_path / "parent" / "checkpoint-4"))
@@ -166,7 +177,7 @@ def test_a_branch_of_a_training_leaves_the_first_run_alone(tmp_path, caplog):
     assert caplog.text.count("is left as it is") == 1
 
 
-def test_a_checkpoint_copied_beside_another_run_does_not_rewind_that(tmp_path):
+def test_a_checkpoint_copied_beside_another_run_does_not_rewind_that(tmp_path: Path) -> None:
     for name in ("one", "other"):
         crashed(tmp_path / name, 7, logging_dir=str(tmp_path / name / "logs"))
     before = all_scalars(tmp_path / "other" / "logs")
@@ -177,7 +188,7 @@ def test_a_checkpoint_copied_beside_another_run_does_not_rewind_that(tmp_path):
     assert made.writer.log_dir == str(tmp_path / "other" / "logs-1")
 
 
-def test_a_checkpoint_without_marker_continues_its_neighbours_run(tmp_path):
+def test_a_checkpoint_without_marker_continues_its_neighbours_run(tmp_path: Path) -> None:
     crashed(tmp_path, 9)
     (tmp_path / "checkpoint-8" / "tensorboard_run.json").unlink()
     resumed(tmp_path)
@@ -186,7 +197,7 @@ def test_a_checkpoint_without_marker_continues_its_neighbours_run(tmp_path):
     assert steps == [2, 4, 6, 8, 10]
 
 
-def test_an_evaluation_after_the_runs_were_deleted_begins_again(tmp_path):
+def test_an_evaluation_after_the_runs_were_deleted_begins_again(tmp_path: Path) -> None:
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     made.train()
     shutil.rmtree(tmp_path / "runs")
@@ -194,7 +205,7 @@ def test_an_evaluation_after_the_runs_were_deleted_begins_again(tmp_path):
     assert [step for tag, step, _ in all_scalars(tmp_path) if tag == "eval/loss"] == [10]
 
 
-def test_a_second_training_in_one_process_is_a_second_run(tmp_path):
+def test_a_second_training_in_one_process_is_a_second_run(tmp_path: Path) -> None:
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path))
     made.train()
     first = made.writer.log_dir
@@ -227,7 +238,9 @@ made.train()
 
 
 @pytest.mark.parametrize(("kind", "code"), [("default", -signal.SIGTERM), ("handled", 3)])
-def test_sigterm_flushes_and_then_does_what_it_did_before(kind, code, tmp_path):
+def test_sigterm_flushes_and_then_does_what_it_did_before(
+    kind: str, code: int, tmp_path: Path
+) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", TERMINATED, str(tmp_path), kind],
@@ -243,7 +256,7 @@ def test_sigterm_flushes_and_then_does_what_it_did_before(kind, code, tmp_path):
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["numbered", "named"])
-def test_every_trial_of_a_search_has_its_own_run(named, tmp_path):
+def test_every_trial_of_a_search_has_its_own_run(named: bool, tmp_path: Path) -> None:
     made = TBTrainer(
         model_init=lambda: classifier(),
         args=arguments(TBTrainingArguments, tmp_path, logging_dir=str(tmp_path / "search")),

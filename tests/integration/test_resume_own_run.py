@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, texts
@@ -33,7 +33,7 @@ def change_marker(checkpoint: Path, **changes: object) -> None:
 
 
 @pytest.fixture
-def run_of_another(tmp_path) -> Path:
+def run_of_another(tmp_path: Path) -> Path:
     writer = SummaryWriter(str(tmp_path / "victim"))
     for step in range(100):
         writer.add_scalar("precious", step, step)
@@ -46,7 +46,9 @@ def run_of_another(tmp_path) -> Path:
 
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
 @pytest.mark.parametrize("run_id", ["", "forged"])
-def test_a_forged_marker_reaches_no_directory_of_others(run_id, relative, run_of_another, tmp_path):
+def test_a_forged_marker_reaches_no_directory_of_others(
+    run_id: str, relative: bool, run_of_another: Path, tmp_path: Path
+) -> None:
     crashed(tmp_path / "out", 7)
     place = "../../victim" if relative else str(run_of_another)
     directories = {"run_directory": place, "relative_directory": place}
@@ -59,7 +61,7 @@ def test_a_forged_marker_reaches_no_directory_of_others(run_id, relative, run_of
     assert contents(run_of_another) == before
 
 
-def test_a_forged_url_is_never_connected_to(tmp_path):
+def test_a_forged_url_is_never_connected_to(tmp_path: Path) -> None:
     crashed(tmp_path, 7)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"ftp://127.0.0.1:{server.getsockname()[1]}/run"
@@ -72,7 +74,7 @@ def test_a_forged_url_is_never_connected_to(tmp_path):
 
 
 @pytest.mark.parametrize("step", [2**70, -1, True, 4.0, 3])
-def test_an_invalid_step_does_not_stop_the_run(step, tmp_path):
+def test_an_invalid_step_does_not_stop_the_run(step: object, tmp_path: Path) -> None:
     crashed(tmp_path, 9)
     change_marker(tmp_path / "checkpoint-8", step=step)
     resumed(tmp_path)
@@ -83,7 +85,7 @@ def test_an_invalid_step_does_not_stop_the_run(step, tmp_path):
 # ---- Branches ----
 
 
-def test_a_checkpoint_copied_to_another_output_dir_begins_a_run(tmp_path):
+def test_a_checkpoint_copied_to_another_output_dir_begins_a_run(tmp_path: Path) -> None:
     crashed(tmp_path / "parent", 7)
     before = contents(tmp_path / "parent")
     shutil.copytree(tmp_path / "parent" / "checkpoint-4", tmp_path / "branch" / "checkpoint-4")
@@ -93,7 +95,9 @@ def test_a_checkpoint_copied_to_another_output_dir_begins_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
-def test_a_branch_in_the_same_logging_dir_begins_a_run(by_environment, tmp_path, monkeypatch):
+def test_a_branch_in_the_same_logging_dir_begins_a_run(
+    by_environment: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logs = tmp_path / "logs"
     changes = {} if by_environment else {"logging_dir": str(logs)}
     if by_environment:
@@ -108,7 +112,7 @@ def test_a_branch_in_the_same_logging_dir_begins_a_run(by_environment, tmp_path,
     assert resumed(tmp_path / "parent", **changes).writer.log_dir == str(logs)
 
 
-def test_a_copy_of_output_dir_continues_in_its_own_copy(tmp_path):
+def test_a_copy_of_output_dir_continues_in_its_own_copy(tmp_path: Path) -> None:
     crashed(tmp_path / "parent", 7)
     shutil.copytree(tmp_path / "parent", tmp_path / "copy")
     before = contents(tmp_path / "parent")
@@ -121,7 +125,7 @@ def test_a_copy_of_output_dir_continues_in_its_own_copy(tmp_path):
 # ---- Markers that are missing, broken or empty ----
 
 
-def test_a_broken_marker_falls_back_to_the_checkpoint_beside(tmp_path):
+def test_a_broken_marker_falls_back_to_the_checkpoint_beside(tmp_path: Path) -> None:
     crashed(tmp_path, 9)
     (tmp_path / "checkpoint-8" / MARKER).write_text("{")
     resumed(tmp_path)
@@ -130,7 +134,9 @@ def test_a_broken_marker_falls_back_to_the_checkpoint_beside(tmp_path):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_the_only_checkpoint_without_a_marker_continues_its_run(named, tmp_path):
+def test_the_only_checkpoint_without_a_marker_continues_its_run(
+    named: bool, tmp_path: Path
+) -> None:
     changes = {"logging_dir": str(tmp_path / "logs")} if named else {}
     crashed(tmp_path, 9, save_total_limit=1, **changes)
     listing = {path.name for path in tmp_path.iterdir()}
@@ -143,7 +149,7 @@ def test_the_only_checkpoint_without_a_marker_continues_its_run(named, tmp_path)
     assert len({file.parent for file in event_files(tmp_path)}) == 1
 
 
-def test_an_evaluation_is_not_taken_for_a_checkpoints_run(tmp_path):
+def test_an_evaluation_is_not_taken_for_a_checkpoints_run(tmp_path: Path) -> None:
     crashed(tmp_path, 9, save_total_limit=1)
     trained = {file.parent for file in event_files(tmp_path)}
     (tmp_path / "checkpoint-8" / MARKER).unlink()
@@ -151,9 +157,17 @@ def test_an_evaluation_is_not_taken_for_a_checkpoints_run(tmp_path):
     assert {Path(resumed(tmp_path).writer.log_dir)} == trained
 
 
-def test_a_checkpoint_of_a_deleted_run_begins_a_run(tmp_path, caplog):
+def test_a_checkpoint_of_a_deleted_run_begins_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Delete(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             if state.global_step == 3:
                 shutil.rmtree(tmp_path / "runs")
 
@@ -169,12 +183,20 @@ def test_a_checkpoint_of_a_deleted_run_begins_a_run(tmp_path, caplog):
 # ---- The directory stays where it was chosen ----
 
 
-def test_a_training_that_changes_its_working_directory_has_one_run(tmp_path, monkeypatch):
+def test_a_training_that_changes_its_working_directory_has_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
 
     class Leave(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             if state.global_step == 5:
                 os.chdir(tmp_path / "elsewhere")
 
@@ -184,7 +206,7 @@ def test_a_training_that_changes_its_working_directory_has_one_run(tmp_path, mon
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_the_run_follows_an_output_dir_changed_before_training(tmp_path):
+def test_the_run_follows_an_output_dir_changed_before_training(tmp_path: Path) -> None:
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path / "before"))
     made.args.output_dir = str(tmp_path / "after")
     made.train()
@@ -192,7 +214,7 @@ def test_the_run_follows_an_output_dir_changed_before_training(tmp_path):
     assert event_files(tmp_path / "before") == []
 
 
-def test_arguments_and_configuration_are_shown_once_over_resumes(tmp_path):
+def test_arguments_and_configuration_are_shown_once_over_resumes(tmp_path: Path) -> None:
     crashed(tmp_path, 7)
     crashed(tmp_path, 9, resume=True)
     resumed(tmp_path)
@@ -201,7 +223,7 @@ def test_arguments_and_configuration_are_shown_once_over_resumes(tmp_path):
     assert shown.count("model_config/text_summary") == 1
 
 
-def test_a_pipe_named_like_an_event_file_stops_no_resume(tmp_path):
+def test_a_pipe_named_like_an_event_file_stops_no_resume(tmp_path: Path) -> None:
     crashed(tmp_path, 7)
     (run,) = {file.parent for file in event_files(tmp_path)}
     os.mkfifo(run / "events.out.tfevents.1.pipe")

@@ -36,7 +36,7 @@ FIELDS = sorted(
     ],
     ids=lambda planted: str(planted)[:24],
 )
-def test_a_secret_in_any_field_of_a_configuration_is_hidden(planted):
+def test_a_secret_in_any_field_of_a_configuration_is_hidden(planted: str) -> None:
     shown = {field: redacted_json({field: planted}) for field in FIELDS}
     assert [field for field, written in shown.items() if MARKER in written] == []
 
@@ -55,7 +55,9 @@ class Service:
         return f"Service(key={MARKER})"
 
 
-def test_no_byte_of_a_run_holds_a_planted_marker(tmp_path, caplog):
+def test_no_byte_of_a_run_holds_a_planted_marker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = classifier()
     model.config.update(
         {"auth_token": MARKER, "task_specific_params": {"a": {"secret": MARKER}}, "shown": "yes"}
@@ -85,7 +87,7 @@ def test_no_byte_of_a_run_holds_a_planted_marker(tmp_path, caplog):
     assert '"shown": "yes"' in text(file, "model_config/text_summary")
 
 
-def test_a_secret_that_compute_metrics_returns_is_hidden(tmp_path):
+def test_a_secret_that_compute_metrics_returns_is_hidden(tmp_path: Path) -> None:
     args = arguments(TBTrainingArguments, tmp_path)
     metrics = {"accuracy": 0.5, "db_password": MARKER, "login": {"name": "PIN", "value": MARKER}}
     made = trainer(TBTrainer, args, compute_metrics=lambda _: dict(metrics))
@@ -95,7 +97,9 @@ def test_a_secret_that_compute_metrics_returns_is_hidden(tmp_path):
     assert ("eval/accuracy", 0, 0.5) in scalars(file)
 
 
-def test_no_warning_about_a_resumed_run_has_a_secret(tmp_path, caplog):
+def test_no_warning_about_a_resumed_run_has_a_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = tmp_path / f"password={MARKER}"
     args = arguments(TBTrainingArguments, first, save_strategy="steps", save_steps=5)
     trainer(TBTrainer, args).train()
@@ -113,7 +117,7 @@ def test_no_warning_about_a_resumed_run_has_a_secret(tmp_path, caplog):
     assert [record.getMessage() for record in ours if MARKER in record.getMessage()] == []
 
 
-def test_event_files_can_be_kept_from_other_users(tmp_path):
+def test_event_files_can_be_kept_from_other_users(tmp_path: Path) -> None:
     made = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path, event_file_private=True))
     made.train()
     (file,) = event_files(tmp_path)

@@ -2,8 +2,10 @@
 
 import inspect
 import pydoc
+from typing import Any
 
 import pytest
+import torch
 from transformers import Seq2SeqTrainer, Trainer
 
 from tbtrainer import TBSeq2SeqTrainer, TBTrainer, TBTrainerMixin
@@ -14,10 +16,10 @@ METHODS = ("__init__", "train", "evaluate", "log", "training_step", "save_model"
 class Other(Trainer):
     """A trainer with a parameter of its own."""
 
-    def __init__(self, model, temperature: float = 0.9, **kwargs):
+    def __init__(self, model: torch.nn.Module, temperature: float = 0.9, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
 
-    def evaluate(self, rounds: int = 1):
+    def evaluate(self, rounds: int = 1) -> dict[str, float]:
         return super().evaluate()
 
 
@@ -32,7 +34,7 @@ class TBTrainerBeforeOther(TBTrainer, Other):
 class Users(TBTrainer):
     """A subclass as users write it."""
 
-    def __init__(self, model, colour: str):
+    def __init__(self, model: torch.nn.Module, colour: str) -> None:
         super().__init__(model)
 
 
@@ -49,18 +51,20 @@ class UsersChild(Users):
         (TBTrainerBeforeOther, Other),
     ],
 )
-def test_signatures_are_those_of_the_extended_trainer(ours, stock):
+def test_signatures_are_those_of_the_extended_trainer(
+    ours: type[Trainer], stock: type[Trainer]
+) -> None:
     assert inspect.signature(ours) == inspect.signature(stock)
     for name in METHODS:
         assert inspect.signature(getattr(ours, name)) == inspect.signature(getattr(stock, name))
 
 
 @pytest.mark.parametrize("users", [Users, UsersChild])
-def test_a_users_own_init_keeps_its_signature(users):
+def test_a_users_own_init_keeps_its_signature(users: type[Trainer]) -> None:
     assert list(inspect.signature(users).parameters) == ["model", "colour"]
 
 
-def test_help_names_the_parameters():
+def test_help_names_the_parameters() -> None:
     shown = pydoc.plain(pydoc.render_doc(TBTrainer))
     assert "class TBTrainer" in shown
     assert "compute_metrics" in shown.split("Methods defined here", 1)[1]

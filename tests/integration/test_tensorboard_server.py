@@ -15,7 +15,7 @@ SNAPSHOTS = [4, 8, 10]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TBTrainer:
     directory = tmp_path_factory.mktemp("run")
     args = arguments(
         TBTrainingArguments,
@@ -34,20 +34,22 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["load_fast", "load_slow"])
-def server(trained, request) -> Iterator[TensorBoardServer]:
+def server(trained: TBTrainer, request: pytest.FixtureRequest) -> Iterator[TensorBoardServer]:
     with tensorboard(Path(trained.writer.log_dir), load_fast=request.param) as running:
         running.wait_for("scalars", "train/train_loss")
         yield running
 
 
-def test_scalars_have_the_values_of_the_log_history(server, trained):
+def test_scalars_have_the_values_of_the_log_history(
+    server: TensorBoardServer, trained: TBTrainer
+) -> None:
     shown = server.ask("plugin/scalars/scalars", run=".", tag="train/loss")
     logged = [(e["step"], e["loss"]) for e in trained.state.log_history if "loss" in e]
     assert [step for _, step, _ in shown] == [step for step, _ in logged]
     assert [value for _, _, value in shown] == pytest.approx([v for _, v in logged], rel=1e-6)
 
 
-def test_evaluation_and_norms_are_among_the_scalars(server):
+def test_evaluation_and_norms_are_among_the_scalars(server: TensorBoardServer) -> None:
     shown = server.tags("scalars")
     for tag in (
         "eval/loss",
@@ -80,14 +82,18 @@ def test_no_group_of_stock_holds_a_tag_of_ours(server: TensorBoardServer) -> Non
 
 
 @pytest.mark.parametrize("plugin", ["histograms", "distributions"])
-def test_every_parameter_and_gradient_has_a_tag(server, trained, plugin):
+def test_every_parameter_and_gradient_has_a_tag(
+    server: TensorBoardServer, trained: TBTrainer, plugin: str
+) -> None:
     names = [name for name, _ in trained.model.named_parameters()]
     expected = {f"{target}/{n}" for target in ("parameters", "gradients") for n in names}
     assert expected == set(server.tags(plugin))
 
 
 @pytest.mark.parametrize("target", ["parameters", "gradients"])
-def test_histograms_hold_every_element_at_every_snapshot(server, trained, target):
+def test_histograms_hold_every_element_at_every_snapshot(
+    server: TensorBoardServer, trained: TBTrainer, target: str
+) -> None:
     elements = dict(trained.model.named_parameters())[WEIGHT].numel()
     shown = server.ask("plugin/histograms/histograms", run=".", tag=f"{target}/{WEIGHT}")
     assert [step for _, step, _ in shown] == SNAPSHOTS
@@ -95,7 +101,9 @@ def test_histograms_hold_every_element_at_every_snapshot(server, trained, target
         assert sum(count for _, _, count in buckets) == pytest.approx(elements)
 
 
-def test_the_last_histogram_spans_the_weights(server, trained):
+def test_the_last_histogram_spans_the_weights(
+    server: TensorBoardServer, trained: TBTrainer
+) -> None:
     weight = dict(trained.model.named_parameters())[WEIGHT]
     shown = server.ask("plugin/histograms/histograms", run=".", tag=f"parameters/{WEIGHT}")
     buckets = shown[-1][2]
@@ -103,12 +111,12 @@ def test_the_last_histogram_spans_the_weights(server, trained):
     assert buckets[-1][1] == pytest.approx(weight.max().item(), rel=1e-6)
 
 
-def test_distributions_have_a_band_at_every_snapshot(server):
+def test_distributions_have_a_band_at_every_snapshot(server: TensorBoardServer) -> None:
     shown = server.ask("plugin/distributions/distributions", run=".", tag=f"gradients/{WEIGHT}")
     assert [step for _, step, _ in shown] == SNAPSHOTS
 
 
-def test_arguments_and_checkpoints_are_shown_as_text(server):
+def test_arguments_and_checkpoints_are_shown_as_text(server: TensorBoardServer) -> None:
     assert {"args/text_summary", "model_config/text_summary"} <= set(server.tags("text"))
     cards = server.ask("plugin/text/text", run=".", tag="checkpoint/saved/text_summary")
     assert [card["step"] for card in cards] == [5, 10]

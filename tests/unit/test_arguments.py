@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,9 @@ from tbtrainer.arguments import telemetry_arguments
         ("logging_dir", "  ", "not a path"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_field(field, value, said, tmp_path):
+def test_a_wrong_value_is_named_with_its_field(
+    field: str, value: Any, said: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError) as raised:
         TBTrainingArguments(output_dir=str(tmp_path), **{field: value})
     message = str(raised.value)
@@ -48,7 +51,7 @@ def test_a_wrong_value_is_named_with_its_field(field, value, said, tmp_path):
     assert repr(shown) in message
 
 
-def test_every_field_is_a_command_line_flag(tmp_path):
+def test_every_field_is_a_command_line_flag(tmp_path: Path) -> None:
     command_line = [
         *("--output_dir", str(tmp_path), "--logging_dir", str(tmp_path / "run")),
         *("--histogram_strategy", "epoch", "--histogram_steps", "7"),
@@ -69,19 +72,19 @@ def test_every_field_is_a_command_line_flag(tmp_path):
     assert (args.event_file_private, args.event_file_fsync) == (True, True)
 
 
-def test_a_ratio_stays_a_ratio_on_the_command_line(tmp_path):
+def test_a_ratio_stays_a_ratio_on_the_command_line(tmp_path: Path) -> None:
     parser = HfArgumentParser(TBTrainingArguments)
     flags = ["--output_dir", str(tmp_path), "--histogram_steps", "0.25"]
     (args,) = parser.parse_args_into_dataclasses(flags)
     assert args.histogram_steps == 0.25
 
 
-def test_one_pattern_may_be_given_as_text(tmp_path):
+def test_one_pattern_may_be_given_as_text(tmp_path: Path) -> None:
     args = TBTrainingArguments(output_dir=str(tmp_path), histogram_include="attention")
     assert args.histogram_include == ["attention"]
 
 
-def test_arguments_survive_dictionary_json_pickle_and_torch_save(tmp_path):
+def test_arguments_survive_dictionary_json_pickle_and_torch_save(tmp_path: Path) -> None:
     args = TBTrainingArguments(
         output_dir=str(tmp_path), histogram_steps=3, histogram_exclude=["bias"]
     )
@@ -94,29 +97,29 @@ def test_arguments_survive_dictionary_json_pickle_and_torch_save(tmp_path):
         assert copy.to_dict() == args.to_dict()
 
 
-def test_the_arguments_built_again_from_their_dictionary_are_equal(tmp_path):
+def test_the_arguments_built_again_from_their_dictionary_are_equal(tmp_path: Path) -> None:
     args = TBTrainingArguments(output_dir=str(tmp_path), histogram_steps=0.1)
     assert TBTrainingArguments(**args.to_dict()).to_dict() == args.to_dict()
 
 
-def test_a_plain_training_arguments_gives_the_defaults(tmp_path):
+def test_a_plain_training_arguments_gives_the_defaults(tmp_path: Path) -> None:
     shown = telemetry_arguments(TrainingArguments(output_dir=str(tmp_path)))
     assert (shown.histogram_steps, shown.norm_detail) == (0.02, "block")
 
 
-def test_the_logging_dir_is_none_unless_the_user_names_one(tmp_path):
+def test_the_logging_dir_is_none_unless_the_user_names_one(tmp_path: Path) -> None:
     assert telemetry_arguments(TBTrainingArguments(output_dir=str(tmp_path))).logging_dir is None
     chosen = TBTrainingArguments(output_dir=str(tmp_path), logging_dir="runs/a")
     assert telemetry_arguments(chosen).logging_dir == "runs/a"
 
 
-def test_seq2seq_arguments_have_the_fields_too(tmp_path):
+def test_seq2seq_arguments_have_the_fields_too(tmp_path: Path) -> None:
     args = TBSeq2SeqTrainingArguments(output_dir=str(tmp_path), histogram_steps=5)
     assert args.histogram_steps == 5
     assert args.predict_with_generate is False
 
 
-def test_the_mixin_goes_with_a_users_own_arguments(tmp_path):
+def test_the_mixin_goes_with_a_users_own_arguments(tmp_path: Path) -> None:
     from dataclasses import dataclass
 
     @dataclass

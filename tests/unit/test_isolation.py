@@ -11,7 +11,7 @@ def fail(kind: type[Exception] = RuntimeError) -> None:
     raise kind("broken")
 
 
-def test_an_error_is_warned_of_once_per_cause(caplog):
+def test_an_error_is_warned_of_once_per_cause(caplog: pytest.LogCaptureFixture) -> None:
     isolation = Isolation("warn")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -24,13 +24,13 @@ def test_an_error_is_warned_of_once_per_cause(caplog):
     assert __file__ in caplog.text
 
 
-def test_the_warning_says_that_training_continues(caplog):
+def test_the_warning_says_that_training_continues(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), Isolation("warn").guard("draw a panel"):
         fail()
     assert "Training continues. Further errors of this kind are not logged." in caplog.text
 
 
-def test_the_traceback_is_in_a_debug_message(caplog):
+def test_the_traceback_is_in_a_debug_message(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), Isolation("warn").guard("draw a panel"):
         fail()
     (debug,) = [record for record in caplog.records if record.levelno == logging.DEBUG]
@@ -38,7 +38,7 @@ def test_the_traceback_is_in_a_debug_message(caplog):
     assert 'raise kind("broken")' in debug.getMessage()
 
 
-def test_neither_warning_nor_traceback_has_a_secret(caplog):
+def test_neither_warning_nor_traceback_has_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), Isolation("warn").guard("read password=MARKER7f3a9c"):
         try:
             raise OSError(20, "Not a directory", "/f/password=MARKER7f3a9c/run")
@@ -50,11 +50,11 @@ def test_neither_warning_nor_traceback_has_a_secret(caplog):
     assert [text for text in texts if "MARKER7f3a9c" in text and "raise " not in text] == []
 
 
-def test_an_error_is_raised_when_asked_for():
+def test_an_error_is_raised_when_asked_for() -> None:
     with pytest.raises(RuntimeError, match="broken"), Isolation("raise").guard("draw a panel"):
         fail()
 
 
-def test_an_interrupt_always_passes():
+def test_an_interrupt_always_passes() -> None:
     with pytest.raises(KeyboardInterrupt), Isolation("warn").guard("draw a panel"):
         raise KeyboardInterrupt

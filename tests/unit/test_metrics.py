@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import evaluate
@@ -29,7 +30,7 @@ PER_CLASS = {
 class DeclaresInt8(evaluate.Metric):
     """Stands for a metric of the hub whose features are narrower than the data."""
 
-    def _info(self):
+    def _info(self) -> Any:
         feature = datasets.Value("int8")
         return evaluate.MetricInfo(
             description="",
@@ -38,21 +39,21 @@ class DeclaresInt8(evaluate.Metric):
             features=datasets.Features({"predictions": feature, "references": feature}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         return {"same": float(np.mean(np.equal(predictions, references)))}
 
 
 class TakesTexts(DeclaresInt8):
     """Stands for BLEU and its like."""
 
-    def _info(self):
+    def _info(self) -> Any:
         info = super()._info()
         text = datasets.Value("string")
         info.features = datasets.Features({"predictions": text, "references": text})
         return info
 
 
-def one_hot(classes, count):
+def one_hot(classes: np.ndarray, count: int) -> np.ndarray:
     return np.eye(count, dtype=np.float32)[classes]
 
 
@@ -65,7 +66,9 @@ classes_strategy = st.integers(2, 5).flatmap(
 
 @settings(max_examples=60, deadline=None)
 @given(classes_strategy, st.sampled_from(["micro", "macro", "weighted"]))
-def test_averages_over_classes_agree_with_scikit_learn(pairs, average):
+def test_averages_over_classes_agree_with_scikit_learn(
+    pairs: list[tuple[int, int]], average: str
+) -> None:
     predictions, references = np.array(pairs).T
     for name, reference in PER_CLASS.items():
         ours = BUNDLED[name]().score(predictions, references, average=average)
@@ -74,13 +77,13 @@ def test_averages_over_classes_agree_with_scikit_learn(pairs, average):
 
 
 @pytest.mark.parametrize("name", PER_CLASS)
-def test_binary_metrics_agree_with_scikit_learn(name):
+def test_binary_metrics_agree_with_scikit_learn(name: str) -> None:
     predictions, references = RNG.integers(0, 2, (2, 200))
     ours = BUNDLED[name]().compute(predictions=predictions, references=references)
     assert ours[name] == pytest.approx(PER_CLASS[name](references, predictions))
 
 
-def test_regression_metrics_agree_with_scikit_learn():
+def test_regression_metrics_agree_with_scikit_learn() -> None:
     predictions, references = RNG.normal(size=(2, 200)).astype(np.float32)
     result = make_compute_metrics("mse", "mae")(EvalPrediction(predictions[:, None], references))
     assert result["mse"] == pytest.approx(
@@ -91,40 +94,40 @@ def test_regression_metrics_agree_with_scikit_learn():
     )
 
 
-def test_logits_become_the_class_of_the_largest():
+def test_logits_become_the_class_of_the_largest() -> None:
     logits = RNG.normal(size=(100, 3))
     labels = RNG.integers(0, 3, 100)
     result = make_compute_metrics("accuracy")(EvalPrediction(logits, labels))
     assert result == {"accuracy": np.mean(logits.argmax(-1) == labels)}
 
 
-def test_the_first_of_several_outputs_is_the_logits():
+def test_the_first_of_several_outputs_is_the_logits() -> None:
     labels = np.array([0, 1, 1])
     hidden_states = np.zeros((3, 7, 5))
     prediction = EvalPrediction((one_hot(labels, 2), hidden_states), labels)
     assert make_compute_metrics("accuracy")(prediction) == {"accuracy": 1.0}
 
 
-def test_ignored_labels_do_not_count():
+def test_ignored_labels_do_not_count() -> None:
     labels = np.array([[1, -100, 0], [-100, 1, 1]])
     predicted = np.array([[1, 0, 0], [1, 1, 0]])
     prediction = EvalPrediction(one_hot(predicted, 2), labels)
     assert make_compute_metrics("accuracy")(prediction) == {"accuracy": 0.75}
 
 
-def test_float_labels_of_minus_a_hundred_count():
+def test_float_labels_of_minus_a_hundred_count() -> None:
     prediction = EvalPrediction(np.array([-99.0, 1.0]), np.array([-100.0, 1.0]))
     assert make_compute_metrics("mae")(prediction) == {"mae": 0.5}
 
 
-def test_two_classes_get_the_binary_average():
+def test_two_classes_get_the_binary_average() -> None:
     labels = np.array([0, 0, 0, 1])
     predicted = np.array([0, 0, 1, 1])
     result = make_compute_metrics("f1")(EvalPrediction(one_hot(predicted, 2), labels))
     assert result["f1"] == pytest.approx(sklearn_metrics.f1_score(labels, predicted))
 
 
-def test_more_classes_get_the_macro_average_even_if_two_appear():
+def test_more_classes_get_the_macro_average_even_if_two_appear() -> None:
     labels = np.array([0, 0, 0, 1])
     predicted = np.array([0, 0, 1, 1])
     result = make_compute_metrics("f1")(EvalPrediction(one_hot(predicted, 5), labels))
@@ -132,7 +135,7 @@ def test_more_classes_get_the_macro_average_even_if_two_appear():
     assert result["f1"] == pytest.approx(expected)
 
 
-def test_the_average_can_be_chosen():
+def test_the_average_can_be_chosen() -> None:
     labels = np.array([0, 1, 2, 2])
     predicted = np.array([0, 2, 2, 1])
     result = make_compute_metrics("f1", average="weighted")(
@@ -142,7 +145,7 @@ def test_the_average_can_be_chosen():
     assert result["f1"] == pytest.approx(expected)
 
 
-def test_objects_of_evaluate_and_combinations_are_accepted():
+def test_objects_of_evaluate_and_combinations_are_accepted() -> None:
     labels = np.array([0, 1, 1, 1])
     predicted = np.array([0, 1, 0, 1])
     combined = evaluate.combine([Accuracy(), F1()])
@@ -152,7 +155,7 @@ def test_objects_of_evaluate_and_combinations_are_accepted():
     assert result == {"accuracy": 0.75, "f1": pytest.approx(0.8), "same": 0.75}
 
 
-def test_a_path_of_a_metric_script_is_accepted(tmp_path):
+def test_a_path_of_a_metric_script_is_accepted(tmp_path: Path) -> None:
     script = tmp_path / "always_one" / "always_one.py"
     script.parent.mkdir()
     source = Path(__file__).read_text()
@@ -162,7 +165,7 @@ def test_a_path_of_a_metric_script_is_accepted(tmp_path):
     assert make_compute_metrics(str(script.parent))(prediction) == {"same": 1.0}
 
 
-def test_batches_give_what_the_whole_gives():
+def test_batches_give_what_the_whole_gives() -> None:
     logits, labels = torch.randn(60, 3, dtype=torch.bfloat16), torch.randint(0, 3, (60,))
     whole = make_compute_metrics("accuracy", "f1")
     batched = make_compute_metrics("accuracy", "f1")
@@ -172,14 +175,14 @@ def test_batches_give_what_the_whole_gives():
     assert result == whole(EvalPrediction(logits.float().numpy(), labels.numpy()))
 
 
-def test_a_second_evaluation_does_not_remember_the_first():
+def test_a_second_evaluation_does_not_remember_the_first() -> None:
     compute_metrics = make_compute_metrics("accuracy")
     compute_metrics(EvalPrediction(one_hot([0, 0], 2), np.array([1, 1])))
     result = compute_metrics(EvalPrediction(one_hot([0, 0], 2), np.array([0, 0])))
     assert result == {"accuracy": 1.0}
 
 
-def test_perplexity_of_logits_is_the_exponential_of_the_models_loss():
+def test_perplexity_of_logits_is_the_exponential_of_the_models_loss() -> None:
     logits, labels = torch.randn(4, 9, 20), torch.randint(0, 20, (4, 9))
     labels[1, 5:] = -100
     loss = torch.nn.functional.cross_entropy(
@@ -189,7 +192,7 @@ def test_perplexity_of_logits_is_the_exponential_of_the_models_loss():
     assert result["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-5)
 
 
-def test_perplexity_of_token_losses_is_that_of_the_logits():
+def test_perplexity_of_token_losses_is_that_of_the_logits() -> None:
     logits, labels = torch.randn(4, 9, 20), torch.randint(0, 20, (4, 9))
     labels[1, 5:] = -100
     losses = next_token_losses((logits, None), labels)
@@ -200,7 +203,7 @@ def test_perplexity_of_token_losses_is_that_of_the_logits():
     )
 
 
-def test_next_token_accuracy_compares_with_the_label_after():
+def test_next_token_accuracy_compares_with_the_label_after() -> None:
     labels = np.array([[3, 1, 2, 0]])
     logits = torch.tensor(one_hot(np.array([[1, 2, 3, 3]]), 4))
     classes = predicted_classes(logits, torch.tensor(labels))
@@ -221,50 +224,52 @@ def test_next_token_accuracy_compares_with_the_label_after():
         ("perplexity", np.zeros((3, 4), int), np.zeros((3, 4), int), "next_token_losses"),
     ],
 )
-def test_what_does_not_fit_is_refused(metric, predictions, labels, complaint):
+def test_what_does_not_fit_is_refused(
+    metric: str, predictions: np.ndarray, labels: np.ndarray, complaint: str
+) -> None:
     with pytest.raises(ValueError, match=complaint):
         make_compute_metrics(metric)(EvalPrediction(predictions, labels))
 
 
-def test_values_that_evaluate_would_cast_in_silence_are_refused():
+def test_values_that_evaluate_would_cast_in_silence_are_refused() -> None:
     prediction = EvalPrediction(np.array([300, 1]), np.array([1, 1]))
     with pytest.raises(ValueError, match="as int8, and they reach from 1 to 300"):
         make_compute_metrics(DeclaresInt8(keep_in_memory=True))(prediction)
 
 
-def test_a_metric_of_texts_is_refused_when_it_is_named():
+def test_a_metric_of_texts_is_refused_when_it_is_named() -> None:
     with pytest.raises(ValueError, match="cannot be made of logits"):
         make_compute_metrics(TakesTexts(keep_in_memory=True))
 
 
-def test_several_arrays_of_labels_are_refused():
+def test_several_arrays_of_labels_are_refused() -> None:
     labels = np.zeros(2, int)
     with pytest.raises(ValueError, match="set label_names"):
         make_compute_metrics("accuracy")(EvalPrediction(np.zeros((2, 2)), (labels, labels)))
 
 
-def test_an_unknown_name_says_what_was_tried():
+def test_an_unknown_name_says_what_was_tried() -> None:
     with pytest.raises(ValueError, match="Did you mean 'accuracy'") as caught:
         make_compute_metrics("acuracy")
     for place in ("a local script", "the evaluate cache", "HF_HUB_OFFLINE", "perplexity"):
         assert place in str(caught.value)
 
 
-def test_an_unknown_average_is_refused():
+def test_an_unknown_average_is_refused() -> None:
     with pytest.raises(ValueError, match="average='median' is not known"):
         make_compute_metrics("f1", average="median")
 
 
 @pytest.mark.parametrize("name", sorted(BUNDLED))
-def test_each_bundled_metric_loads_with_no_network(name):
+def test_each_bundled_metric_loads_with_no_network(name: str) -> None:
     metric = metric_sources.load_metric(name, network_seconds=1.0)
     assert isinstance(metric, BUNDLED[name])
 
 
-def test_a_hub_that_never_answers_costs_a_bounded_time(monkeypatch):
+def test_a_hub_that_never_answers_costs_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
-    def never_answers(*_, **__):
+    def never_answers(*_: object, **__: object) -> None:
         released.wait(60)
         raise OSError
 
@@ -280,14 +285,16 @@ def test_a_hub_that_never_answers_costs_a_bounded_time(monkeypatch):
     assert seconds < 5
 
 
-def test_bundled_metrics_write_nothing_to_the_home(tmp_path, monkeypatch):
+def test_bundled_metrics_write_nothing_to_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "cache"
     metric = Accuracy(cache_dir=str(home))
     metric.compute(predictions=[1, 0], references=[1, 1])
     assert not home.exists()
 
 
-def test_random_states_stay_as_they_are():
+def test_random_states_stay_as_they_are() -> None:
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
     make_compute_metrics("accuracy", DeclaresInt8(keep_in_memory=True))(
         EvalPrediction(one_hot([0, 1], 2), np.array([0, 1]))

@@ -15,7 +15,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault)[:20])
-def test_no_warning_of_a_fault_has_a_secret(fault, caplog):
+def test_no_warning_of_a_fault_has_a_secret(
+    fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     report = FaultReport("/f/run", 2**20)
     with caplog.at_level(logging.DEBUG):
         report.note_append(fault, Counters())

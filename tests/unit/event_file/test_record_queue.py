@@ -13,7 +13,9 @@ ACTIONS = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ACTIONS, max_size=60), st.integers(300, 3000))
-def test_every_record_is_counted_and_written_in_order(actions, limit):
+def test_every_record_is_counted_and_written_in_order(
+    actions: list[tuple[str, int, float]], limit: int
+) -> None:
     queue, offered, written = RecordQueue(limit), 0, []
     for action, size, choice in actions:
         if action == "put":
@@ -32,7 +34,7 @@ def test_every_record_is_counted_and_written_in_order(actions, limit):
     assert queue._bytes == sum(len(r) + RECORD_OVERHEAD_BYTES for r in queue.take(10**9))
 
 
-def test_the_oldest_that_is_no_scalar_goes_first():
+def test_the_oldest_that_is_no_scalar_goes_first() -> None:
     queue = RecordQueue(4 * (RECORD_OVERHEAD_BYTES + 1))
     for record, is_scalar in ((b"s", True), (b"1", False), (b"2", False), (b"t", True)):
         queue.put(record, is_scalar)
@@ -43,7 +45,7 @@ def test_the_oldest_that_is_no_scalar_goes_first():
     assert queue.counters == Counters(written=0, pending=4, dropped=3)
 
 
-def test_a_record_larger_than_the_queue_displaces_no_other():
+def test_a_record_larger_than_the_queue_displaces_no_other() -> None:
     queue = RecordQueue(1000)
     queue.put(bytes(5000), False)
     assert len(queue) == 1
@@ -53,7 +55,7 @@ def test_a_record_larger_than_the_queue_displaces_no_other():
     assert queue.counters == Counters(written=1, pending=1, dropped=1)
 
 
-def test_a_flush_waits_only_for_what_was_put_before_it():
+def test_a_flush_waits_only_for_what_was_put_before_it() -> None:
     queue = RecordQueue(10_000)
     queue.put(b"1", True)
     queue.put(b"2", False)

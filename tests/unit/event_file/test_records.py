@@ -16,13 +16,13 @@ def events_of(header: bytes) -> list[Event]:
 @pytest.mark.parametrize(
     ("step", "written"), [(0, 0), (7, 7), (2**63, 2**63 - 1), (2**70, 2**63 - 1)]
 )
-def test_the_step_of_a_session_start_fits_an_event(step, written):
+def test_the_step_of_a_session_start_fits_an_event(step: int | None, written: int) -> None:
     version, start = events_of(file_header(step))
     assert version.file_version == "brain.Event:2"
     assert (start.session_log.status, start.step) == (SessionLog.START, written)
 
 
-def test_a_file_that_replaces_nothing_has_no_start():
+def test_a_file_that_replaces_nothing_has_no_start() -> None:
     (version,) = events_of(file_header(None))
     assert version.file_version == "brain.Event:2"
 
@@ -31,11 +31,13 @@ def test_a_file_that_replaces_nothing_has_no_start():
     ("purge_step", "is_empty_directory", "step"),
     [(11, True, 11), (11, False, 11), (0, False, 0), (None, True, 0), (None, False, None)],
 )
-def test_only_a_session_that_replaces_steps_writes_its_start(purge_step, is_empty_directory, step):
+def test_only_a_session_that_replaces_steps_writes_its_start(
+    purge_step: int | None, is_empty_directory: bool, step: int | None
+) -> None:
     assert first_start_step(purge_step, is_empty_directory) == step
 
 
-def test_a_torn_record_ends_the_reading():
+def test_a_torn_record_ends_the_reading() -> None:
     records = [framed(b"first"), framed(b"second")]
     torn = b"".join(records)[:-1]
     assert list(whole_records(io.BytesIO(torn))) == records[:1]

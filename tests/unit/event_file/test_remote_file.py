@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -14,7 +15,7 @@ STORE = fsspec.filesystem("memory")
 
 
 @pytest.fixture
-def url(request):
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
     place = f"memory://{request.node.name}/run"
     yield place
     STORE.rm(f"/{request.node.name}", recursive=True)
@@ -38,7 +39,9 @@ def offer(writer: RunWriter, steps: range) -> None:
     writer.flush()
 
 
-def test_a_remote_run_is_read_in_order_of_its_parts(url, tmp_path, monkeypatch):
+def test_a_remote_run_is_read_in_order_of_its_parts(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tbtrainer.event_file.remote_file._PART_BYTES", 1000)
     writer = RunWriter(claim_run_directory(url)[0])
     for first in range(0, 100, 20):
@@ -49,7 +52,9 @@ def test_a_remote_run_is_read_in_order_of_its_parts(url, tmp_path, monkeypatch):
     assert steps_in(url, tmp_path) == list(range(100))
 
 
-def test_a_log_call_does_not_wait_for_a_remote_store(url, monkeypatch):
+def test_a_log_call_does_not_wait_for_a_remote_store(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put, released = STORE.pipe_file, threading.Event()
 
     def blocked(*args: object, **kwargs: object) -> None:
@@ -67,7 +72,9 @@ def test_a_log_call_does_not_wait_for_a_remote_store(url, monkeypatch):
     assert writer.counters == Counters(written=20, pending=0, dropped=0)
 
 
-def test_the_end_waits_for_a_slow_store(url, tmp_path, monkeypatch):
+def test_the_end_waits_for_a_slow_store(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put = STORE.pipe_file
 
     def slow(*args: object, **kwargs: object) -> None:
@@ -82,7 +89,9 @@ def test_the_end_waits_for_a_slow_store(url, tmp_path, monkeypatch):
     assert steps_in(url, tmp_path) == list(range(20))
 
 
-def test_a_store_that_fails_is_tried_again(url, tmp_path, monkeypatch):
+def test_a_store_that_fails_is_tried_again(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
 
         def refuse(*args: object, **kwargs: object) -> None:
@@ -97,7 +106,7 @@ def test_a_store_that_fails_is_tried_again(url, tmp_path, monkeypatch):
     assert steps_in(url, tmp_path) == list(range(20))
 
 
-def test_a_remote_run_is_rewound_and_goes_on(url, tmp_path):
+def test_a_remote_run_is_rewound_and_goes_on(url: str, tmp_path: Path) -> None:
     writer = RunWriter(url)
     offer(writer, range(10))
     writer.close()
@@ -112,7 +121,7 @@ def test_a_remote_run_is_rewound_and_goes_on(url, tmp_path):
     assert steps_in(url, tmp_path) == list(range(12))
 
 
-def test_a_protocol_without_its_package_names_it(monkeypatch):
+def test_a_protocol_without_its_package_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(protocol: str) -> type:
         raise ImportError("Install s3fs to access S3")
 
@@ -121,12 +130,14 @@ def test_a_protocol_without_its_package_names_it(monkeypatch):
         check_run_directory("s3://bucket/run")
 
 
-def test_an_unknown_protocol_is_said_with_those_that_are_known():
+def test_an_unknown_protocol_is_said_with_those_that_are_known() -> None:
     with pytest.raises(ValueError, match=r"nowhere:// is no protocol.*s3"):
         check_run_directory("nowhere://bucket/run")
 
 
-def test_credentials_in_a_url_are_in_no_warning(caplog, monkeypatch):
+def test_credentials_in_a_url_are_in_no_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no")
 

@@ -15,7 +15,7 @@ from tbtrainer.event_file.storage_protocol import Storage
 
 
 @pytest.fixture(params=["local", "memory"])
-def storage(request, tmp_path) -> Iterator[Storage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "local":
         yield storage_of(str(tmp_path / "run"))
         return
@@ -24,12 +24,12 @@ def storage(request, tmp_path) -> Iterator[Storage]:
     fsspec.filesystem("memory").rm(root, recursive=True)
 
 
-def test_a_url_is_remote_and_a_path_is_local(tmp_path):
+def test_a_url_is_remote_and_a_path_is_local(tmp_path: Path) -> None:
     assert isinstance(storage_of("memory://run"), RemoteStorage)
     assert isinstance(storage_of(str(tmp_path)), LocalStorage)
 
 
-def test_files_are_listed_and_read_back(storage):
+def test_files_are_listed_and_read_back(storage: Storage) -> None:
     storage.make()
     assert storage.names() == []
     storage.replace("a", b"first")
@@ -47,27 +47,27 @@ def test_files_are_listed_and_read_back(storage):
     assert storage.free_bytes() > 0
 
 
-def test_a_directory_that_does_not_exist_has_no_names(storage):
+def test_a_directory_that_does_not_exist_has_no_names(storage: Storage) -> None:
     assert storage.names() == []
     storage.make()
     storage.replace("a", b"")
 
 
-def test_a_file_is_created_once(storage):
+def test_a_file_is_created_once(storage: Storage) -> None:
     storage.make()
     assert storage.create("claim", b"mine")
     assert not storage.create("claim", b"theirs")
     assert storage.read("claim", 100) == b"mine"
 
 
-def test_a_long_file_is_not_read(storage):
+def test_a_long_file_is_not_read(storage: Storage) -> None:
     storage.make()
     storage.replace("claim", b"x" * 101)
     with pytest.raises(OSError, match="longer than 100 bytes"):
         storage.read("claim", 100)
 
 
-def test_a_staged_file_is_gone_unless_published(storage):
+def test_a_staged_file_is_gone_unless_published(storage: Storage) -> None:
     storage.make()
     storage.replace("a", b"kept")
     with pytest.raises(KeyboardInterrupt), storage.stage("a") as staged:
@@ -81,7 +81,7 @@ def local(directory: Path) -> LocalStorage:
     return LocalStorage(str(directory))
 
 
-def test_links_pipes_and_folders_behind_links_are_not_listed(tmp_path):
+def test_links_pipes_and_folders_behind_links_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").touch()
     run = tmp_path / "run"
@@ -94,7 +94,7 @@ def test_links_pipes_and_folders_behind_links_are_not_listed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_what_is_no_regular_file_is_not_opened(kind, tmp_path):
+def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> None:
     (tmp_path / "secret").touch()
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     (tmp_path / "folder").mkdir()
@@ -103,20 +103,20 @@ def test_what_is_no_regular_file_is_not_opened(kind, tmp_path):
         local(tmp_path).open(kind)
 
 
-def test_a_file_that_could_not_be_written_is_not_created(tmp_path):
+def test_a_file_that_could_not_be_written_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         local(tmp_path).create("claim", "no bytes")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_staged_file_has_the_permissions_of_the_other(tmp_path):
+def test_a_staged_file_has_the_permissions_of_the_other(tmp_path: Path) -> None:
     (tmp_path / "private").touch(0o600)
     with local(tmp_path).stage("private") as staged:
         staged.publish("copy")
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_lock_is_given_back(tmp_path):
+def test_a_lock_is_given_back(tmp_path: Path) -> None:
     with local(tmp_path).lock(0.0) as is_locked:
         assert is_locked
         with pytest.raises(TimeoutError), local(tmp_path).lock(0.0):

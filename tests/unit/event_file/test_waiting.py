@@ -16,7 +16,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(waiting, "time", made)
     return made
@@ -28,7 +28,7 @@ def append(policy: WaitingPolicy, clock: Clock, seconds: float, succeeded: bool 
     policy.end_append(succeeded)
 
 
-def test_three_slow_writes_end_waiting_and_one_quick_resumes_it(clock):
+def test_three_slow_writes_end_waiting_and_one_quick_resumes_it(clock: Clock) -> None:
     policy = WaitingPolicy(0.8, 0.0)
     for _ in range(2):
         append(policy, clock, 0.1)
@@ -40,7 +40,7 @@ def test_three_slow_writes_end_waiting_and_one_quick_resumes_it(clock):
     assert policy.room_seconds() == CHECKPOINT_SECONDS
 
 
-def test_a_call_hangs_only_while_it_lasts(clock):
+def test_a_call_hangs_only_while_it_lasts(clock: Clock) -> None:
     policy = WaitingPolicy(0.8, 0.0)
     assert not policy.is_hung
     policy.begin_call()
@@ -52,7 +52,7 @@ def test_a_call_hangs_only_while_it_lasts(clock):
     assert policy.seconds_until_hung() == float("inf")
 
 
-def test_after_a_timeout_a_written_record_resumes_waiting(clock):
+def test_after_a_timeout_a_written_record_resumes_waiting(clock: Clock) -> None:
     policy = WaitingPolicy(0.8, 0.0)
     policy.note_timeout()
     assert policy.log_seconds() == 0
@@ -62,7 +62,7 @@ def test_after_a_timeout_a_written_record_resumes_waiting(clock):
     assert policy.log_seconds() == LOG_SECONDS
 
 
-def test_records_for_a_store_are_collected_and_not_waited_for(clock):
+def test_records_for_a_store_are_collected_and_not_waited_for(clock: Clock) -> None:
     policy = WaitingPolicy(10.0, 60.0)
     assert policy.log_seconds() == 0
     assert policy.seconds_until_append() == 0
@@ -72,7 +72,7 @@ def test_records_for_a_store_are_collected_and_not_waited_for(clock):
     assert policy.seconds_until_append() == 0
 
 
-def test_the_documentation_has_the_limits_of_the_code():
+def test_the_documentation_has_the_limits_of_the_code() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reliability.md").read_text()
     rows = {
         "a log call": waiting.LOG_SECONDS,

@@ -21,7 +21,7 @@ def records(logs: Mapping[str, Any], observer: LogEntries | None = None) -> list
 @pytest.mark.parametrize(
     "key", ["loss", "eval_loss", "test_f1", "eval_", "evaluation", "eval_a_b", "epoch"]
 )
-def test_tags_are_those_of_the_stock_callback(key):
+def test_tags_are_those_of_the_stock_callback(key: str) -> None:
     assert [stock_tag(key)] == list(rewrite_logs({key: 1}))
 
 
@@ -36,20 +36,20 @@ def test_tags_are_those_of_the_stock_callback(key):
         torch.tensor([[0.5]], dtype=torch.bfloat16),
     ],
 )
-def test_one_number_in_any_wrapping_is_a_scalar(value):
+def test_one_number_in_any_wrapping_is_a_scalar(value: Any) -> None:
     assert records({"loss": value}) == [("train/loss", 0.5)]
 
 
-def test_a_nested_dictionary_is_one_record_per_leaf():
+def test_a_nested_dictionary_is_one_record_per_leaf() -> None:
     logs = {"eval_f1": {"positive": 0.25, "of": {"negative": 0.5}}}
     assert dict(records(logs)) == {"eval/f1/positive": 0.25, "eval/f1/of/negative": 0.5}
 
 
-def test_text_stays_text():
+def test_text_stays_text() -> None:
     assert records({"note": "warm"}) == [("train/note", "warm")]
 
 
-def test_what_cannot_be_shown_is_warned_of_once_per_key(caplog):
+def test_what_cannot_be_shown_is_warned_of_once_per_key(caplog: pytest.LogCaptureFixture) -> None:
     observer = LogEntries()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -58,7 +58,7 @@ def test_what_cannot_be_shown_is_warned_of_once_per_key(caplog):
     assert len(caplog.records) == 2
 
 
-def test_a_key_warned_of_is_shown_when_it_is_numeric(caplog):
+def test_a_key_warned_of_is_shown_when_it_is_numeric(caplog: pytest.LogCaptureFixture) -> None:
     observer = LogEntries()
     with caplog.at_level(logging.WARNING):
         shown = [(records({"f1": value}, observer)) for value in ([1, 2], 0.5, [1, 2], 0.75)]
@@ -67,7 +67,7 @@ def test_a_key_warned_of_is_shown_when_it_is_numeric(caplog):
     assert "left out of TensorBoard while it is of type list" in caplog.text
 
 
-def test_none_means_no_value_now(caplog):
+def test_none_means_no_value_now(caplog: pytest.LogCaptureFixture) -> None:
     logs = {"reward": None, "rewards": {"format": None, "length": 0.5}}
     with caplog.at_level(logging.DEBUG):
         assert records(logs) == [("train/rewards/length", 0.5)]
@@ -86,7 +86,7 @@ def test_none_means_no_value_now(caplog):
     ],
     ids=str,
 )
-def test_a_value_whose_key_names_a_secret_is_hidden(logs):
+def test_a_value_whose_key_names_a_secret_is_hidden(logs: dict[str, Any]) -> None:
     ((_, value),) = records(logs)
     assert "MARKER7f3a9c" not in str(value) and "73919375" not in str(value)
     assert "<hidden>" in str(value)
@@ -95,7 +95,9 @@ def test_a_value_whose_key_names_a_secret_is_hidden(logs):
 @pytest.mark.parametrize(
     "key", ["hf_MARKER7f3a9cabcdefgh", "https://user:MARKER7f3a9c@host", "password=MARKER7f3a9c"]
 )
-def test_a_secret_in_a_key_reaches_neither_tag_nor_warning(key, caplog):
+def test_a_secret_in_a_key_reaches_neither_tag_nor_warning(
+    key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         ((tag, value),) = records({key: 0.5, "of": {key: [1, 2]}})
     assert "MARKER7f3a9c" not in tag + caplog.text
@@ -103,7 +105,7 @@ def test_a_secret_in_a_key_reaches_neither_tag_nor_warning(key, caplog):
     assert len(caplog.records) == 1
 
 
-def test_a_secret_left_out_is_not_in_the_warning(caplog):
+def test_a_secret_left_out_is_not_in_the_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert records({"auth": {"password": ["MARKER7f3a9c"]}}) == []
     assert "MARKER7f3a9c" not in caplog.text
@@ -118,9 +120,9 @@ def test_a_secret_left_out_is_not_in_the_warning(caplog):
         {"eval_4b1d7e8a9c0f2e3d5b6a7c8d9e0f1a2b3c4d5e6f_loss": 0.5, "password": float("nan")},
     ],
 )
-def test_numbers_have_the_tags_and_values_of_the_stock_callback(logs):
+def test_numbers_have_the_tags_and_values_of_the_stock_callback(logs: dict[str, Any]) -> None:
     assert str(dict(records(logs))) == str(rewrite_logs(logs))
 
 
-def test_an_int_beyond_float_range_ends_at_infinity():
+def test_an_int_beyond_float_range_ends_at_infinity() -> None:
     assert records({"huge": -(10**400)}) == [("train/huge", float("-inf"))]

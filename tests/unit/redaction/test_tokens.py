@@ -27,17 +27,17 @@ def is_hidden(token: str) -> bool:
 
 
 @pytest.mark.parametrize("name", KNOWN_FORMS)
-def test_every_token_of_a_known_form_is_hidden(name):
+def test_every_token_of_a_known_form_is_hidden(name: str) -> None:
     assert [token for token in tokens(KNOWN_FORMS[name]) if not is_hidden(token)] == []
 
 
 @pytest.mark.parametrize("name", RANDOM_FORMS)
-def test_random_text_is_hidden_as_often_as_documented(name):
+def test_random_text_is_hidden_as_often_as_documented(name: str) -> None:
     hidden = sum(map(is_hidden, tokens(RANDOM_FORMS[name])))
     assert hidden >= 3 * RATES.get(name, 98)
 
 
-def test_an_identifier_of_a_program_is_shown():
+def test_an_identifier_of_a_program_is_shown() -> None:
     names = [
         *("AutoModelForSeq2SeqLM", "Qwen3OmniMoeTalkerResizeMLP", "Sam3LiteTextDetrEncoderLayer"),
         *("Wav2Vec2ConformerBaseModelOutput", "GotOcr2CausalLMOutputWithPast"),
@@ -54,7 +54,7 @@ def test_an_identifier_of_a_program_is_shown():
         *("Bearer ", "key='", "seed_phrase: a ", "user:a@", "docker login ", "/aB3", "eyJ", " "),
     ],
 )
-def test_a_long_text_takes_no_long_time(piece):
+def test_a_long_text_takes_no_long_time(piece: str) -> None:
     # Quadratic time would take minutes.
     began = time.process_time()
     redacted_text(piece * (200_000 // len(piece)))

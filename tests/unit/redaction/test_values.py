@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ SECRET_KEYS = [
 
 
 @pytest.mark.parametrize("key", SECRET_KEYS)
-def test_the_value_of_a_secrets_key_is_hidden(key):
+def test_the_value_of_a_secrets_key_is_hidden(key: str) -> None:
     assert SECRET not in redacted_json({key: SECRET})
     assert SECRET not in redacted_json({"deep": [{"er": {key: {"inside": SECRET}}}]})
     assert SECRET not in redacted_json({key: [SECRET, {"inside": SECRET}]})
@@ -56,7 +57,7 @@ def test_the_value_of_a_secrets_key_is_hidden(key):
 
 
 @pytest.mark.parametrize("key", ["password", "api_key", "hub_token", "secret"])
-def test_a_secret_that_is_a_number_is_hidden(key):
+def test_a_secret_that_is_a_number_is_hidden(key: str) -> None:
     assert "123456789" not in redacted_json({key: 123456789})
 
 
@@ -114,14 +115,14 @@ def test_a_secret_that_is_a_number_is_hidden(key):
         f"aB3dE5gH7jK9mN1pQ3sT5v{SECRET}",
     ],
 )
-def test_a_secret_inside_a_text_is_hidden(text):
+def test_a_secret_inside_a_text_is_hidden(text: str) -> None:
     assert SECRET not in redacted_json({"note": text})
     assert SECRET not in str(redacted([text]))
     assert SECRET not in redacted_text(text)
     assert SECRET not in json.dumps(redacted({text: 1}))
 
 
-def test_the_word_after_a_secrets_option_is_hidden():
+def test_the_word_after_a_secrets_option_is_hidden() -> None:
     command = ["train.py", "--api_key", SECRET, "--lr", "1e-4"]
     assert redacted(command) == ["train.py", "--api_key", "<hidden>", "--lr", "1e-4"]
 
@@ -131,17 +132,17 @@ class Opaque:
     note: str = SECRET
 
 
-def test_of_an_object_the_type_alone_is_shown():
+def test_of_an_object_the_type_alone_is_shown() -> None:
     shown = redacted({"plugin": Opaque(), "raw": SECRET.encode()})
     assert shown == {"plugin": "<Opaque>", "raw": "<hidden>"}
 
 
-def test_what_is_a_value_in_its_text_form_is_shown():
+def test_what_is_a_value_in_its_text_form_is_shown() -> None:
     said = {"dtype": torch.bfloat16, "device": torch.device("cpu"), "path": Path("a/b")}
     assert redacted(said) == {"dtype": "torch.bfloat16", "device": "cpu", "path": "a/b"}
 
 
-def test_a_structure_that_contains_itself_ends():
+def test_a_structure_that_contains_itself_ends() -> None:
     loop: dict = {"api_key": SECRET}
     loop["again"] = loop
     assert SECRET not in redacted_json(loop)
@@ -161,16 +162,16 @@ NESTED = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(NESTED)
-def test_a_secret_is_hidden_in_every_nesting(value):
+def test_a_secret_is_hidden_in_every_nesting(value: Any) -> None:
     assert SECRET not in json.dumps(redacted({"value": value}))
 
 
 @pytest.mark.parametrize(("key", "value"), HARMLESS, ids=lambda part: str(part)[:40])
-def test_what_is_no_secret_is_shown(key, value):
+def test_what_is_no_secret_is_shown(key: str, value: Any) -> None:
     assert redacted({key: value}) == {key: value}
 
 
-def test_the_default_configurations_of_models_are_shown():
+def test_the_default_configurations_of_models_are_shown() -> None:
     from transformers import CONFIG_MAPPING, GenerationConfig
 
     for name in ("bert", "gpt2", "llama", "qwen2_vl", "t5", "vit", "wav2vec2", "whisper"):
@@ -194,18 +195,18 @@ def test_the_default_configurations_of_models_are_shown():
     ],
     ids=str,
 )
-def test_a_secret_named_by_its_neighbour_is_hidden(shape):
+def test_a_secret_named_by_its_neighbour_is_hidden(shape: dict[str, Any]) -> None:
     assert SECRET not in json.dumps(redacted({"note": shape}))
     assert SECRET not in json.dumps(redacted({"note": json.dumps(shape)}))
     assert SECRET not in redacted_text(f"config {json.dumps(shape)} was read")
 
 
-def test_redacting_twice_changes_nothing_more():
+def test_redacting_twice_changes_nothing_more() -> None:
     text = f"https://user:{SECRET}@host?token={SECRET} password={SECRET} ('pin', '{SECRET}')"
     assert redacted_text(redacted_text(text)) == redacted_text(text)
 
 
-def test_a_name_keeps_its_hexadecimal_digits_and_no_token():
+def test_a_name_keeps_its_hexadecimal_digits_and_no_token() -> None:
     assert redacted_name(f"eval/{COMMIT}/loss") == f"eval/{COMMIT}/loss"
     assert redacted_name(COMMIT) == COMMIT
     for form in KNOWN_FORMS.values():
@@ -213,7 +214,7 @@ def test_a_name_keeps_its_hexadecimal_digits_and_no_token():
         assert token[-8:] not in redacted_name(f"reward_{token}")
 
 
-def test_only_the_secrets_of_training_arguments_are_hidden(tmp_path):
+def test_only_the_secrets_of_training_arguments_are_hidden(tmp_path: Path) -> None:
     from transformers import BertConfig, TrainingArguments
 
     arguments = TrainingArguments(output_dir=str(tmp_path / "out"), hub_token=SECRET, report_to=[])

@@ -26,7 +26,7 @@ def claimed(path: object) -> str:
     return claim_run_directory(str(path), "out")[0]
 
 
-def test_a_used_directory_gives_a_numbered_sibling(tmp_path):
+def test_a_used_directory_gives_a_numbered_sibling(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / EVENT_FILE).touch()
@@ -34,24 +34,24 @@ def test_a_used_directory_gives_a_numbered_sibling(tmp_path):
     assert claimed(run) == f"{run}-2"
 
 
-def test_a_used_remote_directory_gives_a_numbered_sibling():
+def test_a_used_remote_directory_gives_a_numbered_sibling() -> None:
     assert claimed("memory://claims/run") == "memory://claims/run"
     assert claimed("memory://claims/run") == "memory://claims/run-1"
     fsspec.filesystem("memory").rm("/claims", recursive=True)
 
 
-def test_a_directory_with_other_files_is_claimed(tmp_path):
+def test_a_directory_with_other_files_is_claimed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     assert claimed(tmp_path) == str(tmp_path)
 
 
-def test_jobs_of_one_moment_get_a_directory_each(tmp_path):
+def test_jobs_of_one_moment_get_a_directory_each(tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         places = pool.map(claimed, [str(tmp_path / "run")] * 6, chunksize=1)
     assert len(set(places)) == 6
 
 
-def test_a_link_to_a_directory_is_a_run_directory(tmp_path):
+def test_a_link_to_a_directory_is_a_run_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert claimed(tmp_path / "link") == str(tmp_path / "link")
@@ -59,7 +59,7 @@ def test_a_link_to_a_directory_is_a_run_directory(tmp_path):
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
-def test_a_used_volume_gives_a_numbered_directory_inside(tmp_path):
+def test_a_used_volume_gives_a_numbered_directory_inside(tmp_path: Path) -> None:
     with small_disk(tmp_path / "parent", "size=1m") as parent:
         volume = parent / "logs"
         volume.mkdir()
@@ -72,7 +72,7 @@ def test_a_used_volume_gives_a_numbered_directory_inside(tmp_path):
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
-def test_a_used_directory_without_inodes_left_is_an_error(tmp_path):
+def test_a_used_directory_without_inodes_left_is_an_error(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "nr_inodes=3") as disk:
         (disk / "run").mkdir()
         (disk / "run" / EVENT_FILE).touch()
@@ -84,14 +84,14 @@ def remounted(directory: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(directory)], check=True)
 
 
-def test_a_claim_is_read_back(tmp_path):
+def test_a_claim_is_read_back(tmp_path: Path) -> None:
     directory, claim = claim_run_directory(str(tmp_path / "run"), str(tmp_path))
     assert read_claim(directory) == claim
     assert claim.relative == "run"
     assert claim.first_training is not None
 
 
-def test_a_renewed_claim_keeps_its_run_and_first_training(tmp_path):
+def test_a_renewed_claim_keeps_its_run_and_first_training(tmp_path: Path) -> None:
     directory, claim = claim_run_directory(str(tmp_path / "run"), str(tmp_path), trains=False)
     assert claim.first_training is None
     renew_claim(directory, claim.run_id, str(tmp_path))
@@ -104,7 +104,7 @@ def test_a_renewed_claim_keeps_its_run_and_first_training(tmp_path):
     assert (second.last_training or 0) >= (first.last_training or 0) > 0
 
 
-def test_a_claim_holds_no_path_outside_the_output_directory(tmp_path):
+def test_a_claim_holds_no_path_outside_the_output_directory(tmp_path: Path) -> None:
     claim_run_directory(str(tmp_path / "run"), str(tmp_path / "output-of-someone"))
     content = (tmp_path / "run" / CLAIM).read_text()
     assert str(tmp_path) not in content
@@ -122,12 +122,14 @@ def test_a_claim_holds_no_path_outside_the_output_directory(tmp_path):
         ("/a/runs/x", "/b", False),
     ],
 )
-def test_a_claim_belongs_to_the_output_directory_it_names(run, output_dir, belongs):
+def test_a_claim_belongs_to_the_output_directory_it_names(
+    run: str, output_dir: str, belongs: bool
+) -> None:
     claim = Claim.new("/a/runs/x", "/a", trains=True)
     assert claim.belongs_to(run, output_dir) is belongs
 
 
-def test_a_sibling_output_directory_has_another_run():
+def test_a_sibling_output_directory_has_another_run() -> None:
     claim = Claim.new("/logs/x", "/a", trains=True)
     assert claim.belongs_to("/logs/x", "/a")
     assert not claim.belongs_to("/logs/x", "/b")
@@ -163,7 +165,7 @@ GOOD = json.loads(Claim.new("/a/runs/x", "/a", trains=True).to_bytes())
         json.dumps({**GOOD, "relative": "x" * 70_000}).encode(),
     ],
 )
-def test_what_is_no_claim_is_read_as_none(content, tmp_path):
+def test_what_is_no_claim_is_read_as_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / CLAIM).write_bytes(content)
     assert read_claim(str(tmp_path)) is None
 
@@ -185,5 +187,5 @@ def test_what_is_no_claim_is_read_as_none(content, tmp_path):
         ("/logs/run-1\n", False),
     ],
 )
-def test_only_numbered_directories_are_places_of_a_run(directory, is_place):
+def test_only_numbered_directories_are_places_of_a_run(directory: str, is_place: bool) -> None:
     assert is_place_of(directory, "/logs/run") is is_place

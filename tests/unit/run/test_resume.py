@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,9 @@ CONTINUED = {
 @pytest.mark.parametrize(
     ("saved", "found", "training", "expected"), CONTINUED.values(), ids=CONTINUED
 )
-def test_a_run_of_this_training_is_continued(saved, found, training, expected):
+def test_a_run_of_this_training_is_continued(
+    saved: ResumedCheckpoint, found: list[FoundRun], training: Training, expected: str
+) -> None:
     decision = run_to_continue(saved, found, training)
     assert isinstance(decision, Continued), decision
     assert (decision.run.directory, decision.step) == (expected, 8)
@@ -186,7 +189,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_a_run_of_another_training_is_not_continued(case):
+def test_a_run_of_another_training_is_not_continued(case: tuple[Any, ...]) -> None:
     saved, found, training, reason = case
     decision = run_to_continue(saved, found, training)
     assert isinstance(decision, str)
@@ -199,7 +202,7 @@ def mark(path: Path, run_directory: str, run_id: str, step: int) -> None:
     SavedRun.of(run_directory, run_id, str(path), step, {}).write(str(path))
 
 
-def test_a_broken_marker_is_replaced_by_the_nearest_one(tmp_path):
+def test_a_broken_marker_is_replaced_by_the_nearest_one(tmp_path: Path) -> None:
     for step, run_id in ((4, "4" * 32), (8, "8" * 32), (12, ""), (16, "f" * 32), (20, "2" * 32)):
         mark(tmp_path / f"checkpoint-{step}", "/run", run_id, step)
     (tmp_path / "checkpoint-16" / RUN_FILE).write_text("{")
@@ -209,7 +212,7 @@ def test_a_broken_marker_is_replaced_by_the_nearest_one(tmp_path):
     assert read.saved.run_id == "8" * 32
 
 
-def test_a_later_checkpoint_speaks_where_no_earlier_one_does(tmp_path):
+def test_a_later_checkpoint_speaks_where_no_earlier_one_does(tmp_path: Path) -> None:
     mark(tmp_path / "checkpoint-8", "/run", MINE, 8)
     (tmp_path / "checkpoint-4").mkdir()
     read = resumed_checkpoint(str(tmp_path / "checkpoint-4"))
@@ -230,7 +233,9 @@ FORGED = (
 
 @pytest.mark.parametrize("place", FORGED)
 @pytest.mark.parametrize("named", [False, True])
-def test_no_directory_of_a_forged_marker_is_looked_at(place, named, tmp_path, monkeypatch):
+def test_no_directory_of_a_forged_marker_is_looked_at(
+    place: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     victim, output_dir = tmp_path / "victim", tmp_path / "out"
     claim = claim_run_directory(str(victim), str(output_dir))[1]
     place = place.format(victim=victim)
@@ -259,7 +264,7 @@ def test_no_directory_of_a_forged_marker_is_looked_at(place, named, tmp_path, mo
     assert [path for path in looked_at if not path.startswith(given)] == []
 
 
-def test_a_link_below_the_output_directory_leads_nowhere(tmp_path):
+def test_a_link_below_the_output_directory_leads_nowhere(tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
     directory, claim = claim_run_directory(str(tmp_path / "victim"), str(output_dir))
     (output_dir / "runs").mkdir(parents=True)
@@ -269,7 +274,7 @@ def test_a_link_below_the_output_directory_leads_nowhere(tmp_path):
     assert isinstance(run_of_checkpoint(str(output_dir / "checkpoint-8"), training), str)
 
 
-def test_a_run_is_found_through_a_linked_output_directory(tmp_path):
+def test_a_run_is_found_through_a_linked_output_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     run_directory = str(tmp_path / "link" / "runs" / "x")
@@ -281,7 +286,7 @@ def test_a_run_is_found_through_a_linked_output_directory(tmp_path):
         assert isinstance(decision, Continued)
 
 
-def test_a_message_shows_a_path_short_and_printable():
+def test_a_message_shows_a_path_short_and_printable() -> None:
     assert len(shown("/x" * 10_000)) < 300
     assert "\n" not in shown("/x\nforged line")
     assert "word" not in shown("s3://key:word@bucket/run")

@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +42,9 @@ def steps_in(directory: Path) -> list[int]:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(-1, 51))
-def test_rewinding_twice_equals_rewinding_once(tmp_path_factory, steps, last):
+def test_rewinding_twice_equals_rewinding_once(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], last: int
+) -> None:
     directory = tmp_path_factory.mktemp("run")
     written(directory, steps)
     rewind(str(directory), last)
@@ -50,7 +54,7 @@ def test_rewinding_twice_equals_rewinding_once(tmp_path_factory, steps, last):
     assert steps_in(directory) == [step for step in steps if step <= last]
 
 
-def test_every_record_taken_out_is_kept_beside(tmp_path):
+def test_every_record_taken_out_is_kept_beside(tmp_path: Path) -> None:
     written(tmp_path, list(range(10)))
     before = event_files(tmp_path)[0].read_bytes()
     assert rewind(str(tmp_path), 5) == 4
@@ -59,7 +63,7 @@ def test_every_record_taken_out_is_kept_beside(tmp_path):
     assert event_files(tmp_path)[0].read_bytes() + beside.read_bytes() == before
 
 
-def test_a_torn_end_is_cut_off_and_kept(tmp_path):
+def test_a_torn_end_is_cut_off_and_kept(tmp_path: Path) -> None:
     written(tmp_path, [1, 2, 3])
     (file,) = event_files(tmp_path)
     file.write_bytes(file.read_bytes()[:-5])
@@ -73,7 +77,7 @@ class Crash(BaseException):
     pass
 
 
-def test_a_rewind_after_a_crash_at_any_call_loses_nothing(tmp_path):
+def test_a_rewind_after_a_crash_at_any_call_loses_nothing(tmp_path: Path) -> None:
     def prepared(name: str) -> Path:
         run = tmp_path / name
         shutil.copytree(tmp_path / "original", run)
@@ -112,8 +116,8 @@ def crashed_at(moment: int, run: Path, kill: bool = False) -> bool:
     calls = itertools.count()
     originals = {name: getattr(os, name) for name in ("fsync", "replace", "open", "chmod")}
 
-    def watched(original):
-        def call(*args, **kwargs):
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == moment:
                 if kill:
                     os._exit(9)
@@ -132,7 +136,7 @@ def crashed_at(moment: int, run: Path, kill: bool = False) -> bool:
     return False
 
 
-def test_sessions_after_the_step_leave_no_start_behind(tmp_path):
+def test_sessions_after_the_step_leave_no_start_behind(tmp_path: Path) -> None:
     written(tmp_path, list(range(6)))
     written(tmp_path, list(range(6, 10)), purge_step=6)
     rewind(str(tmp_path), 3)
@@ -141,7 +145,7 @@ def test_sessions_after_the_step_leave_no_start_behind(tmp_path):
     assert steps_in(tmp_path) == [0, 1, 2, 3]
 
 
-def test_the_files_keep_their_permissions(tmp_path):
+def test_the_files_keep_their_permissions(tmp_path: Path) -> None:
     written(tmp_path, [1, 9])
     (file,) = event_files(tmp_path)
     os.chmod(file, 0o600)
@@ -150,7 +154,7 @@ def test_the_files_keep_their_permissions(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_subdirectories_of_a_run_are_rewound_and_other_runs_not(tmp_path):
+def test_subdirectories_of_a_run_are_rewound_and_other_runs_not(tmp_path: Path) -> None:
     claim_run_directory(str(tmp_path))
     writer = RunWriter(str(tmp_path))
     for step in range(10):
@@ -167,7 +171,7 @@ def test_subdirectories_of_a_run_are_rewound_and_other_runs_not(tmp_path):
     assert event_files(tmp_path / "hparams")
 
 
-def test_every_reader_shows_each_step_once_after_ten_crashes(tmp_path):
+def test_every_reader_shows_each_step_once_after_ten_crashes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for cycle in range(10):
         if cycle:
@@ -193,7 +197,7 @@ def test_every_reader_shows_each_step_once_after_ten_crashes(tmp_path):
 
 
 @pytest.mark.skipif(not may_mount(), reason="needs the right to mount")
-def test_a_rewind_without_room_leaves_the_disk_as_it_was(tmp_path):
+def test_a_rewind_without_room_leaves_the_disk_as_it_was(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         written(disk / "run", list(range(4000)))
         before = contents(disk / "run")
@@ -203,7 +207,9 @@ def test_a_rewind_without_room_leaves_the_disk_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_an_interrupted_rewind_leaves_no_parts(error, tmp_path, monkeypatch):
+def test_an_interrupted_rewind_leaves_no_parts(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, list(range(10)))
     before = contents(tmp_path)
 
@@ -217,14 +223,14 @@ def test_an_interrupted_rewind_leaves_no_parts(error, tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
-def test_a_pipe_named_like_an_event_file_is_passed_over(tmp_path):
+def test_a_pipe_named_like_an_event_file_is_passed_over(tmp_path: Path) -> None:
     written(tmp_path, list(range(10)))
     os.mkfifo(tmp_path / "events.out.tfevents.1.pipe")
     (tmp_path / "events.out.tfevents.2.link").symlink_to(tmp_path / "events.out.tfevents.1.pipe")
     assert rewind(str(tmp_path), 5) == 4
 
 
-def test_a_link_to_anothers_file_is_neither_read_nor_replaced(tmp_path):
+def test_a_link_to_anothers_file_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     written(tmp_path / "theirs", list(range(10)))
     (file,) = event_files(tmp_path / "theirs")
     written(tmp_path / "run", list(range(10)))
@@ -234,12 +240,14 @@ def test_a_link_to_anothers_file_is_neither_read_nor_replaced(tmp_path):
     assert steps_in(tmp_path / "theirs") == list(range(10))
 
 
-def test_an_unreadable_file_is_named_and_the_others_are_rewound(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_named_and_the_others_are_rewound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, list(range(10)))
     (tmp_path / "events.out.tfevents.1.foreign").touch()
     opened = LocalStorage.open
 
-    def refused(storage: LocalStorage, path: str):
+    def refused(storage: LocalStorage, path: str) -> Any:
         if path.endswith("foreign"):
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(storage, path)
@@ -253,7 +261,7 @@ def test_an_unreadable_file_is_named_and_the_others_are_rewound(tmp_path, monkey
 # ---- Two processes at once ----
 
 
-def test_a_second_rewind_waits_for_the_first(tmp_path):
+def test_a_second_rewind_waits_for_the_first(tmp_path: Path) -> None:
     written(tmp_path, list(range(10)))
     first = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(first, fcntl.LOCK_EX)
@@ -267,7 +275,9 @@ def test_a_second_rewind_waits_for_the_first(tmp_path):
     assert steps_in(tmp_path) == list(range(6))
 
 
-def test_a_rewind_kept_waiting_too_long_changes_no_file(tmp_path, monkeypatch):
+def test_a_rewind_kept_waiting_too_long_changes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules["tbtrainer.run.rewind"], "_LOCK_SECONDS", 0.1)
     written(tmp_path, list(range(10)))
     first = os.open(tmp_path, os.O_RDONLY)
@@ -287,7 +297,9 @@ def rewind_and_die(run: Path, moment: int) -> None:
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_a_rewind_beside_a_killed_one_loses_no_record(locks, tmp_path, monkeypatch):
+def test_a_rewind_beside_a_killed_one_loses_no_record(
+    locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not locks:
 
         def unsupported(*args: object) -> None:
@@ -307,7 +319,9 @@ def test_a_rewind_beside_a_killed_one_loses_no_record(locks, tmp_path, monkeypat
             assert not [path for path in run.iterdir() if path.name.endswith(".being-written")]
 
 
-def test_two_rewinds_at_once_without_locks_lose_no_record(tmp_path, monkeypatch):
+def test_two_rewinds_at_once_without_locks_lose_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unsupported(*args: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -334,7 +348,9 @@ def test_two_rewinds_at_once_without_locks_lose_no_record(tmp_path, monkeypatch)
     assert {r for path in tmp_path.iterdir() for r in records(path)} == everything
 
 
-def test_records_written_during_a_rewind_are_kept(tmp_path, monkeypatch):
+def test_records_written_during_a_rewind_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, list(range(10)))
     (file,) = event_files(tmp_path)
     written(tmp_path / "late", [20, 21])
@@ -357,14 +373,16 @@ def test_records_written_during_a_rewind_are_kept(tmp_path, monkeypatch):
     assert set(late) <= kept
 
 
-def test_a_record_completed_during_a_rewind_stays_whole(tmp_path, monkeypatch):
+def test_a_record_completed_during_a_rewind_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, list(range(10)))
     (file,) = event_files(tmp_path)
     content = file.read_bytes()
     file.write_bytes(content[:-5])
     opened = LocalStorage.stage
 
-    def completed(storage: LocalStorage, like: str):
+    def completed(storage: LocalStorage, like: str) -> Any:
         file.write_bytes(content)
         return opened(storage, like)
 
@@ -376,7 +394,7 @@ def test_a_record_completed_during_a_rewind_stays_whole(tmp_path, monkeypatch):
 # ---- What was taken out earlier ----
 
 
-def test_of_earlier_rewinds_the_last_few_files_are_kept(tmp_path):
+def test_of_earlier_rewinds_the_last_few_files_are_kept(tmp_path: Path) -> None:
     for crash in range(20):
         written(tmp_path, [1, 2, 100 + crash])
         rewind(str(tmp_path), 2)
@@ -384,7 +402,7 @@ def test_of_earlier_rewinds_the_last_few_files_are_kept(tmp_path):
     assert steps_in(tmp_path) == [1, 2] * 20
 
 
-def test_one_rewind_keeps_all_that_it_takes_out(tmp_path):
+def test_one_rewind_keeps_all_that_it_takes_out(tmp_path: Path) -> None:
     for session in range(8):
         written(tmp_path, [1, 100 + session])
     everything = {r for path in tmp_path.iterdir() for r in records(path)}

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def marked(root: Path) -> Path:
     return checkpoint
 
 
-def test_run_and_step_are_read_back(tmp_path):
+def test_run_and_step_are_read_back(tmp_path: Path) -> None:
     checkpoint = marked(tmp_path)
     assert SavedRun.read(str(checkpoint)) == SavedRun(
         run_directory=str(tmp_path / "runs" / "a"),
@@ -32,17 +33,17 @@ def test_run_and_step_are_read_back(tmp_path):
     assert [path.name for path in checkpoint.iterdir()] == [RUN_FILE]
 
 
-def test_a_checkpoint_of_the_stock_trainer_has_no_run(tmp_path):
+def test_a_checkpoint_of_the_stock_trainer_has_no_run(tmp_path: Path) -> None:
     assert SavedRun.read(str(tmp_path)) is None
 
 
-def test_a_marker_needs_no_run_directory(tmp_path):
+def test_a_marker_needs_no_run_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
     marked(tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_credentials_of_a_url_are_in_no_checkpoint(tmp_path):
+def test_credentials_of_a_url_are_in_no_checkpoint(tmp_path: Path) -> None:
     url = "s3://name:hidden-word@host/run-1"
     SavedRun.of(url, RUN_ID, str(tmp_path), 7, {}).write(str(tmp_path))
     assert "hidden-word" not in (tmp_path / RUN_FILE).read_text()
@@ -74,7 +75,7 @@ def test_credentials_of_a_url_are_in_no_checkpoint(tmp_path):
     ],
     ids=str,
 )
-def test_a_marker_with_a_wrong_field_is_broken(change, tmp_path):
+def test_a_marker_with_a_wrong_field_is_broken(change: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = marked(tmp_path)
     values = json.loads((checkpoint / RUN_FILE).read_text())
     (checkpoint / RUN_FILE).write_text(json.dumps({**values, **change}))
@@ -85,14 +86,14 @@ def test_a_marker_with_a_wrong_field_is_broken(change, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"null", b"[]", b"{}", b"\xff\0", b"[" * 60_000, b'"' + b"x" * 99_999 + b'"']
 )
-def test_a_marker_that_is_no_marker_is_broken(content, tmp_path):
+def test_a_marker_that_is_no_marker_is_broken(content: bytes, tmp_path: Path) -> None:
     checkpoint = marked(tmp_path)
     (checkpoint / RUN_FILE).write_bytes(content)
     with pytest.raises(BrokenMarker):
         SavedRun.read(str(checkpoint))
 
 
-def test_a_pipe_in_the_place_of_a_marker_is_broken(tmp_path):
+def test_a_pipe_in_the_place_of_a_marker_is_broken(tmp_path: Path) -> None:
     checkpoint = marked(tmp_path)
     (checkpoint / RUN_FILE).unlink()
     os.mkfifo(checkpoint / RUN_FILE)
@@ -100,7 +101,9 @@ def test_a_pipe_in_the_place_of_a_marker_is_broken(tmp_path):
         SavedRun.read(str(checkpoint))
 
 
-def test_a_marker_without_room_leaves_no_part(tmp_path, monkeypatch):
+def test_a_marker_without_room_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = marked(tmp_path)
     before = (checkpoint / RUN_FILE).read_bytes()
 

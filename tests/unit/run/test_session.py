@@ -26,7 +26,9 @@ def place_of(run: RunSession) -> Path:
     return Path(str(run.writer.log_dir))
 
 
-def test_a_store_that_cannot_be_claimed_still_has_a_writer(tmp_path, monkeypatch, caplog):
+def test_a_store_that_cannot_be_claimed_still_has_a_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refused(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no credentials")  # Stores have exceptions of their own.
 
@@ -41,7 +43,9 @@ def test_a_store_that_cannot_be_claimed_still_has_a_writer(tmp_path, monkeypatch
     assert [r for file in event_files(tmp_path) for r in scalars(file)] == [("value", 1, 1.0)]
 
 
-def test_a_directory_full_when_claimed_is_written_to_later(tmp_path, monkeypatch):
+def test_a_directory_full_when_claimed_is_written_to_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -50,8 +54,8 @@ def test_a_directory_full_when_claimed_is_written_to_later(tmp_path, monkeypatch
 
 
 def test_an_occupied_directory_without_room_beside_is_never_written_to(
-    tmp_path, monkeypatch, caplog
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def unavailable(*args: object, **kwargs: object) -> None:
         raise RunDirectoryUnavailable("it is used by another run. Name another logging_dir.")
 
@@ -64,7 +68,7 @@ def test_an_occupied_directory_without_room_beside_is_never_written_to(
     assert "Name another logging_dir" in caplog.text
 
 
-def test_other_ranks_touch_no_file(tmp_path):
+def test_other_ranks_touch_no_file(tmp_path: Path) -> None:
     run = RunSession(str(tmp_path / "run"), str(tmp_path), writes=False)
     run.begin_training(None, "auto", None)
     run.write([Scalar("value", 1.0), Text("card", "text", once=True)], 1)
@@ -75,7 +79,9 @@ def test_other_ranks_touch_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_opening_a_run_does_not_wait_for_hung_storage(tmp_path, monkeypatch, caplog):
+def test_opening_a_run_does_not_wait_for_hung_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     released = threading.Event()
 
     def hung(*args: object, **kwargs: object) -> None:
@@ -91,7 +97,7 @@ def test_opening_a_run_does_not_wait_for_hung_storage(tmp_path, monkeypatch, cap
     released.set()
 
 
-def test_the_default_directory_follows_a_changed_output_dir(tmp_path):
+def test_the_default_directory_follows_a_changed_output_dir(tmp_path: Path) -> None:
     run = made(tmp_path / "before")
     run.writer.add_scalar("value", 1.0, 1)
     run.begin_training(None, "auto", None, str(tmp_path / "after"))
@@ -99,7 +105,9 @@ def test_the_default_directory_follows_a_changed_output_dir(tmp_path):
     run.close()
 
 
-def test_a_changed_working_directory_does_not_move_a_run(tmp_path, monkeypatch):
+def test_a_changed_working_directory_does_not_move_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunSession(None, "out", writes=True)
     run.begin_training(None, "auto", None, "out")
@@ -112,7 +120,7 @@ def test_a_changed_working_directory_does_not_move_a_run(tmp_path, monkeypatch):
     assert event_files(tmp_path) == event_files(before)
 
 
-def test_an_evaluation_claims_a_run_and_a_training_says_so(tmp_path):
+def test_an_evaluation_claims_a_run_and_a_training_says_so(tmp_path: Path) -> None:
     run = made(tmp_path)
     claim = read_claim(str(place_of(run)))
     assert claim is not None
@@ -123,7 +131,9 @@ def test_an_evaluation_claims_a_run_and_a_training_says_so(tmp_path):
     assert claim.first_training is not None
 
 
-def test_a_marker_is_written_without_the_run_directory(tmp_path, monkeypatch):
+def test_a_marker_is_written_without_the_run_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = tmp_path / "checkpoint-7"
     checkpoint.mkdir()
     run = made(tmp_path)
@@ -137,7 +147,7 @@ def test_a_marker_is_written_without_the_run_directory(tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_card_is_written_again_only_when_it_changed(tmp_path):
+def test_a_card_is_written_again_only_when_it_changed(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint-7"
     checkpoint.mkdir()
     run = made(tmp_path)
@@ -155,7 +165,9 @@ def test_a_card_is_written_again_only_when_it_changed(tmp_path):
 
 
 @pytest.mark.parametrize("numbered", [False, True])
-def test_a_remote_run_continues_from_its_own_output_dir_only(numbered, tmp_path):
+def test_a_remote_run_continues_from_its_own_output_dir_only(
+    numbered: bool, tmp_path: Path
+) -> None:
     root = f"memory://{uuid.uuid4().hex}"
     checkpoint = tmp_path / "out" / "checkpoint-7"
     checkpoint.mkdir(parents=True)
@@ -179,7 +191,7 @@ def test_a_remote_run_continues_from_its_own_output_dir_only(numbered, tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_used_directory_of_another_user_gives_a_directory_inside(tmp_path):
+def test_a_used_directory_of_another_user_gives_a_directory_inside(tmp_path: Path) -> None:
     (tmp_path / "parent" / "run").mkdir(parents=True)
     (tmp_path / "parent" / "run" / "events.out.tfevents.1.host").touch()
     (tmp_path / "parent").chmod(0o555)

@@ -48,20 +48,20 @@ def steps_in(run: Path) -> list[int]:
 NO_THREADS = "threading.Thread.start = refuse"
 
 
-def test_sigterm_without_a_free_thread_flushes_and_ends_the_process(tmp_path):
+def test_sigterm_without_a_free_thread_flushes_and_ends_the_process(tmp_path: Path) -> None:
     process = ended(tmp_path, within=NO_THREADS)
     assert process.returncode == -signal.SIGTERM, process.stderr
     assert process.stderr == ""
     assert steps_in(tmp_path) == list(range(1000))
 
 
-def test_sigterm_ends_a_process_that_never_had_a_free_thread(tmp_path):
+def test_sigterm_ends_a_process_that_never_had_a_free_thread(tmp_path: Path) -> None:
     process = ended(tmp_path, before=NO_THREADS)
     assert process.returncode == -signal.SIGTERM, process.stderr
     assert process.stderr == ""
 
 
-def test_sigterm_within_a_call_of_the_writer_ends_the_process(tmp_path):
+def test_sigterm_within_a_call_of_the_writer_ends_the_process(tmp_path: Path) -> None:
     # The main thread holds the lock that the flush needs.
     within = "writer._events._delivery._changed.acquire()"
     process = ended(tmp_path, within=within)
@@ -69,7 +69,7 @@ def test_sigterm_within_a_call_of_the_writer_ends_the_process(tmp_path):
 
 
 @pytest.mark.parametrize("flushes", [1, 3])
-def test_each_signal_flushes_and_calls_the_former_handler(flushes):
+def test_each_signal_flushes_and_calls_the_former_handler(flushes: int) -> None:
     flushed, handled = [], []
     former = signal.signal(signal.SIGTERM, lambda *_: handled.append(len(flushed)))
     try:
@@ -82,7 +82,7 @@ def test_each_signal_flushes_and_calls_the_former_handler(flushes):
     assert threading.main_thread() not in flushed
 
 
-def test_an_error_of_the_flush_suppresses_no_signal_handler():
+def test_an_error_of_the_flush_suppresses_no_signal_handler() -> None:
     handled: list[int] = []
     former = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
     try:
@@ -94,7 +94,7 @@ def test_an_error_of_the_flush_suppresses_no_signal_handler():
     assert handled == [signal.SIGTERM] * 2
 
 
-def test_no_thread_and_no_handler_stays_behind():
+def test_no_thread_and_no_handler_stays_behind() -> None:
     threads, former = set(threading.enumerate()), signal.getsignal(signal.SIGTERM)
     with flushed_on_sigterm(lambda: None):
         assert signal.getsignal(signal.SIGTERM) is not former
@@ -102,7 +102,7 @@ def test_no_thread_and_no_handler_stays_behind():
     assert signal.getsignal(signal.SIGTERM) is former
 
 
-def test_a_forked_child_waits_for_no_thread_of_its_parent():
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
     # The child has the handler and not the thread: the default must end it.
     with flushed_on_sigterm(lambda: None):
         child = os.fork()

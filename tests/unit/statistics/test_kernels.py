@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,41 +50,41 @@ def assert_found_alike(tensors: list, loss_scale: torch.Tensor | None = None) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_tensors_of_odd_sizes_in_one_launch(dtype):
+def test_tensors_of_odd_sizes_in_one_launch(dtype: torch.dtype) -> None:
     sizes = [1, 0, kernels._BLOCK - 1, kernels._BLOCK, kernels._BLOCK + 1, kernels.CHUNK, 0]
     tensors = [normal(size, seed).to(dtype) for seed, size in enumerate(sizes)]
     assert_found_alike([*tensors, normal(2 * kernels.CHUNK + 77).to(dtype), None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])
-def test_floats_of_eight_bits(dtype):
+def test_floats_of_eight_bits(dtype: torch.dtype) -> None:
     assert_found_alike([(normal(3000) * 50).to(dtype)])
 
 
-def test_magnitudes_far_apart_are_counted_where_they_belong():
+def test_magnitudes_far_apart_are_counted_where_they_belong() -> None:
     exponents = torch.linspace(-148, 127, 20_000)
     values = torch.ldexp(torch.ones(20_000), exponents) * torch.tensor([1.0, -1.0]).repeat(10_000)
     assert_found_alike([values, values.flip(0), values[torch.randperm(20_000)]])
 
 
 @pytest.mark.parametrize("first", [0.0, 1e-30, 1e30, torch.nan, -torch.inf])
-def test_what_comes_first_does_not_decide_what_is_found(first):
+def test_what_comes_first_does_not_decide_what_is_found(first: float) -> None:
     values = normal(3 * kernels._BLOCK + 5)
     values[: kernels._BLOCK] = first
     assert_found_alike([values])
 
 
-def test_a_tensor_without_a_finite_element():
+def test_a_tensor_without_a_finite_element() -> None:
     assert_found_alike([torch.full((5,), torch.nan), torch.full((3000,), -torch.inf), normal(4)])
 
 
-def test_zeros_of_either_sign_and_padding_are_told_apart():
+def test_zeros_of_either_sign_and_padding_are_told_apart() -> None:
     values = normal(kernels._BLOCK + 100)
     values[::3], values[1::3] = 0.0, -0.0
     assert_found_alike([values, torch.zeros(10), torch.zeros(kernels._BLOCK)])
 
 
-def test_memory_in_any_order_and_at_any_address():
+def test_memory_in_any_order_and_at_any_address() -> None:
     whole = normal(6 * 8 * 10).reshape(6, 8, 10)
     views = [
         whole.transpose(0, 2),
@@ -96,7 +97,7 @@ def test_memory_in_any_order_and_at_any_address():
 
 
 @pytest.mark.parametrize("scale", [65536.0, 100.0])
-def test_elements_are_divided_by_the_loss_scale(scale):
+def test_elements_are_divided_by_the_loss_scale(scale: float) -> None:
     gradients = (normal(5000) * 10).half().float()
     found = measure([gradients], CPU, torch.tensor(scale), backend="kernel")
     # The kernel rounds the quotients to float32.
@@ -104,7 +105,7 @@ def test_elements_are_divided_by_the_loss_scale(scale):
 
 
 @pytest.mark.parametrize("scale", [2.0**12, 3000.0, 2.0**126, 2.0**127, 0.5])
-def test_quotients_too_small_for_a_normal_float_are_kept(scale):
+def test_quotients_too_small_for_a_normal_float_are_kept(scale: float) -> None:
     quotients = torch.ldexp(torch.ones(4000), torch.linspace(-148, -100, 4000))
     values = (quotients.double() * scale).float()
     expected = measure([(values.double() / scale).float()], CPU)
@@ -112,14 +113,14 @@ def test_quotients_too_small_for_a_normal_float_are_kept(scale):
     assert_equal(measure([values], CPU, torch.tensor(scale), backend="kernel"), expected)
 
 
-def test_all_tensors_are_measured_in_one_launch(monkeypatch):
+def test_all_tensors_are_measured_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     launches = []
 
     class Counted:
-        def __init__(self, launched):
+        def __init__(self, launched: Any) -> None:
             self.launched = launched
 
-        def __getitem__(self, grid):
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
             launches.append(grid)
             return self.launched[grid]
 
@@ -132,8 +133,10 @@ def test_all_tensors_are_measured_in_one_launch(monkeypatch):
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("CUDA"), RuntimeError("Triton Error: out of memory")]
 )
-def test_memory_that_runs_out_once_does_not_end_the_kernels(monkeypatch, error):
-    def broken(*args):
+def test_memory_that_runs_out_once_does_not_end_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def broken(*args: Any) -> None:
         raise error
 
     monkeypatch.setattr(choice, "_kernel_failures", [])
@@ -148,8 +151,10 @@ def test_memory_that_runs_out_once_does_not_end_the_kernels(monkeypatch, error):
     assert choice._kernel_failures == []
 
 
-def test_a_kernel_that_fails_is_replaced_and_said_once(monkeypatch, caplog):
-    def broken(*args):
+def test_a_kernel_that_fails_is_replaced_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> None:
         raise RuntimeError("no compiler")
 
     tensors = [normal(100), normal(200)]

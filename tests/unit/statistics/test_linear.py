@@ -17,7 +17,7 @@ def linear_of(*tensors: torch.Tensor | None) -> torch.Tensor:
     return measure_linear(tensors, found.minimum, found.maximum)
 
 
-def test_equal_buckets_hold_what_numpy_finds_in_them():
+def test_equal_buckets_hold_what_numpy_finds_in_them() -> None:
     # Odd numbers of which none is an edge: the buckets are 4 wide and begin at -1000.
     values = torch.arange(-999, -1000 + 4 * LINEAR_BUCKET_COUNT, 2).double()
     low, high = -1000.0, -1000.0 + 4 * LINEAR_BUCKET_COUNT
@@ -31,7 +31,7 @@ def test_equal_buckets_hold_what_numpy_finds_in_them():
     st.lists(st.floats(), min_size=1, max_size=60),
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_every_finite_element_is_in_one_bucket(values, dtype):
+def test_every_finite_element_is_in_one_bucket(values: list[float], dtype: torch.dtype) -> None:
     tensor = torch.tensor(values, dtype=torch.float64).to(dtype)
     (counts,) = linear_of(tensor)
     assert counts.sum() == tensor.isfinite().sum()
@@ -39,7 +39,7 @@ def test_every_finite_element_is_in_one_bucket(values, dtype):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 400), st.integers(0, 400), st.integers(0, 5))
-def test_parts_between_the_same_ends_add_up(size, cut, seed):
+def test_parts_between_the_same_ends_add_up(size: int, cut: int, seed: int) -> None:
     values = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     found = measure([values], CPU)
     ends = [end.expand(2) for end in (found.minimum, found.maximum)]
@@ -47,7 +47,7 @@ def test_parts_between_the_same_ends_add_up(size, cut, seed):
     assert torch.equal(parts.sum(0), linear_of(values)[0])
 
 
-def test_a_tensor_of_several_batches_is_counted_whole(monkeypatch):
+def test_a_tensor_of_several_batches_is_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [torch.arange(100.0), None, torch.arange(7.0), torch.empty(0), torch.ones(3, 4).t()]
     expected, found = linear_of(*tensors), measure(tensors, CPU)
     monkeypatch.setattr(cpu_small, "_BATCH_ELEMENTS", 10)
@@ -56,12 +56,12 @@ def test_a_tensor_of_several_batches_is_counted_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float8_e5m2])
-def test_other_dtypes_are_counted_too(dtype):
+def test_other_dtypes_are_counted_too(dtype: torch.dtype) -> None:
     (counts,) = linear_of(torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]).to(dtype))
     assert counts[[0, -1]].tolist() == [2, 3]
 
 
-def test_elements_are_divided_by_the_loss_scale():
+def test_elements_are_divided_by_the_loss_scale() -> None:
     values = torch.arange(64.0)
     ends = torch.zeros(1, dtype=torch.float64), torch.full((1,), 63 / 1024, dtype=torch.float64)
     scaled = measure_linear([values], *ends, torch.tensor(1024.0))

@@ -1,5 +1,7 @@
 """One pass finds what numpy finds, whatever the dtype, the strides and the values."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -88,7 +90,9 @@ def assert_right(found: TensorStatistics, row: int, tensor: torch.Tensor) -> Non
 
 @PATHS
 @pytest.mark.parametrize("dtype", FLOATS + SMALL_FLOATS + WHOLE, ids=str)
-def test_every_dtype_is_measured_exactly(path, dtype):
+def test_every_dtype_is_measured_exactly(
+    path: Callable[..., TensorStatistics], dtype: torch.dtype
+) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(1009, generator=generator, dtype=torch.float64) * 3
     values[::7] = 0
@@ -106,13 +110,15 @@ def test_every_dtype_is_measured_exactly(path, dtype):
     ),
     st.sampled_from(FLOATS),
 )
-def test_any_values_are_counted_in_their_buckets(path, values, dtype):
+def test_any_values_are_counted_in_their_buckets(
+    path: Callable[..., TensorStatistics], values: np.ndarray, dtype: torch.dtype
+) -> None:
     tensor = torch.from_numpy(values).to(dtype)
     assert_right(path([tensor]), 0, tensor)
 
 
 @PATHS
-def test_tensors_of_any_strides_are_measured_whole(path):
+def test_tensors_of_any_strides_are_measured_whole(path: Callable[..., TensorStatistics]) -> None:
     whole = torch.randn(6, 8, 10, generator=torch.Generator().manual_seed(1))
     views = [
         whole.transpose(0, 2),
@@ -129,7 +135,7 @@ def test_tensors_of_any_strides_are_measured_whole(path):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2000), st.integers(1, 2000), st.sampled_from([0, 1, 2]))
-def test_counts_of_any_two_parts_add_up(cut, size, seed):
+def test_counts_of_any_two_parts_add_up(cut: int, size: int, seed: int) -> None:
     values = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     cut = min(cut, size)
     whole, parts = measure([values], CPU), measure([values[:cut], values[cut:]], CPU)
@@ -139,13 +145,13 @@ def test_counts_of_any_two_parts_add_up(cut, size, seed):
     assert whole.maximum[0] == parts.maximum.max()
 
 
-def test_a_tensor_of_many_chunks_is_measured_by_several_threads():
+def test_a_tensor_of_many_chunks_is_measured_by_several_threads() -> None:
     tensor = torch.randn(cpu.CHUNK * 4 + 17, generator=torch.Generator().manual_seed(2))
     tensor[5], tensor[-1], tensor[cpu.CHUNK] = torch.nan, torch.inf, 0.0
     assert_right(measure([tensor], CPU), 0, tensor)
 
 
-def test_large_and_small_tensors_keep_their_rows():
+def test_large_and_small_tensors_keep_their_rows() -> None:
     generator = torch.Generator().manual_seed(3)
     sizes = [3, cpu_small.SMALL_MAX_ELEMENTS + 1, 0, 7, cpu_small.SMALL_MAX_ELEMENTS]
     tensors = [torch.randn(size, generator=generator) for size in sizes]
@@ -156,7 +162,7 @@ def test_large_and_small_tensors_keep_their_rows():
 
 
 @PATHS
-def test_elements_are_divided_by_the_loss_scale(path):
+def test_elements_are_divided_by_the_loss_scale(path: Callable[..., TensorStatistics]) -> None:
     values = torch.tensor([65536.0, -32768.0, 1.0])
     scaled = measure([values], CPU, torch.tensor(65536.0))
     plain = path([values.double() / 65536.0])
@@ -164,7 +170,7 @@ def test_elements_are_divided_by_the_loss_scale(path):
         assert torch.equal(getattr(scaled, field), getattr(plain, field))
 
 
-def test_nothing_random_is_drawn_and_nothing_is_changed():
+def test_nothing_random_is_drawn_and_nothing_is_changed() -> None:
     tensor = torch.randn(1000, requires_grad=True)
     copy, torch_state, numpy_state = (
         tensor.detach().clone(),

@@ -58,14 +58,14 @@ DISTRIBUTIONS = {
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_sixty_four_buckets_stay_within_a_hundredth_of_the_distribution(name):
+def test_sixty_four_buckets_stay_within_a_hundredth_of_the_distribution(name: str) -> None:
     values = DISTRIBUTIONS[name]()
     (histogram,) = histogram_of(values)
     assert len(histogram.bucket_counts) <= 64
     assert distance(values, histogram) <= 0.01
 
 
-def test_layer_norm_weights_keep_their_shape():
+def test_layer_norm_weights_keep_their_shape() -> None:
     values = 1 + normal(768, 0.01)
     (histogram,) = histogram_of(values)
     assert distance(values, histogram) <= 0.015
@@ -92,7 +92,7 @@ ATOMS = {
 
 
 @pytest.mark.parametrize("name", ATOMS)
-def test_an_atom_stays_within_a_thirtieth_of_the_range(name):
+def test_an_atom_stays_within_a_thirtieth_of_the_range(name: str) -> None:
     values, atoms = ATOMS[name]
     (histogram,) = histogram_of(values)
     edges, counts = edges_of(histogram), histogram.bucket_counts
@@ -105,7 +105,7 @@ def test_an_atom_stays_within_a_thirtieth_of_the_range(name):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False), max_size=60), st.integers(8, 80))
-def test_merging_keeps_the_total_and_the_ends(values, buckets):
+def test_merging_keeps_the_total_and_the_ends(values: list[float], buckets: int) -> None:
     tensor = torch.tensor(values, dtype=torch.float32)
     finite = tensor[torch.isfinite(tensor)]
     (histogram,) = histogram_of(tensor, buckets=buckets)
@@ -128,7 +128,9 @@ DRAWN = st.sampled_from([0.0, 0.3, 1.0, 1.2, -0.7, 3.0, 50.0, -1e-3, -2000.0, 1e
     st.lists(st.lists(DRAWN, min_size=1, max_size=5), min_size=1, max_size=3),
     st.booleans(),
 )
-def test_a_row_is_merged_alike_whatever_its_batch(values, others, large):
+def test_a_row_is_merged_alike_whatever_its_batch(
+    values: list[float], others: list[list[float]], large: bool
+) -> None:
     repeats = 20_000 if large else 3
     tensors = [torch.tensor(row).repeat(repeats) for row in (values, *others)]
     alone, beside = histogram_of(tensors[0])[0], histogram_of(*tensors)[0]
@@ -136,7 +138,7 @@ def test_a_row_is_merged_alike_whatever_its_batch(values, others, large):
     np.testing.assert_array_equal(alone.bucket_counts, beside.bucket_counts)
 
 
-def test_an_incomplete_linear_pass_is_not_used():
+def test_an_incomplete_linear_pass_is_not_used() -> None:
     values = 1 + normal(768, 0.01)
     rows = SnapshotRows.of(["a"], [768], CPU)
     snapshot = take_snapshot(lambda: [values], rows, WholeTensors())
@@ -145,7 +147,7 @@ def test_an_incomplete_linear_pass_is_not_used():
     assert histogram.bucket_counts.sum() == 768
 
 
-def test_zeros_of_a_small_tensor_have_a_zero_width_bucket():
+def test_zeros_of_a_small_tensor_have_a_zero_width_bucket() -> None:
     beside = (normal(3000, 0.1) + 1).where(torch.arange(3000) % 3 > 0, 0.0)
     for values in (beside, -beside, (torch.arange(999) % 3 - 1) * 0.02):
         (histogram,) = histogram_of(values)
@@ -156,7 +158,7 @@ def test_zeros_of_a_small_tensor_have_a_zero_width_bucket():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
-def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values):
+def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values: list[float]) -> None:
     tensor = torch.tensor(values, dtype=torch.float64)
     (histogram,) = histogram_of(tensor)
     assert histogram.bucket_counts.sum() == len(values)
@@ -164,7 +166,7 @@ def test_numbers_at_the_ends_of_float64_give_a_histogram_too(values):
     assert (edges_of(histogram)[:-1] <= edges_of(histogram)[1:]).all()
 
 
-def test_a_histogram_event_takes_at_most_1280_bytes():
+def test_a_histogram_event_takes_at_most_1280_bytes() -> None:
     (histogram,) = histogram_of(normal(SIZE))
     tag = "gradients/bert.encoder.layer.11.attention.self.query.weight"
     event = Event(summary=histogram_raw(tag, **histogram.raw_fields()), step=1000)

@@ -2,6 +2,8 @@
 
 import threading
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,14 +46,16 @@ def strided_view(data: st.DataObject) -> torch.Tensor:
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), st.integers(1, 50), st.integers(1, 50))
-def test_the_pieces_of_a_tensor_hold_every_element_once(data, most, most_copied):
+def test_the_pieces_of_a_tensor_hold_every_element_once(
+    data: st.DataObject, most: int, most_copied: int
+) -> None:
     view = strided_view(data)
     found = [piece.reshape(-1) for piece in pieces(view, most, most_copied)]
     assert max(piece.numel() for piece in found) <= max(most, most_copied)
     torch.testing.assert_close(torch.cat(found).sort()[0], view.reshape(-1).sort()[0])
 
 
-def test_a_transposed_tensor_is_read_without_a_copy():
+def test_a_transposed_tensor_is_read_without_a_copy() -> None:
     tensor = normal(40, 50)
     for piece in pieces(tensor.t(), 300, 300):
         assert piece.reshape(-1).untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
@@ -59,7 +63,9 @@ def test_a_transposed_tensor_is_read_without_a_copy():
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int32])
-def test_threads_and_chunks_change_no_number(monkeypatch, threads, dtype):
+def test_threads_and_chunks_change_no_number(
+    monkeypatch: pytest.MonkeyPatch, threads: int, dtype: torch.dtype
+) -> None:
     tensors = [(normal(300, 11 + row, seed=row) * 9).to(dtype) for row in range(4)]
     tensors.append(tensors[0][::2, 1::3])
     expected = measure(tensors, CPU)
@@ -73,8 +79,8 @@ def test_threads_and_chunks_change_no_number(monkeypatch, threads, dtype):
         assert torch.equal(getattr(found[0], name), getattr(found[1], name))
 
 
-def test_an_error_in_a_thread_is_raised(monkeypatch):
-    def fail(self, chunk):
+def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, chunk: int) -> tuple[float, float]:
         if threading.current_thread() is not threading.main_thread():
             raise MemoryError("a thread's own")
         return 0.0, 0.0
@@ -86,7 +92,7 @@ def test_an_error_in_a_thread_is_raised(monkeypatch):
         measure([normal(300, 300)], CPU)
 
 
-def test_the_number_of_threads_of_torch_stays_what_it_is():
+def test_the_number_of_threads_of_torch_stays_what_it_is() -> None:
     before = torch.get_num_threads()
     measure([normal(1000, 1000)], CPU)
     assert torch.get_num_threads() == before
@@ -105,7 +111,13 @@ class LargestAllocation(TorchDispatchMode):
         self.bytes = 0
         self._known = {t.untyped_storage().data_ptr() for t in known}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor):
@@ -117,7 +129,9 @@ class LargestAllocation(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int16])
 @pytest.mark.parametrize("strided", [False, True], ids=["whole", "strided"])
-def test_no_memory_in_proportion_to_the_tensor_is_taken(monkeypatch, dtype, strided):
+def test_no_memory_in_proportion_to_the_tensor_is_taken(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, strided: bool
+) -> None:
     tensor = torch.ones(4096, 4096, dtype=dtype)
     view = tensor[:, ::2] if strided else tensor
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
@@ -131,7 +145,9 @@ def test_no_memory_in_proportion_to_the_tensor_is_taken(monkeypatch, dtype, stri
 
 
 @pytest.mark.parametrize("loss_scale", [None, 1024.0])
-def test_another_device_is_never_waited_for(monkeypatch, loss_scale):
+def test_another_device_is_never_waited_for(
+    monkeypatch: pytest.MonkeyPatch, loss_scale: float | None
+) -> None:
     # The meta device has no values: what would have to wait for one raises.
     monkeypatch.setattr(pytorch, "CHUNK", 2**15)
     device = torch.device("meta")
@@ -153,7 +169,7 @@ def test_another_device_is_never_waited_for(monkeypatch, loss_scale):
     st.booleans(),
     st.integers(3, 9),
 )
-def test_every_device_finds_the_same(rows, batched, chunk):
+def test_every_device_finds_the_same(rows: list[list[float]], batched: bool, chunk: int) -> None:
     tensors = [torch.tensor(row, dtype=torch.float32) for row in rows if row]
     if not tensors:
         return
@@ -177,7 +193,7 @@ def test_every_device_finds_the_same(rows, batched, chunk):
     assert torch.equal(linear_found, linear)
 
 
-def test_full_determinism_does_not_stand_in_the_way():
+def test_full_determinism_does_not_stand_in_the_way() -> None:
     tensor = normal(200, 200)
     expected = measure([tensor], CPU)
     torch.use_deterministic_algorithms(True)
@@ -188,7 +204,7 @@ def test_full_determinism_does_not_stand_in_the_way():
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_the_same_without_being_waited_for():
+def test_a_gpu_finds_the_same_without_being_waited_for() -> None:
     tensors = [normal(500, 701), normal(100).bfloat16(), normal(60, 70).t(), normal(3).double()]
     tensors[0][0, :3] = torch.tensor([torch.nan, torch.inf, 0.0])
     expected = measure(tensors, CPU)
