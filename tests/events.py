@@ -36,6 +36,12 @@ def scalars(file: Path) -> list[tuple[str, int, float]]:
     ]
 
 
+def steps_in(directory: Path, tag: str | None = None) -> list[int]:
+    """Steps of every scalar below a directory, or of those with a tag, in the order read."""
+    found = [scalars(file) for file in event_files(directory)]
+    return [step for file in found for name, step, _ in file if tag in (None, name)]
+
+
 def texts(file: Path) -> list[tuple[str, int]]:
     """Tag and step of every text."""
     return [

@@ -27,7 +27,6 @@ def launch(
     processes: int = 2,
     nodes: int = 1,
     restarts: int = 0,
-    timeout_seconds: float = HANG_SECONDS,
     environment: dict[str, str] | None = None,
 ) -> Any:
     """Runs a script of this folder on several processes of this machine.
@@ -38,7 +37,6 @@ def launch(
         processes: Processes per node.
         nodes: Groups of processes; each behaves like a machine of its own.
         restarts: How often torchrun starts the processes again after a crash.
-        timeout_seconds: After this long everything is killed and the test fails.
         environment: Variables set on top of this process's own.
 
     Returns:
@@ -64,13 +62,13 @@ def launch(
         for node in range(nodes)
     ]
     try:
-        outputs = [process.communicate(timeout=timeout_seconds)[0] for process in started]
+        outputs = [process.communicate(timeout=HANG_SECONDS)[0] for process in started]
     except subprocess.TimeoutExpired:
         for process in started:
             process.terminate()  # torchrun ends its workers.
         outputs = [process.communicate()[0] for process in started]
         raise AssertionError(
-            f"{script} took longer than {timeout_seconds} s:\n{_tail(outputs)}"
+            f"{script} took longer than {HANG_SECONDS} s:\n{_tail(outputs)}"
         ) from None
     if any(process.returncode != 0 for process in started):
         raise AssertionError(f"{script} failed:\n{_tail(outputs)}")

@@ -12,7 +12,7 @@ CASES = ("one_rank_has_no_memory_for_norms", "zero_biases_that_differ")
 @pytest.fixture(scope="module")
 def cases() -> Any:
     """Results and warnings of both ranks, for each case."""
-    return launch("agreement_cases.py", *CASES, timeout_seconds=600)
+    return launch("agreement_cases.py", *CASES)
 
 
 def test_a_rank_without_memory_for_norms_hangs_no_other(cases: Any) -> None:

@@ -7,7 +7,7 @@ from tests.events import event_files, histograms
 
 
 def test_ranks_of_unequal_epochs_agree_on_the_snapshots(tmp_path: Path) -> None:
-    verdict = launch("unequal_loaders.py", str(tmp_path), "epoch", "1", timeout_seconds=600)
+    verdict = launch("unequal_loaders.py", str(tmp_path), "epoch", "1")
     assert verdict == {"step": 12, "types": ["DTensor"]}
     (file,) = event_files(tmp_path)
     shown = histograms(file)

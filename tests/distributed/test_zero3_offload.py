@@ -11,7 +11,7 @@ from tests.distributed.launch import launch
 def ranks() -> Any:
     """What both ranks found."""
     pytest.importorskip("deepspeed")
-    return launch("zero3_offload.py", timeout_seconds=600)
+    return launch("zero3_offload.py")
 
 
 def test_the_optimizer_is_offloaded(ranks: Any) -> None:

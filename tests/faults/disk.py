@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tbtrainer.event_file import local_file
+import pytest
 
-# For a condition that never comes true; a machine under load may take long.
-_NEVER_SECONDS = 120.0
+from tbtrainer.event_file import local_file
+from tests.limits import HANG_SECONDS
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Waits until the thread of an event file has done something."""
-    deadline = time.monotonic() + _NEVER_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -46,6 +46,17 @@ def small_disk(directory: Path, options: str = "size=64k") -> Iterator[Path]:
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], capture_output=True)
+
+
+@contextmanager
+def without_room(directory: Path) -> Iterator[None]:
+    """Fills the file system of a directory to its last byte."""
+    ballast = directory / "ballast"
+    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(1024))
+    yield
+    ballast.unlink()
 
 
 def lose(directory: Path) -> None:

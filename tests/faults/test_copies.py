@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tbtrainer.run import Counters, RunWriter
 from tests.events import event_files, scalars
+from tests.offering import offer
 
 
 class WritesInWorkers(Dataset):
@@ -31,12 +32,6 @@ class WritesInWorkers(Dataset):
         self.writer.flush()
         self.writer.close()
         return torch.tensor([index, os.getpid()])
-
-
-def offer(writer: RunWriter, steps: range) -> None:
-    for step in steps:
-        writer.add_scalar("value", step, step)
-    writer.flush()
 
 
 def shown(directory: Path) -> list[int]:

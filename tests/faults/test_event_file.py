@@ -16,19 +16,10 @@ from tbtrainer.event_file import waiting
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter, SilentWriter
-from tests.events import event_files, histograms, scalars
+from tests.events import event_files, histograms, scalars, steps_in
 from tests.faults import disk
 from tests.faults.disk import wait_until
-
-
-def offer(writer: RunWriter, steps: range) -> None:
-    for step in steps:
-        writer.add_scalar("value", step, step)
-    writer.flush()
-
-
-def steps_in(directory: Path) -> list[int]:
-    return [step for file in event_files(directory) for _, step, _ in scalars(file)]
+from tests.offering import offer
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])

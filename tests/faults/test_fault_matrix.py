@@ -27,17 +27,6 @@ PART = 100
 
 
 @contextmanager
-def full(place: Path) -> Iterator[None]:
-    """No room: ENOSPC, after a short write."""
-    ballast = place / "ballast"
-    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(1024))
-    yield
-    ballast.unlink()
-
-
-@contextmanager
 def read_only(place: Path) -> Iterator[None]:
     """EROFS, as after an error of the file system. A file open for writing keeps it writable."""
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
@@ -150,7 +139,7 @@ class Row:
 
 
 ROWS = {
-    "full disk": Row(full, mount="size=64k"),
+    "full disk": Row(disk.without_room, mount="size=64k"),
     "read-only": Row(read_only, mount="size=64k", closed_before=True),
     "lost mount": Row(unmounted, mount="size=64k", is_lasting=False),
     "no inodes": Row(without_inodes, mount="size=64k,nr_inodes=10", closed_before=True),

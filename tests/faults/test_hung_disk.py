@@ -12,21 +12,13 @@ import pytest
 from tbtrainer.event_file import waiting
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.run import RunWriter
-from tests.events import event_files, scalars
+from tests.events import steps_in
 from tests.faults import disk
 from tests.faults.disk import wait_until
+from tests.limits import HANG_SECONDS
+from tests.offering import offer
 
 ROOT = Path(__file__).parents[2]
-
-
-def offer(writer: RunWriter, steps: range) -> None:
-    for step in steps:
-        writer.add_scalar("value", step, step)
-    writer.flush()
-
-
-def steps_in(directory: Path) -> list[int]:
-    return [step for file in event_files(directory) for _, step, _ in scalars(file)]
 
 
 def test_a_log_call_waits_for_no_slow_disk(tmp_path: Path) -> None:
@@ -90,7 +82,11 @@ hung.add_scalar("value", 1.0, 1)
 quick.add_scalar("value", 1000, 1000)
 """
     said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=250, cwd=ROOT
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        cwd=ROOT,
     )
     assert said.returncode == 0
     assert "does not answer: 1 records" in said.stderr
@@ -106,7 +102,7 @@ def test_a_hung_disk_and_its_return_are_logged_once_each(
     with disk.writes(disk.hung(released, entered)), caplog.at_level(logging.WARNING):
         writer = RunWriter(str(tmp_path))
         offer(writer, range(1))
-        assert entered.wait(60)
+        assert entered.wait(HANG_SECONDS)
         time.sleep(0.1)
         for step in range(1, 30):
             offer(writer, range(step, step + 1))

@@ -13,15 +13,14 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer.run import Counters, RunWriter
-from tests.events import event_files, scalars
+from tests.events import steps_in
 from tests.faults import disk, fuse
 from tests.faults.hung_training import SAVING
+from tests.limits import HANG_SECONDS
 from tests.tiny import arguments, trainer
 
 ROOT = Path(__file__).parents[2]
 STEPS = 10
-# A process that hangs is the only thing that this limit is for.
-HANGS_SECONDS = 300
 
 
 @pytest.fixture
@@ -68,11 +67,6 @@ def training(hung: fuse.HangingDisk, hang_step: int, answer_step: int, end: str)
     return ["-m", program, run, output, hung.server, hang_step, answer_step, end]
 
 
-def scalar_steps(directory: Path, tag: str) -> list[int]:
-    found = [scalars(file) for file in event_files(directory)]
-    return [step for file in found for name, step, _ in file if name == tag]
-
-
 @pytest.mark.parametrize(
     ("hang_step", "answer_step"),
     [(3, 8), (3, 0), (STEPS, 0)],
@@ -86,14 +80,14 @@ def test_a_hanging_mount_changes_no_training(
     tmp_path: Path,
 ) -> None:
     with started(*training(hung, hang_step, answer_step, "answer")) as process:
-        out, errors = process.communicate(timeout=HANGS_SECONDS)
+        out, errors = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, errors
     assert "pending=0, dropped=0" in out
     weights = torch.load(tmp_path / "output" / "weights.pt")
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
     for step in (5, STEPS):
         assert (tmp_path / "output" / f"checkpoint-{step}" / "model.safetensors").is_file()
-    assert scalar_steps(hung.directory, "train/loss") == list(range(1, STEPS + 1))
+    assert steps_in(hung.directory, "train/loss") == list(range(1, STEPS + 1))
 
 
 def test_a_training_on_a_hanging_mount_ends_by_sigterm(hung: fuse.HangingDisk) -> None:
@@ -102,12 +96,12 @@ def test_a_training_on_a_hanging_mount_ends_by_sigterm(hung: fuse.HangingDisk) -
         while process.stdout.readline() != "waits\n":
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(HANGS_SECONDS) == -signal.SIGTERM
+        assert process.wait(HANG_SECONDS) == -signal.SIGTERM
 
 
 def test_a_training_on_a_hanging_mount_ends_with_its_process(hung: fuse.HangingDisk) -> None:
     with started(*training(hung, STEPS, 0, "exit")) as process:
-        out, errors = process.communicate(timeout=HANGS_SECONDS)
+        out, errors = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, errors
     assert "trained" in out
     assert "does not answer" in errors
@@ -135,7 +129,7 @@ def test_no_call_of_a_writer_waits_for_a_hanging_mount(
     disk.wait_until(lambda: writer.counters.pending == 0)
     writer.close()
     assert writer.counters == Counters(written=100, pending=0, dropped=0)
-    assert scalar_steps(hung.directory, "value") == list(range(100))
+    assert steps_in(hung.directory, "value") == list(range(100))
 
 
 def test_a_file_that_hangs_in_close_is_not_waited_for(

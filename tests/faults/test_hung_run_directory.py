@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.hung_directory import hung_directory, may_hang
+from tests.limits import HANG_SECONDS
 
 pytestmark = pytest.mark.skipif(not may_hang(), reason="needs the right to mount FUSE")
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def run(script: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
 
 

@@ -14,15 +14,10 @@ from tbtrainer.run import RunWriter, rewind
 from tests.events import event_files, scalars
 from tests.faults import disk
 from tests.loaders import LOADERS, Loader, loading
+from tests.offering import offer, written
 
 # Steps that were logged, by tag.
 Logged = dict[str, set[int]]
-
-
-def offer(writer: RunWriter | SummaryWriter, steps: range, tag: str = "value") -> None:
-    for step in steps:
-        writer.add_scalar(tag, step, step)
-    writer.flush()
 
 
 def another_program(run: Path, steps: range) -> None:
@@ -31,14 +26,6 @@ def another_program(run: Path, steps: range) -> None:
     other = SummaryWriter(str(run))
     offer(other, steps, "other")
     other.close()
-
-
-def written(directory: Path, steps: range) -> RunWriter:
-    """A writer that is open, with steps that are in its file."""
-    writer = RunWriter(str(directory))
-    offer(writer, steps)
-    disk.wait_until(lambda: writer.counters.pending == 0)
-    return writer
 
 
 def newer_file_of_another_program(run: Path) -> Logged:

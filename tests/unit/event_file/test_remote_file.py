@@ -10,6 +10,8 @@ import pytest
 
 from tbtrainer.run import Counters, RunWriter, check_run_directory, claim_run_directory, rewind
 from tests.events import events, scalars
+from tests.limits import HANG_SECONDS
+from tests.offering import offer
 
 STORE = fsspec.filesystem("memory")
 
@@ -31,12 +33,6 @@ def steps_in(url: str, place: Path) -> list[int]:
             assert next(events(copy)).file_version
             steps += [step for _, step, _ in scalars(copy)]
     return steps
-
-
-def offer(writer: RunWriter, steps: range) -> None:
-    for step in steps:
-        writer.add_scalar("value", step, step)
-    writer.flush()
 
 
 def test_a_remote_run_is_read_in_order_of_its_parts(
@@ -93,14 +89,16 @@ def test_a_store_that_fails_is_tried_again(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
+        tried = threading.Event()
 
         def refuse(*args: object, **kwargs: object) -> None:
+            tried.set()
             raise RuntimeError("SlowDown")
 
         patched.setattr(type(STORE), "pipe_file", refuse)
         writer = RunWriter(url)
         offer(writer, range(20))
-        time.sleep(0.1)
+        assert tried.wait(HANG_SECONDS)
         assert writer.counters.pending == 20
     writer.close()
     assert steps_in(url, tmp_path) == list(range(20))

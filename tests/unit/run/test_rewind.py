@@ -20,7 +20,7 @@ from tbtrainer.event_file.local_storage import LocalStorage
 from tbtrainer.event_file.records import whole_records
 from tbtrainer.run import RunWriter, claim_run_directory, rewind
 from tbtrainer.run.rewind import RewindIncomplete
-from tests.events import event_files, events, scalars
+from tests.events import event_files, events, steps_in
 from tests.faults.disk import may_mount, small_disk
 from tests.tensorboard_server import tensorboard
 
@@ -34,10 +34,6 @@ def written(directory: Path, steps: list[int], purge_step: int | None = None) ->
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def steps_in(directory: Path) -> list[int]:
-    return [step for file in event_files(directory) for _, step, _ in scalars(file)]
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tbtrainer.run import flushed_on_sigterm
-from tests.events import event_files, scalars
+from tests.events import steps_in
+from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,11 +39,7 @@ with flushed_on_sigterm(lambda: writer.flush(0.8)):
 def ended(run: Path, before: str = "", within: str = "") -> subprocess.CompletedProcess[str]:
     program = PROGRAM.format(before=before, within=within)
     command = [sys.executable, "-c", program, str(run)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=ROOT)
-
-
-def steps_in(run: Path) -> list[int]:
-    return [step for file in event_files(run) for _, step, _ in scalars(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, cwd=ROOT)
 
 
 NO_THREADS = "threading.Thread.start = refuse"

@@ -21,6 +21,7 @@ if torch.cuda.is_available():
 
 from tbtrainer.statistics.readers import kernels
 from tbtrainer.statistics.readers.kernels import KernelReader
+from tests.limits import HANG_SECONDS
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]
@@ -224,7 +225,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
