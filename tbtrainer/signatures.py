@@ -8,9 +8,9 @@ from typing import Any
 def show_extended_signatures(mixin: type, cls: type) -> None:
     """Makes `help`, completion and `inspect.signature` show what the methods of a mixin extend.
 
-    For each method of `mixin` that `cls` inherits, `cls` gets a method that calls it. That method has
-    the signature and the documentation of the one that is called through `super()`. Methods that
-    `cls` defines itself stay as they are.
+    For each method of `mixin` that `cls` inherits, `cls` gets a method that calls it. That method
+    has the signature and the documentation of the one that is called through `super()`. Methods
+    that `cls` defines itself stay as they are.
 
     Args:
         mixin: Its methods take `*args` and `**kwargs`, because they extend methods of many classes.

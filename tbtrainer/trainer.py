@@ -175,8 +175,8 @@ class TBTrainerMixin(_AnyTrainer):
 class TBTrainer(TBTrainerMixin, Trainer):
     """`transformers.Trainer` whose runs show in TensorBoard what happens inside the model.
 
-    Takes the arguments of `Trainer`. A `TBTrainingArguments` as `args` chooses what is shown. With a
-    plain `TrainingArguments` the defaults of `TensorBoardArguments` apply.
+    Takes the arguments of `Trainer`. A `TBTrainingArguments` as `args` chooses what is shown. With
+    a plain `TrainingArguments` the defaults of `TensorBoardArguments` apply.
 
     ```python
     from tbtrainer import TBTrainer as Trainer
