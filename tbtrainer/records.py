@@ -30,7 +30,7 @@ class Text:
     """A card of Markdown.
 
     Attributes:
-        tag: Name of the card.
+        tag: Name of the card. `SummaryWriter` adds `/text_summary` to it.
         text: Markdown. Secrets in it are hidden before it is written.
         once: Whether it is left out if this is already the latest text of the run under this tag,
             as after a resume.

@@ -141,7 +141,7 @@ def test_texts_and_deferred_records_are_written(tmp_path: Path) -> None:
 
     with_observer(tmp_path, Later(), max_steps=2).train()
     (file,) = event_files(tmp_path)
-    assert ("mine/card", 2) in texts(file)
+    assert ("mine/card/text_summary", 2) in texts(file)
     assert ("mine/later", 2, 3.0) in scalars(file)
 
 

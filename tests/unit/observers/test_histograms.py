@@ -155,7 +155,7 @@ def test_a_closed_observer_shows_nothing(sharded: Histograms) -> None:
     ("failed_ranks", "level", "message"),
     [
         (1, logging.WARNING, "1 rank(s) could not measure"),
-        (0, logging.ERROR, "tbtrainer has a bug"),
+        (0, logging.ERROR, "because of a bug in tbtrainer"),
     ],
 )
 def test_an_incomplete_histogram_is_left_out_and_reported(
