@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, with a window into the training."""
+"""Hugging Face's `Trainer`, whose runs show in TensorBoard what happens inside the model."""
 
 from tbtrainer.arguments import (
     TBSeq2SeqTrainingArguments,

@@ -11,21 +11,21 @@ from transformers.trainer_utils import IntervalStrategy
 
 
 def checked_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """Returns a choice as text, if it is one of those allowed."""
+    """Returns one of the choices that are allowed, as text."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(allowed)}.")
     return str(value)
 
 
 def checked_flag(name: str, value: Any) -> bool:
-    """Returns a value that is True or False."""
+    """Returns a value that is `True` or `False`."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} is not allowed; use True or False.")
     return value
 
 
 def checked_strategy(name: str, value: Any) -> IntervalStrategy:
-    """Returns a strategy, given as such or by its name."""
+    """Returns a strategy that is given as an `IntervalStrategy` or by its name."""
     allowed = tuple(strategy.value for strategy in IntervalStrategy)
     return IntervalStrategy(checked_choice(name, getattr(value, "value", value), allowed))
 
@@ -67,7 +67,7 @@ def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str
 
 
 def checked_patterns(name: str, value: Any) -> list[str] | None:
-    """Returns regular expressions, of which there may be one or none."""
+    """Returns regular expressions, given as a list or as one text; `None` stays `None`."""
     if value is None:
         return None
     patterns = [value] if isinstance(value, str) else list(value)

@@ -1,4 +1,4 @@
-"""The telemetry's arguments: an extension of `TrainingArguments`, checked before anything runs."""
+"""`TensorBoardArguments`: what is shown, as fields that extend `TrainingArguments`."""
 
 import logging
 import os
@@ -36,9 +36,9 @@ MAX_HISTOGRAM_BUCKETS = 1024
 
 @dataclass
 class TensorBoardArguments:
-    """What TensorBoard is shown, and how often: a dataclass to mix into any `TrainingArguments`.
+    """What is shown in TensorBoard, and how often: mix it into any `TrainingArguments`.
 
-    Put it to the left, so that its checks run first:
+    Name it first, so that its checks run first:
 
     ```python
     @dataclass
@@ -49,36 +49,35 @@ class TensorBoardArguments:
     command-line flag through `HfArgumentParser`.
 
     Args:
-        logging_dir: Run directory. `None` means the environment variable
-            `TENSORBOARD_LOGGING_DIR`, and without it `{output_dir}/runs/{time}_{host}`.
+        logging_dir: Run directory. `None` means the value of the environment variable
+            `TENSORBOARD_LOGGING_DIR`, or if that is not set, `{output_dir}/runs/{time}_{host}`.
         histogram_strategy: When a snapshot of the tensors is taken: `"no"`, `"steps"` (every
-            `histogram_steps`) or `"epoch"` (at the end of each). With `"steps"` and `"epoch"` the
-            last step of the training is always among them.
-        histogram_steps: Optimizer steps between two snapshots, as a whole number, or, below 1, as
-            a ratio of all steps of the training. The default, 0.02, gives 50 snapshots a run,
-            which is what TensorBoard shows per histogram.
+            `histogram_steps`) or `"epoch"` (at the end of each). `"steps"` and `"epoch"` also take
+            one at the last step of the training.
+        histogram_steps: Optimizer steps between two snapshots. A value below 1 is a ratio of all
+            steps of the training. The default, 0.02, gives 50 snapshots, about as many as
+            TensorBoard shows of a histogram.
         histogram_targets: What a snapshot holds: `"parameters"`, `"gradients"` or both.
-        histogram_include: Regular expressions; only parameters in whose name one of them is found
-            are in the histograms. `None` means all.
-        histogram_exclude: Regular expressions; parameters in whose name one of them is found are
-            left out of the histograms. It wins over `histogram_include`.
-        histogram_detail: Which tensors share a histogram: `"parameter"`: none. `"block"`: those of
-            a block whose names differ in numbers only, such as the experts of
-            `layers.3.mlp.experts.*.up_proj.weight`. `"auto"`: none up to 1,000 parameters; beyond,
-            siblings as with `"block"`, so that a mixture of experts stays cheap and readable.
+        histogram_include: Regular expressions. Only parameters whose name has a match get
+            histograms. `None` means all parameters.
+        histogram_exclude: Regular expressions. Parameters whose name has a match get no histogram,
+            even if `histogram_include` has a match too.
+        histogram_detail: Which tensors share a histogram. `"parameter"`: none. `"block"`: those of
+            one block whose names differ only in numbers, such as the experts of
+            `layers.3.mlp.experts.*.up_proj.weight`. `"auto"`: as `"parameter"` for models of up to
+            1,000 parameters, else as `"block"`, but the items of a `ParameterList` do not share.
         histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
-        norm_detail: For what gradient norms are written at each logging step: `"total"`,
-            `"block"` (one per layer, and the total) or `"parameter"` (one per parameter, and the
-            total).
-        run_resume: What a training resumed from a checkpoint writes to: `"auto"` continues the
-            run directory stored in the checkpoint, `"new"` starts another.
-        event_file_private: Whether event files are readable by their owner alone (mode 0600),
-            instead of what the process's umask allows.
-        event_file_fsync: Whether event files are forced to the disk before each checkpoint is
-            saved and at the end, so that a power cut takes nothing that was logged until then.
-            What was logged survives the end of the process in any case.
-        telemetry_errors: What an error inside the telemetry does: `"warn"` says it once and lets
-            the training go on, `"raise"` ends the training, for tests.
+        norm_detail: Which gradient norms are written at each logging step: `"total"`, `"block"`
+            (one per block, and the total) or `"parameter"` (one per parameter, and the total).
+        run_resume: Where a training that is resumed from a checkpoint writes. `"auto"`: to the run
+            directory stored in the checkpoint. `"new"`: to a new one.
+        event_file_private: Whether only their owner may read event files (mode 0600). Otherwise the
+            process's umask decides.
+        event_file_fsync: Whether event files are forced to the disk (fsync) before each checkpoint
+            is saved and at the end. Records logged before then survive a power cut. All records
+            survive the end of the process in any case.
+        telemetry_errors: What an error inside tbtrainer or an observer does. `"warn"`: it is logged
+            once, and the training continues. `"raise"`: it ends the training, which is for tests.
 
     Raises:
         ValueError: A field has a value that is not allowed. The message names the field, the
@@ -138,7 +137,7 @@ class TensorBoardArguments:
     telemetry_errors: str = field(
         default="warn",
         metadata={
-            "help": "An error inside the telemetry is said once (warn) or ends training (raise)."
+            "help": "An error inside tbtrainer is logged once (warn) or ends training (raise)."
         },
     )
 
@@ -171,10 +170,10 @@ class TensorBoardArguments:
         parent = getattr(super(), "__post_init__", None)
         if parent is not None:
             parent()
-        # transformers 4.57 fills `logging_dir` in; remember whether the user did.
+        # transformers 4.57 sets `logging_dir` if it is None, so keep whether the user set it.
         self._logging_dir_is_default = chosen_by_user is None
 
-    # No field: whether `to_dict` leaves out the fields of this class.
+    # Whether `to_dict` leaves out the fields of this class. No annotation, so it is not a field.
     _hides_own_fields = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,11 +209,10 @@ def given_arguments(values: Iterable[Any]) -> TensorBoardArguments | None:
 
 @contextmanager
 def convertible(args: TensorBoardArguments | None) -> Iterator[None]:
-    """While open, `args.to_dict` has only the fields that others know.
+    """While open, `args.to_dict` leaves out the fields that only `TensorBoardArguments` has.
 
-    Trainers of other libraries turn arguments that are not of their class into their own with
-    `TheirConfig(**args.to_dict())`, which would fail on the fields of `TensorBoardArguments`. Seen
-    in TRL 1.16.
+    Trainers of other libraries convert arguments of another class to their own with
+    `TheirConfig(**args.to_dict())`, which would fail on these fields. Seen in TRL 1.16.
     """
     if args is None:
         yield
@@ -229,11 +227,11 @@ def convertible(args: TensorBoardArguments | None) -> Iterator[None]:
 def telemetry_arguments(
     args: TrainingArguments, given: TensorBoardArguments | None = None
 ) -> TensorBoardArguments:
-    """Returns the telemetry's part of `args`: its own fields, or the defaults for a plain class.
+    """Returns the fields of `TensorBoardArguments` in `args`, or their defaults if it has none.
 
     Args:
         args: Any `TrainingArguments`.
-        given: What the trainer was built with, if it has turned that into `args`.
+        given: What was passed to the trainer. It counts if the trainer has converted it to `args`.
 
     Returns:
         A `TensorBoardArguments` whose `logging_dir` is `None` unless the user named one.
@@ -260,9 +258,10 @@ def _own_fields(cls: type) -> set[str]:
 
 
 def _logging_dir_named_in(args: TrainingArguments) -> str | None:
-    """The own `logging_dir` of transformers 4.57, which it fills in itself; 5.x has none.
+    """Returns the user's `logging_dir` of a plain `TrainingArguments`, or `None`.
 
-    What it fills in is not the user's choice: `TENSORBOARD_LOGGING_DIR` comes first.
+    transformers 4.57 has such a field and sets a default; 5.x has none. The default is not the
+    user's choice, so `TENSORBOARD_LOGGING_DIR` takes precedence over it.
     """
     named: str | None = getattr(args, "logging_dir", None)
     if named is None:

@@ -1,7 +1,7 @@
 """Records: what goes into an event file.
 
-Observers return them, and the run writes them at the step of the moment they belong to. They hold
-plain numbers and text, so nothing here knows a trainer or a tensor.
+Observers return them, and the run writes them at the step of the moment at which they were
+returned. They hold numbers and text, and no tensors.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ class Scalar:
     """One point of a curve.
 
     Attributes:
-        tag: Name of the curve; what is before the first slash is its group in TensorBoard.
+        tag: Name of the curve. The part before the first slash is its group in TensorBoard.
         value: A number; NaN and infinities are allowed.
     """
 
@@ -30,10 +30,10 @@ class Text:
     """A card of Markdown.
 
     Attributes:
-        tag: Name of the card.
+        tag: Name of the card. `SummaryWriter` adds `/text_summary` to it.
         text: Markdown. Secrets in it are hidden before it is written.
-        once: Whether it is left out when the run already shows this text under this tag, as after
-            a resume.
+        once: Whether it is left out if this is already the latest text of the run under this tag,
+            as after a resume.
     """
 
     tag: str
@@ -46,12 +46,12 @@ class Histogram:
     """The distribution of the elements of one tensor.
 
     Attributes:
-        minimum: Least finite element, the left edge of the first bucket.
-        maximum: Greatest finite element, the right edge of the last bucket.
-        count: Finite elements.
-        sum: Their sum.
-        sum_of_squares: The sum of their squares.
-        bucket_limits: Right edge of each bucket, not descending. float64, shape (buckets,).
+        minimum: Smallest finite element, the left edge of the first bucket.
+        maximum: Largest finite element, the right edge of the last bucket.
+        count: Number of finite elements.
+        sum: Sum of the finite elements.
+        sum_of_squares: Sum of their squares.
+        bucket_limits: Right edge of each bucket, in ascending order. float64, shape (buckets,).
         bucket_counts: Elements per bucket. float64, shape (buckets,).
     """
 
@@ -78,11 +78,11 @@ class Histogram:
 
 @dataclass(frozen=True)
 class HistogramRecord:
-    """One slice of a histogram chart.
+    """A histogram at one step.
 
     Attributes:
         tag: Name of the chart.
-        histogram: What the slice shows.
+        histogram: What the chart shows at this step.
     """
 
     tag: str
@@ -91,9 +91,9 @@ class HistogramRecord:
 
 @dataclass(frozen=True)
 class Deferred:
-    """Records that are made later, in a thread beside the training.
+    """Records that are made later, in another thread, while the training continues.
 
-    At most a few wait; beyond that the training waits for the oldest. On ranks that do not write,
+    If more than a few are waiting, the training waits for the oldest. On ranks that do not write,
     `make` is never called.
 
     Attributes:

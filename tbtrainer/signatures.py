@@ -1,4 +1,4 @@
-"""Methods that extend those of another class and show its signatures and documentation."""
+"""Methods of a mixin that show the signature and documentation of the methods they extend."""
 
 import functools
 from types import FunctionType
@@ -8,9 +8,9 @@ from typing import Any
 def show_extended_signatures(mixin: type, cls: type) -> None:
     """Makes `help`, completion and `inspect.signature` show what the methods of a mixin extend.
 
-    Each method of `mixin` that `cls` inherits is put into `cls` once more, under the signature and
-    the documentation of the method that it calls through `super()`. Methods that `cls` defines
-    itself stay as they are.
+    For each method of `mixin` that `cls` inherits, `cls` gets a method that calls it. That method
+    has the signature and the documentation of the one that is called through `super()`. Methods
+    that `cls` defines itself stay as they are.
 
     Args:
         mixin: Its methods take `*args` and `**kwargs`, because they extend methods of many classes.

@@ -1,4 +1,4 @@
-"""Which moments the optimizer steps of a trainer have, and when its gradients are complete."""
+"""Calls the observers at the moments of each optimizer step, and reads the gradients once."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from tbtrainer.arguments import TensorBoardArguments
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.deepspeed_engine import observed_engine_step
 from tbtrainer.observers.loss_scale import loss_scale_of
 from tbtrainer.observers.observer import Gradients
@@ -22,38 +20,41 @@ logger = logging.getLogger(__name__)
 
 
 class ObservedSteps:
-    """Shows the observers each step of a training, from its first micro-batch on.
+    """Reports the optimizer steps of a trainer to its observers, from the first micro-batch on.
 
     Args:
         trainer: A `Trainer`.
         arguments: What is shown.
-        observers: Who is asked.
-        clock: Measures what this costs.
-        isolation: What happens to an error.
+        observers: They are called at each moment.
     """
 
     def __init__(
-        self,
-        trainer: Any,
-        arguments: TensorBoardArguments,
-        observers: ObserverSet,
-        clock: Clock,
-        isolation: Isolation,
+        self, trainer: Any, arguments: TensorBoardArguments, observers: ObserverSet
     ) -> None:
         self._trainer = trainer
         self._arguments = arguments
         self._observers = observers
-        self._clock = clock
-        self._isolation = isolation
+        # The model whose training is observed, as `training_step` gets it; `None` outside of it.
         self._model: nn.Module | None = None
+        # Holds the wrapper around DeepSpeed's `engine.step` while a training is observed.
         self._engine_step = ExitStack()
         self._is_in_step = False
-        # The step at which the loop was found to take steps of its own.
+        # The step after which `training_step` has not been called; `None` once it has been.
         self._unseen_from: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Optimizer steps taken so far."""
+        count: int = self._trainer.state.global_step
+        return count
 
     @contextmanager
     def outermost_observed(self) -> Iterator[None]:
-        """Observes `training_step` from outside: one that a user wrote need not call ours."""
+        """Wraps the trainer's outermost `training_step` while open.
+
+        A subclass may override `training_step` without calling `super()`. Its gradients are
+        observed as well, because the wrapper is an attribute of the instance.
+        """
         own = vars(self._trainer)
         before = own.get("training_step")
         own["training_step"] = partial(self.observed_step, self._trainer.training_step)
@@ -66,9 +67,15 @@ class ObservedSteps:
                 own["training_step"] = before
 
     def observed_step(self, take: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Calls `take`, a `training_step`, and shows the gradients that it leaves.
+        """Calls a `training_step`, then shows its loss and the gradients if they are complete.
 
-        A step may call the one that it overrides. Gradients are complete after the outermost.
+        One `training_step` may call another through `super()`. Gradients are complete when the
+        outermost returns, so calls inside it observe nothing.
+
+        Args:
+            take: The `training_step` to call.
+            args: Its arguments.
+            kwargs: Its arguments by keyword.
         """
         if self._is_in_step:
             return take(*args, **kwargs)
@@ -79,82 +86,72 @@ class ObservedSteps:
             loss = take(*args, **kwargs)
         finally:
             self._is_in_step = False
-        self._observers.micro_batch_taken(self._step + 1, loss)
+        self._observers.micro_batch_taken(self.count + 1, loss)
         if self._trainer.accelerator.sync_gradients and not self._trainer.is_deepspeed_enabled:
             self._gradients_ready()
         return loss
 
     def step_taken(self) -> None:
-        """Shows an optimizer step, and a logging step if it is one."""
+        """Shows the optimizer step that was taken, and that it is a logging step if it is one."""
         self._look_for_unseen_steps()
-        self._observers.step_taken(self._step)
+        self._observers.step_taken(self.count)
         if self._trainer.control.should_log:
-            self._observers.logging_step(self._step)
+            self._observers.logging_step(self.count)
 
     def end_run_if_last_step(self) -> None:
         """Shows the end of the run when no step follows."""
         if self._trainer.control.should_training_stop:
-            self._observers.run_ends(self._step)
+            self._observers.run_ends(self.count)
 
     def _observe(self, model: nn.Module) -> None:
         """Begins to observe the training of a model, unless it is observed already."""
         if model is self._model:
             return
         training = None
-        with self._measured("list what is trained"):
+        with self._observers.guarded("list what is trained"):
             self.stop()
-            # Before anything can fail, so that a failure is not repeated at every step.
+            # Set before anything can fail, so that a failure is not repeated at every step.
             self._model = model
             training = Training.of(self._trainer, model, self._arguments)
-        with self._measured("begin to observe the training"):
-            # Also without a training: the other ranks wait in a collective for this one.
-            self._observers.run_begins(self._step, training)
+        with self._observers.guarded("begin to observe the training"):
+            # Also without a description: the other ranks wait in a collective for this one.
+            self._observers.run_begins(self.count, training)
             if self._trainer.is_deepspeed_enabled:
-                # DeepSpeed takes the optimizer step inside `training_step`; gradients end there.
+                # DeepSpeed takes the optimizer step inside `training_step`, and then the gradients
+                # are gone.
                 self._engine_step.enter_context(observed_engine_step(model, self._gradients_ready))
-        # Setting up is in no window.
-        self._clock.restart()
 
     def stop(self) -> None:
-        """Ends the observation of a training, if one is observed."""
+        """Stops observing the training, if one is observed."""
         self._model = None
         self._engine_step.close()
         self._observers.close()
 
     @torch.no_grad()
     def _gradients_ready(self) -> None:
-        """Reads the gradients of a step once, and shows them."""
-        step = self._step + 1
+        """Reads the gradients once per step, and shows them."""
+        step = self.count + 1
         training = self._observers.training
         if training is not None and self._observers.gradients_are_due(step):
             gradients = None
-            with self._measured("read the gradients"):
+            with self._observers.guarded("read the gradients"):
                 parts = training.parameters.gradients()
                 gradients = Gradients(parts, loss_scale_of(self._trainer, self._model))
-            # Also without gradients: an observer may have a collective to reach.
+            # Also where they could not be read: an observer may have a collective to reach.
             self._observers.gradients_ready(step, gradients)
 
     def _look_for_unseen_steps(self) -> None:
-        """Warns once if the loop takes its steps without `training_step`."""
+        """Warns once if the training loop takes its steps without calling `training_step`."""
         if self._model is None:
             self._observe(self._trainer.model_wrapped)
-            self._unseen_from = self._step
-        elif self._unseen_from is not None and self._step > self._unseen_from:
+            self._unseen_from = self.count
+        elif self._unseen_from is not None and self.count > self._unseen_from:
             self._unseen_from = None
             if self._trainer.is_world_process_zero():
                 logger.warning(
-                    "Gradients are not shown: the training loop of %s does not call the "
-                    "training_step of tbtrainer. Call super().training_step(...) and they are. "
+                    "Gradients are not shown, because the training loop of %s does not call the "
+                    "training_step of tbtrainer. To show them, call self.training_step(...) in the "
+                    "loop, and super().training_step(...) in a training_step of your own. "
                     "Parameters and scalars are shown.",
                     type(self._trainer).__name__,
                 )
-
-    @property
-    def _step(self) -> int:
-        step: int = self._trainer.state.global_step
-        return step
-
-    @contextmanager
-    def _measured(self, what: str) -> Iterator[None]:
-        with self._clock.measured(), self._isolation.guard(what):
-            yield

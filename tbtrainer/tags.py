@@ -2,7 +2,7 @@
 
 The writers take names and descriptions from here, and the table in docs/tags.md is printed by
 `python -m tbtrainer.tags`. What `Trainer` itself logs keeps its stock tags, in `train/`, `eval/`
-and `test/`; nothing of ours is in these groups.
+and `test/`. No tag declared here is in these groups.
 """
 
 import re
@@ -41,7 +41,7 @@ class Tag:
         return re.sub(r"<\w+>", lambda _: name, self.name, count=1)
 
     def matches(self, tag: str) -> bool:
-        """Says whether a written tag is this one, or a member of this family."""
+        """Returns whether a written tag is this one, or a member of this family."""
         return _pattern(self.name).fullmatch(tag) is not None
 
 
@@ -199,7 +199,7 @@ TAGS: tuple[Tag, ...] = (
 
 
 def description_of(tag: str) -> str:
-    """Returns what TensorBoard shows beside a chart, empty for a tag that is not ours.
+    """Returns the text that TensorBoard shows on a tag's card; empty for a tag of somebody else.
 
     Example:
         >>> description_of("tbtrainer/records_pending")

@@ -1,4 +1,4 @@
-"""What lies between a moment of a trainer and its observers: the run, the clock, the order."""
+"""Connects a trainer with its observers and its run: when each is called, and in which order."""
 
 import os
 import time
@@ -28,46 +28,47 @@ from tbtrainer.steps import ObservedSteps
 class Telemetry:
     """The run and the observers of one trainer.
 
-    Nothing here raises, except for `check`, and except with `telemetry_errors="raise"`. On ranks
-    that do not write, observers are asked and nothing is written.
+    Only `check` raises errors; all others are guarded, unless `telemetry_errors="raise"`. Ranks
+    that do not write call the observers as well, because an observer may communicate.
 
     Args:
-        trainer: A `Trainer` that has its arguments.
-        given: The arguments that the trainer was built with, if it turned them into others.
+        trainer: A `Trainer` whose `args` are set.
+        given: The arguments that were passed to the trainer; it may have converted them.
     """
 
     def __init__(self, trainer: Any, given: TensorBoardArguments | None) -> None:
         self._trainer = trainer
         self._arguments = telemetry_arguments(trainer.args, given)
-        self._isolation = Isolation(self._arguments.telemetry_errors)
-        self._clock = Clock()
+        isolation = Isolation(self._arguments.telemetry_errors)
+        clock = Clock()
         self._writes: bool = trainer.is_world_process_zero()
         self.run = RunSession(
             self._arguments.logging_dir,
             trainer.args.output_dir,
             writes=self._writes,
-            isolation=self._isolation,
+            isolation=isolation,
             private=self._arguments.event_file_private,
             fsync=self._arguments.event_file_fsync,
         )
         self.observers = ObserverSet(
-            built_in_observers(trainer.args, self.run, self._clock, self._isolation),
+            built_in_observers(trainer.args, self.run, clock, isolation),
             self.run.write,
             writes=self._writes,
-            isolation=self._isolation,
-            clock=self._clock,
+            isolation=isolation,
+            clock=clock,
         )
-        self.steps = ObservedSteps(
-            trainer, self._arguments, self.observers, self._clock, self._isolation
-        )
+        self.steps = ObservedSteps(trainer, self._arguments, self.observers)
+        # Trainings and evaluations that are running now, one inside the other.
         self._uses = 0
+        # Whether `train` has begun its run. An attempt after a failed one continues it.
         self._run_has_begun = False
+        # Calls of `log` that are running now, one inside the other.
         self._open_logs = 0
-        # The checkpoint that is being saved, until it is marked.
+        # Directory of the checkpoint that is being saved, until it is marked.
         self._unmarked: str | None = None
 
     def check(self) -> None:
-        """Takes stock's TensorBoard callback out, and raises what is wrong with the arguments.
+        """Removes stock's TensorBoard callback, and checks the arguments against disk and model.
 
         Raises:
             ValueError: The run directory cannot be written to. World rank zero only.
@@ -88,7 +89,7 @@ class Telemetry:
 
     @contextmanager
     def _in_use(self, close: Callable[[], None]) -> Iterator[None]:
-        """Calls `close` at the end, unless a training or an evaluation around this one goes on."""
+        """Calls `close` at the end, unless this is inside another training or evaluation."""
         self._remove_stock_callback()
         self._uses += 1
         try:
@@ -96,13 +97,13 @@ class Telemetry:
         finally:
             self._uses -= 1
             if self._uses == 0:
-                with self._measured("close the run"):
+                with self.observers.guarded("close the run"):
                     self.observers.drain()
                     close()
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Keeps the run open during a training, and flushes it when SIGTERM comes."""
+        """Keeps the run's files open during a training, and flushes them when SIGTERM comes."""
         self._run_has_begun = False
         # Python runs signal handlers only between bytecodes, so a rank blocked in a collective
         # could not run one; only world rank zero installs it.
@@ -112,22 +113,22 @@ class Telemetry:
             try:
                 yield
             finally:
-                with self._measured("stop observing the training"):
+                with self.observers.guarded("stop observing the training"):
                     self.steps.stop()
 
     @contextmanager
     def attempt(self, checkpoint: str | None, trial: Any) -> Iterator[None]:
-        """Observes a training, which is one attempt of several under `auto_find_batch_size`.
+        """Observes one attempt at a training; `auto_find_batch_size` can make several.
 
         Args:
-            checkpoint: The checkpoint that is resumed, if one is.
+            checkpoint: The checkpoint to resume from; `None` if the training begins anew.
             trial: Of a hyper-parameter search, or `None`.
         """
-        with self._measured("discard the telemetry of the previous attempt"):
+        with self.observers.guarded("discard the telemetry of the previous attempt"):
             self.steps.stop()
         if not self._run_has_begun:
             self._run_has_begun = True
-            with self._measured("begin the run"):
+            with self.observers.guarded("begin the run"):
                 self._begin_run(checkpoint, trial)
         with self.steps.outermost_observed():
             yield
@@ -140,8 +141,8 @@ class Telemetry:
         self.run.begin_training(checkpoint, self._arguments.run_resume, name, output_dir)
 
     def _remove_stock_callback(self) -> None:
-        """Takes out the TensorBoard callback that stock adds, so that nothing is written twice."""
-        # A new list: this may be called while stock iterates over the old one.
+        """Removes the TensorBoard callback that stock adds, so that nothing is written twice."""
+        # A new list, because stock may be iterating over the old one.
         handler = self._trainer.callback_handler
         handler.callbacks = [c for c in handler.callbacks if not _is_stocks_own(c)]
 
@@ -149,15 +150,15 @@ class Telemetry:
 
     @contextmanager
     def entries_logged(self, logs: dict[str, Any]) -> Iterator[None]:
-        """Shows the entries that are added to the log history meanwhile.
+        """Shows the entries that are added to the log history while open.
 
         Args:
-            logs: What `log` was called with. Its own "step", if any, is a value like others;
-                stock adds one to the entries.
+            logs: What `log` was called with. Stock adds "step" to an entry. If `logs` has a "step"
+                of its own, that one is shown as a value.
         """
         self._remove_stock_callback()
         known = len(self._trainer.state.log_history)
-        # `log` may be called inside itself. The outermost call shows all entries, once each.
+        # `log` may call itself. The outermost call shows all entries, once each.
         self._open_logs += 1
         try:
             yield
@@ -169,26 +170,26 @@ class Telemetry:
     def _show_entries(self, entries: list[dict[str, Any]], logs: dict[str, Any]) -> None:
         for entry in entries:
             values = dict(entry)
-            step = values.pop("step", self._step)
+            step = values.pop("step", self.steps.count)
             if "step" in logs:
                 values["step"] = logs["step"]
             self.observers.entry_logged(step, values)
-        with self._measured("flush the run after a log entry"):
+        with self.observers.guarded("flush the run after a log entry"):
             self.run.flush()
 
     def evaluation_batch(self, inputs: Any, predicted: Any) -> None:
         """Shows a predicted batch: loss, logits and labels."""
-        with self._measured("observe an evaluation batch"):
-            self.observers.evaluation_batch(self._step, EvaluationBatch(inputs, *predicted))
+        with self.observers.guarded("observe an evaluation batch"):
+            self.observers.evaluation_batch(self.steps.count, EvaluationBatch(inputs, *predicted))
 
     def evaluation_ended(self, metrics: dict[str, float]) -> None:
-        """Shows the metrics of an evaluation."""
-        self.observers.evaluation_ended(self._step, metrics)
+        """Shows the metrics of an evaluation that has ended."""
+        self.observers.evaluation_ended(self.steps.count, metrics)
 
     @contextmanager
     def checkpoint(self, trial: Any) -> Iterator[None]:
         """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
-        with self._measured("flush the run before a checkpoint"):
+        with self.observers.guarded("flush the run before a checkpoint"):
             self.observers.drain()
             self.run.flush(CHECKPOINT_SECONDS)
         path = checkpoint_directory(self._trainer, trial)
@@ -196,12 +197,12 @@ class Telemetry:
         self._unmarked = path
         try:
             yield
-            # A trainer to the right may save without `save_model`, or somewhere else.
+            # Another trainer in the class order may save without `save_model`, or elsewhere.
             if os.path.isdir(path):
                 self.mark_checkpoint(path)
                 saved = saved_checkpoint(self._trainer, path, time.perf_counter() - began)
-                self.observers.checkpoint_saved(self._step, saved)
-                with self._measured("flush the run after a checkpoint"):
+                self.observers.checkpoint_saved(self.steps.count, saved)
+                with self.observers.guarded("flush the run after a checkpoint"):
                     self.run.flush()
         finally:
             self._unmarked = None
@@ -212,28 +213,15 @@ class Telemetry:
             return
         self._unmarked = None
         if self._writes:
-            with self._measured("mark the checkpoint"):
-                # Under FSDP with sharded states `save_model` has made no directory yet.
+            with self.observers.guarded("mark the checkpoint"):
+                # Under FSDP with sharded states, `save_model` has not made the directory yet.
                 os.makedirs(path, exist_ok=True)
-                self.run.mark_checkpoint(path, self._step)
-
-    # ---- Used by all of them ----
-
-    @property
-    def _step(self) -> int:
-        step: int = self._trainer.state.global_step
-        return step
-
-    @contextmanager
-    def _measured(self, what: str) -> Iterator[None]:
-        """Measures what a part of the telemetry costs, and keeps its errors from the training."""
-        with self._clock.measured(), self._isolation.guard(what):
-            yield
+                self.run.mark_checkpoint(path, self.steps.count)
 
 
 def _is_stocks_own(callback: Any) -> bool:
-    """Whether a callback is the one that stock adds for TensorBoard.
+    """Returns whether a callback is the one that stock adds for TensorBoard.
 
-    A subclass of it shows things of its own, and one with a writer was given that by the user.
+    A subclass may show more, and a callback with a writer was built by the user. Both stay.
     """
     return type(callback) is TensorBoardCallback and callback.tb_writer is None

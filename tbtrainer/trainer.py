@@ -1,10 +1,9 @@
-"""`TBTrainer`: Hugging Face's `Trainer` with a window into the training.
+"""`TBTrainer`: Hugging Face's `Trainer`, whose runs show in TensorBoard what happens in the model.
 
-The overrides stand in the order of a run: the run directory is chosen, training begins, a step is
-taken, the step is logged, evaluation is logged, a checkpoint is saved, the run is closed. Each
-calls `Trainer`'s own method, changes nothing of it, and lets the observers see the moment. What is
-shown is in `tbtrainer/observers/`; what lies between a moment and its observers is in
-`tbtrainer/telemetry.py` and `tbtrainer/steps.py`.
+The overrides are in the order of a run: the run directory is chosen, training begins, a step is
+taken, the step is logged, evaluation is logged, a checkpoint is saved. Each calls `Trainer`'s own
+method, changes none of its results, and calls the observers before or after it. The observers are
+in `tbtrainer/observers/`. `tbtrainer/telemetry.py` and `tbtrainer/steps.py` call them.
 """
 
 from functools import cached_property
@@ -19,13 +18,13 @@ from tbtrainer.run import RunWriter, SilentWriter
 from tbtrainer.signatures import show_extended_signatures
 from tbtrainer.telemetry import Telemetry
 
-# Type checkers see `Trainer`'s attributes; at run time the mixin has no base of its own, so that it
-# goes before any subclass of `Trainer`.
+# Type checkers see the attributes of `Trainer`. At run time the mixin has no base class, so that it
+# can be mixed into any subclass of `Trainer`.
 _AnyTrainer: Any = Trainer if TYPE_CHECKING else object
 
 
 class TBTrainerMixin(_AnyTrainer):
-    """Puts TensorBoard into any subclass of `Trainer`.
+    """Adds what `TBTrainer` does to any subclass of `Trainer`.
 
     Name it first, so that its overrides see what the others log:
 
@@ -53,21 +52,22 @@ class TBTrainerMixin(_AnyTrainer):
 
     @cached_property
     def _tb(self) -> Telemetry:
-        """All that is ours, under a name that no trainer this is mixed into has.
+        """The run and the observers, under a name that other trainers do not use.
 
-        It is built at its first use: a trainer to the right may log or train in its `__init__`.
+        It is built at its first use, because another trainer in the class order may log or train in
+        its `__init__`.
         """
         return Telemetry(self, self._tb_given)
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
-        """The run's `SummaryWriter`. On all ranks but world rank zero its methods do nothing.
+        """The run's `SummaryWriter`. On ranks other than world rank zero its methods do nothing.
 
-        Write at `state.global_step`: when the training is resumed from a checkpoint, records with a
-        later step are taken out.
+        Pass `state.global_step` as the step. When the training is resumed from a checkpoint,
+        records with a later step than the checkpoint's are removed.
 
-        A subclass may set another writer for its own calls. Telemetry is always written to the
-        run's.
+        A subclass may set another writer for its own calls. What tbtrainer shows is still written
+        to the run's.
         """
         if "_tb_writer_of_user" in vars(self):
             return self._tb_writer_of_user
@@ -78,10 +78,14 @@ class TBTrainerMixin(_AnyTrainer):
         self._tb_writer_of_user: RunWriter | SilentWriter = writer
 
     def add_observer(self, observer: Observer) -> None:
-        """Adds an observer of your own, which is asked after the built-in ones.
+        """Adds an observer of your own, which is called after the built-in ones.
 
         Args:
-            observer: An instance of a subclass of `Observer`. Add it on every rank.
+            observer: An instance of a subclass of `Observer`. Add it before `train`, and on every
+                rank if it communicates with other ranks.
+
+        Raises:
+            TypeError: `observer` is something else.
         """
         self._tb.observers.add(observer)
 
@@ -90,8 +94,8 @@ class TBTrainerMixin(_AnyTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains as `Trainer.train` does, in one run directory.
 
-        A training resumed from a checkpoint continues the checkpoint's run. A fresh one never mixes
-        with the events of another.
+        A training that is resumed from a checkpoint continues the checkpoint's run. Any other one
+        gets a run directory without events of another training.
         """
         with self._tb.training():
             return super().train(*args, **kwargs)
@@ -99,8 +103,8 @@ class TBTrainerMixin(_AnyTrainer):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Begins the run, then trains as `Trainer` does.
 
-        `Trainer.train` has by now checked the checkpoint, built the model and chosen the trial's
-        hyper-parameters. It calls this once per attempt of `auto_find_batch_size`.
+        Before it calls this, `Trainer.train` checks the checkpoint, builds the model and sets the
+        hyper-parameters of the trial. With `auto_find_batch_size` it calls this once per attempt.
         """
         # By position in the signature of transformers 4.57 and 5.
         names = ("batch_size", "args", "resume_from_checkpoint", "trial")
@@ -111,7 +115,7 @@ class TBTrainerMixin(_AnyTrainer):
     # ---- A step is taken ----
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Takes the step as `Trainer.training_step` does, and shows the complete gradients."""
+        """Runs `Trainer.training_step`, and shows the gradients once they are complete."""
         return self._tb.steps.observed_step(super().training_step, *args, **kwargs)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -126,16 +130,16 @@ class TBTrainerMixin(_AnyTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs as `Trainer.log` does, and writes the entries that this adds to the log history.
 
-        Trainers to the right in the class order may add entries, change them or leave them out.
+        Another trainer in the class order may add entries, change them or leave them out.
         """
         with self._tb.entries_logged(logs):
             super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluates as `Trainer.evaluate` does: before, during and after training in one run.
+        """Evaluates as `Trainer.evaluate` does, and writes to the run of the training.
 
-        When it returns, what it logged can be read in TensorBoard. Outside a training no event file
-        stays open.
+        That holds before, during and after training. When it returns, what it logged is in the
+        event file. Outside of a training the event file is closed again.
         """
         with self._tb.evaluation():
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
@@ -151,18 +155,18 @@ class TBTrainerMixin(_AnyTrainer):
     # ---- A checkpoint is saved and marked ----
 
     def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the checkpoint as `Trainer` does, after all that was logged has been written.
+        """Flushes the event file, then saves the checkpoint as `Trainer` does.
 
-        The checkpoint gets one file more, `tensorboard_run.json`: the run directory and the step.
+        The checkpoint has one more file, `tensorboard_run.json`, with run directory and step.
         """
         with self._tb.checkpoint(trial):
             super()._save_checkpoint(model, trial, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Saves the model as `Trainer` does. Of a checkpoint this is the first part.
+        """Saves the model as `Trainer` does, and marks the checkpoint that it may be a part of.
 
-        The checkpoint is marked here, before stock pushes it to a hub and removes earlier ones: a
-        process that is killed in between leaves no checkpoint without its run.
+        `Trainer` saves the model first, then pushes the checkpoint to a hub and removes earlier
+        ones. Marked here, a checkpoint names its run even if the process is killed in between.
         """
         super().save_model(output_dir, *args, **kwargs)
         self._tb.mark_checkpoint(output_dir)
@@ -171,16 +175,16 @@ class TBTrainerMixin(_AnyTrainer):
 class TBTrainer(TBTrainerMixin, Trainer):
     """`transformers.Trainer` whose runs show in TensorBoard what happens inside the model.
 
-    Takes `Trainer`'s arguments. With a `TBTrainingArguments` as `args` one chooses what is shown;
-    with a plain `TrainingArguments` the defaults of `TensorBoardArguments` apply.
+    Takes the arguments of `Trainer`. A `TBTrainingArguments` as `args` chooses what is shown. With
+    a plain `TrainingArguments` the defaults of `TensorBoardArguments` apply.
 
     ```python
     from tbtrainer import TBTrainer as Trainer
     ```
 
     Raises:
-        ValueError: `logging_dir` cannot be written to, or is a file. Raised on world rank zero
-            when the trainer is built, before any training.
+        ValueError: `logging_dir` cannot be written to, or is a file. Raised on world rank zero,
+            when the trainer is built.
     """
 
 

@@ -1,6 +1,6 @@
-"""An observer of one's own: the norms of the most and least used rows of an embedding."""
+"""An observer of your own: the largest and the smallest norm of a token's embedding."""
 
-from collections.abc import Iterable
+import sys
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
@@ -16,7 +16,7 @@ class TokenNorms(Observer):
     def run_begins(self, step, training):
         self.embedding = training.unwrapped_model.get_input_embeddings().weight
 
-    def logging_step(self, step) -> Iterable[Scalar]:
+    def logging_step(self, step):
         norms = self.embedding.detach().norm(dim=1)
         return [
             Scalar("tokens/largest_norm", norms.max().item()),
@@ -27,7 +27,7 @@ class TokenNorms(Observer):
 # --8<-- [end:observer]
 
 
-def main(output_dir: str = "token-norms-output") -> TBTrainer:
+def main(output_dir: str = "token-norms-output") -> None:
     """Trains a tiny language model on random tokens, with the observer added."""
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2))
     tokens = torch.randint(0, 64, (64, 16), generator=torch.Generator().manual_seed(0))
@@ -36,8 +36,8 @@ def main(output_dir: str = "token-norms-output") -> TBTrainer:
     trainer = TBTrainer(model=model, args=arguments, train_dataset=data)
     trainer.add_observer(TokenNorms())
     trainer.train()
-    return trainer
+    print(f"Look at it:    tensorboard --logdir {trainer.writer.log_dir}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

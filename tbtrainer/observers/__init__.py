@@ -1,1 +1,1 @@
-"""What is shown of a training, one file per thing."""
+"""Observers: each shows one thing of a training, and has a file of its own."""

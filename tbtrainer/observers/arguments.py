@@ -1,4 +1,4 @@
-"""The training's arguments and the model's configuration, as cards."""
+"""The training arguments and the model configuration as text cards."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from tbtrainer.redaction import redacted_json
 
 
 class ArgumentCards(Observer):
-    """Shows arguments and configuration under stock's tags, without their secrets.
+    """Shows arguments and configuration under the tags of the stock callback, without secrets.
 
     Args:
-        arguments: Of the trainer.
+        arguments: The trainer's arguments.
     """
 
     def __init__(self, arguments: TrainingArguments) -> None:
         self._arguments = arguments
 
     def run_begins(self, step: int, training: Training) -> list[Text]:
-        """Returns the two cards; the run leaves out what it shows already."""
+        """Returns the cards. The run does not write a card again that it already shows."""
         cards = [_card(tags.ARGUMENTS, self._arguments)]
         config = getattr(training.unwrapped_model, "config", None)
         if hasattr(config, "to_dict"):

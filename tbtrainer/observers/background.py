@@ -1,4 +1,4 @@
-"""Records that are made in a thread beside the training."""
+"""Makes and writes records in another thread, while the training continues."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import Records
 
-# Tasks that wait. One more makes the training wait for the oldest, so that a snapshot at every
-# step of a fast training cannot fill the memory.
+# The most tasks that are not done. With one more, the training waits for the oldest. Otherwise a
+# snapshot at every step of a fast training could fill the memory.
 _BACKLOG = 4
 
 
@@ -27,7 +27,7 @@ class Background:
         self._pending: deque[Future[None]] = deque()
 
     def submit(self, make: Callable[[], Records], step: int, place: str) -> None:
-        """Lets the thread make records and write them.
+        """Adds a task to the thread: it makes records and writes them.
 
         Args:
             make: Returns the records.
@@ -41,12 +41,12 @@ class Background:
             self._pending.popleft().result()
 
     def drain(self) -> None:
-        """Waits until every task so far is done. With `telemetry_errors="raise"` errors pass."""
+        """Waits until all tasks are done. With `telemetry_errors="raise"` it raises their error."""
         while self._pending:
             self._pending.popleft().result()
 
     def close(self) -> None:
-        """Drains, and ends the thread. A later task starts it again."""
+        """Waits until all tasks are done, and ends the thread. A later task starts it again."""
         try:
             self.drain()
         finally:

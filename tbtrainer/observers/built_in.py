@@ -18,12 +18,16 @@ from tbtrainer.run import RunSession
 def built_in_observers(
     arguments: TrainingArguments, run: RunSession, clock: Clock, isolation: Isolation
 ) -> list[Observer]:
-    """Returns the observers in the order in which they are asked.
+    """Returns the observers in the order in which they are called at each moment.
+
+    The order matters at a logging step: `RecordCounters` counts what the observers before it have
+    shown, and `OverheadFraction` ends the window of the clock, so it comes last. Observers that a
+    user adds come after it; their time at a logging step is counted in the next window.
 
     Args:
-        arguments: Of the trainer.
-        run: Whose records are counted.
-        clock: Measures what observers cost. The observer that shows it is the last.
+        arguments: The trainer's arguments.
+        run: The run whose records are counted.
+        clock: Measures what all observers cost.
         isolation: What happens to an error in a measurement.
     """
     return [

@@ -1,4 +1,4 @@
-"""Checkpoints on the timeline of the run."""
+"""A card and the duration of each checkpoint."""
 
 import os
 from typing import Any
@@ -12,10 +12,10 @@ from tbtrainer.redaction import redacted_name, redacted_text
 
 
 class Checkpoints(Observer):
-    """Shows each checkpoint: the seconds it took, and a card with path, size and metric."""
+    """Shows the seconds that saving each checkpoint took, and a card with path, size and metric."""
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
-        """Returns the seconds; the card is made later, because it needs the size of every file."""
+        """Returns the seconds, and the card as deferred, because it asks for the size of every file."""
         return [
             Scalar(tags.CHECKPOINT_SECONDS.name, checkpoint.seconds),
             Deferred(lambda: [Text(tags.CHECKPOINT_SAVED.name, checkpoint_card(step, checkpoint))]),
@@ -23,7 +23,7 @@ class Checkpoints(Observer):
 
 
 def checkpoint_card(step: int, checkpoint: Checkpoint) -> str:
-    """Returns what is known of a checkpoint as a Markdown table, without secrets."""
+    """Returns the facts of a checkpoint as a Markdown table, without secrets."""
     rows = {
         "path": f"`{redacted_text(checkpoint.path)}`",
         "step": f"{step:,}",
@@ -39,19 +39,19 @@ def checkpoint_card(step: int, checkpoint: Checkpoint) -> str:
 
 
 def bytes_of(directory: str) -> int:
-    """Returns the bytes of all files under `directory`. Files that disappear meanwhile count 0."""
+    """Returns the bytes of all files in `directory`. Files that are removed meanwhile count 0."""
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
             try:
                 total += os.path.getsize(os.path.join(folder, name))
-            except OSError:  # A checkpoint may be rotated away while it is looked at.
+            except OSError:  # `Trainer` may remove the checkpoint meanwhile.
                 continue
     return total
 
 
 def checkpoint_directory(trainer: Any, trial: Any) -> str:
-    """Returns where a trainer saves the checkpoint of its present step."""
+    """Returns the directory in which a trainer saves the checkpoint of its current step."""
     folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     return os.path.join(trainer._get_output_dir(trial), folder)
 
@@ -62,14 +62,14 @@ def saved_checkpoint(trainer: Any, path: str, seconds: float) -> Checkpoint:
     Args:
         trainer: A `Trainer`.
         path: The checkpoint's directory.
-        seconds: What saving it took.
+        seconds: The time that saving it took.
     """
     is_best = trainer.state.best_model_checkpoint == path
     return Checkpoint(path, seconds, _metric_at(trainer, trainer.state.global_step), is_best)
 
 
 def _metric_at(trainer: Any, step: int) -> tuple[str, float] | None:
-    """Name and value of `metric_for_best_model` in the evaluation of this step, if any."""
+    """Returns name and value of `metric_for_best_model` in the evaluation of a step, if any."""
     name = trainer.args.metric_for_best_model
     if name is None:
         return None

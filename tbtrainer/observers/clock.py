@@ -1,4 +1,4 @@
-"""How long the observers hold the training up."""
+"""Measures how much time the training loop spends in tbtrainer."""
 
 import time
 from collections.abc import Iterator
@@ -8,8 +8,7 @@ from contextlib import contextmanager
 class Clock:
     """Measures the time that the training loop spends in tbtrainer, on this rank's host.
 
-    Work on an accelerator that the host does not wait for, and threads beside the training, are not
-    in it.
+    This does not include work on an accelerator that the host does not wait for, nor other threads.
     """
 
     def __init__(self) -> None:
@@ -32,7 +31,7 @@ class Clock:
                 self._spent += time.perf_counter() - self._block_began
 
     def spent_seconds(self) -> float:
-        """Returns the time spent so far, that of a block which is not yet over included."""
+        """Returns the time spent so far, including that of a block that is still running."""
         current = time.perf_counter() - self._block_began if self._depth > 0 else 0.0
         return self._spent + current
 
@@ -41,12 +40,12 @@ class Clock:
         return time.perf_counter() - self.spent_seconds()
 
     def restart(self) -> None:
-        """Begins a window at this moment, even in the middle of a block."""
+        """Begins a new window now. Of a block that is running, only the rest belongs to it."""
         self._window_began = time.perf_counter()
         self._spent_before = self.spent_seconds()
 
     def fraction(self) -> float:
-        """Returns the share of the window that was spent, from 0 to 1, and begins a new one."""
+        """Returns the share of the window that was spent in tbtrainer, 0 to 1; begins a new window."""
         elapsed = time.perf_counter() - self._window_began
         spent = self.spent_seconds() - self._spent_before
         self.restart()

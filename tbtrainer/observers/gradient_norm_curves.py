@@ -1,4 +1,4 @@
-"""Gradient norms as curves: in total, and per block or per parameter."""
+"""Shows gradient norms as curves: in total, and per block or per parameter."""
 
 from tbtrainer import tags
 from tbtrainer.isolation import Isolation
@@ -9,9 +9,10 @@ from tbtrainer.records import Scalar
 
 
 class GradientNormCurves(Observer):
-    """Shows the norms of the gradients of every step, before clipping, at logging steps.
+    """Shows the gradient norms of all steps since the last logging step, before clipping.
 
-    Under sharding each logging step is a collective, and so may be other steps of a long window.
+    `GradientNorms` measures them. Under sharding each logging step is a collective, and in a long
+    window other steps can be one too.
 
     Args:
         isolation: What happens to an error in a measurement.
@@ -23,7 +24,7 @@ class GradientNormCurves(Observer):
         self._detail = ""
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Allocates what the norms of the window are kept in."""
+        """Allocates the memory for the norms of a window."""
         self._detail = training.arguments.norm_detail
         self._norms = GradientNorms(
             training.parameters,
@@ -37,28 +38,28 @@ class GradientNormCurves(Observer):
     def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:
         """Keeps the norms on the device, without waiting for it."""
         if self._norms is not None:
-            # Also without gradients: the other ranks will reduce as many steps.
+            # Also without gradients, because all ranks must reduce the same number of steps.
             parts = None if gradients is None else gradients.parts
             loss_scale = None if gradients is None else gradients.loss_scale
             self._norms.accumulate(parts, loss_scale)
         return ()
 
     def logging_step(self, step: int) -> list[Scalar]:
-        """Returns the norms of the window that ends with `step`, and begins another."""
+        """Returns the norms of the window that ends with `step`, and begins a new window."""
         summary = None if self._norms is None else self._norms.summary()
         return [] if summary is None else norm_scalars(summary, self._detail)
 
     def close(self) -> None:
-        """Gives the memory of the window back."""
+        """Frees the memory for the norms."""
         self._norms = None
 
 
 def norm_scalars(summary: GradientNormSummary, detail: str) -> list[Scalar]:
-    """Returns the scalars of a window.
+    """Returns the scalars that show the norms of a window.
 
     Args:
-        summary: Of the window.
-        detail: `"total"`, `"block"` or `"parameter"`: what `summary.rms` holds.
+        summary: The norms.
+        detail: Which norms `summary.rms` holds: `"total"` (none), `"block"` or `"parameter"`.
     """
     scalars = [Scalar(tags.NONFINITE_GRADIENTS.name, summary.nonfinite_steps)]
     if summary.steps == 0:

@@ -1,4 +1,4 @@
-"""Snapshots of parameters and gradients as histograms, of the shards of every rank together."""
+"""Shows histograms of parameters and gradients: of whole tensors, also when they are sharded."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,10 +26,11 @@ _TAGS = {"parameters": tags.PARAMETERS, "gradients": tags.GRADIENTS}
 
 
 class Histograms(Observer):
-    """Shows histograms of the targets chosen, at the steps that are due.
+    """Shows histograms of `histogram_targets`, at the steps of the snapshot schedule.
 
-    A snapshot costs two collectives under sharding, none otherwise. The training waits for the
-    measurement on a CPU, and for nothing on an accelerator; the histograms are made in a thread.
+    A snapshot costs two collectives under sharding, and none otherwise. On a CPU the training waits
+    for the measurement; on an accelerator it does not wait. The histograms are made from the
+    snapshot in another thread.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Histograms(Observer):
         self._last_parameters = -1
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Fixes the rows, which are the same on every rank, and allocates what a rank sends."""
+        """Sets the rows, which are the same on every rank, and allocates buffers for collectives."""
         arguments = training.arguments
         self._table: ParameterTable = training.parameters.select(
             arguments.histogram_include, arguments.histogram_exclude
@@ -49,14 +50,14 @@ class Histograms(Observer):
         self._reduction: Reduction = WholeTensors()
         if self._table.needs_reduction:
             self._reduction = AllRanks(self._rows)
-        # Where every tensor is whole, world rank zero has all of them.
+        # If no tensor is sharded, world rank zero has all of them whole and needs no other rank.
         self._takes_part = training.is_world_process_zero or self._table.needs_reduction
         self._training = training
         self._last_parameters = -1
         return ()
 
     def gradients_ready(self, step: int, gradients: Gradients | None) -> list[Deferred]:
-        """Returns the histograms of the gradients, if they are due."""
+        """Returns the histograms of the gradients, if a snapshot is due."""
         if not self._shows("gradients") or not self._is_due(step):
             return []
 
@@ -69,15 +70,15 @@ class Histograms(Observer):
         return self._taken("gradients", step, parts, loss_scale)
 
     def step_taken(self, step: int) -> list[Deferred]:
-        """Returns the histograms of the parameters, if they are due."""
+        """Returns the histograms of the parameters, if a snapshot is due."""
         return self._parameters(step) if self._is_due(step) else []
 
     def run_ends(self, step: int) -> list[Deferred]:
-        """Returns the histograms of the parameters after the last step, if they were not due."""
+        """Returns the histograms of the parameters, unless `step_taken` did at this step."""
         return self._parameters(step) if self._training and self._training.schedule.every else []
 
     def close(self) -> None:
-        """Gives the memory for collectives back."""
+        """Frees the buffers for collectives."""
         self._training = None
         self._reduction = WholeTensors()
 
@@ -101,12 +102,12 @@ class Histograms(Observer):
         parts: Callable[[], Sequence[Tensor | None]],
         loss_scale: Tensor | None,
     ) -> list[Deferred]:
-        """Takes a snapshot, and lets its histograms be made later.
+        """Takes a snapshot, and returns its histograms as deferred records.
 
         Args:
             target: `"parameters"` or `"gradients"`.
-            step: Optimizer step the snapshot is shown at.
-            parts: Gives the part of each tensor that this rank counts, in the table's order.
+            step: Optimizer step of the snapshot.
+            parts: Returns the part of each tensor that this rank counts, in the table's order.
             loss_scale: What the tensors are still multiplied by, a scalar tensor.
         """
         if not self._takes_part or self._training is None:
@@ -122,7 +123,7 @@ class Histograms(Observer):
 def histogram_records(
     target: str, step: int, snapshot: Snapshot, max_buckets: int
 ) -> list[HistogramRecord]:
-    """Waits for a snapshot to reach main memory, and returns its histograms.
+    """Waits until a snapshot is in main memory, and returns its histograms.
 
     Args:
         target: `"parameters"` or `"gradients"`.
@@ -140,7 +141,7 @@ def histogram_records(
 
 
 def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
-    """Rows of which not every element was counted, each reported."""
+    """Returns the rows of which not every element was counted, and logs why."""
     problems = snapshot.rows.count_mismatches(snapshot.statistics.count.tolist())
     failed_ranks = int(snapshot.failed_ranks)
     if failed_ranks and problems:
@@ -155,5 +156,5 @@ def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
         )
     elif problems:
         for problem in problems.values():
-            logger.error("tbtrainer has a bug, and leaves a histogram out: %s", problem)
+            logger.error("A histogram is left out because of a bug in tbtrainer: %s", problem)
     return set(problems)

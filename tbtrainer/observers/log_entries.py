@@ -1,4 +1,4 @@
-"""Log entries of `Trainer` as TensorBoard records: tag, and scalar or text."""
+"""Shows the log entries of `Trainer` as scalars and texts."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ def stock_tag(key: str) -> str:
 
 
 class LogEntries(Observer):
-    """Shows what `Trainer` logs, under stock's tags and at stock's steps."""
+    """Shows what `Trainer` logs, under the tags and at the steps of the stock callback."""
 
     def __init__(self) -> None:
         self._refused: set[str] = set()
@@ -35,9 +35,9 @@ class LogEntries(Observer):
     def entry_logged(self, step: int, entry: Mapping[str, Any]) -> list[Scalar | Text]:
         """Returns a record for each value of an entry, without secrets.
 
-        Numbers, numpy scalars and one-element tensors become scalars, text stays text, nested
-        dictionaries become one record per leaf. `None` means that there is no value now. A value
-        that cannot be shown causes one warning per key.
+        Numbers, numpy scalars and one-element tensors become scalars, and text becomes a text. A
+        nested dictionary gives one record per value. `None` is left out. Other values are left out
+        with one warning per key.
         """
         records: list[Scalar | Text] = []
         for path, names, value in _leaves(entry):
@@ -58,9 +58,9 @@ class LogEntries(Observer):
             return
         self._refused.add(path)
         logger.warning(
-            "tbtrainer cannot show %s, logged as %r: it is neither a number nor text. It is "
-            "left out of TensorBoard while it is of type %s. Further values of this key that "
-            "cannot be shown are not reported.",
+            "tbtrainer cannot show %s, logged as %r, because it is of type %s, which is neither a "
+            "number nor text. The value is left out of TensorBoard. Further values of this key "
+            "that cannot be shown cause no warning.",
             _without_secrets(names, reprlib.repr(value)),
             key,
             type(value).__name__,
@@ -70,7 +70,7 @@ class LogEntries(Observer):
 def _leaves(
     logs: Mapping[Any, Any], prefix: str = "", names: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """Yields the path of each value of nested dictionaries, all that names it, and the value."""
+    """Yields each value of nested dictionaries, with its path and the names along the path."""
     for name, value in logs.items():
         path = f"{prefix}/{name}" if prefix else str(name)
         named = (*names, naming_key(logs, name))
@@ -81,7 +81,7 @@ def _leaves(
 
 
 def _without_secrets(names: tuple[str, ...], value: float | str) -> float | str:
-    """Hides a text or a whole number if one of its names says that it is a secret."""
+    """Hides a text or a whole number if one of its names is that of a secret."""
     if isinstance(value, bool | float) or value == "":
         return value
     if any(names_a_secret(name, value) for name in names):
@@ -93,9 +93,9 @@ def _shown(value: Any) -> float | str | None:
     if isinstance(value, str | bool | float):
         return value
     if isinstance(value, int):
-        # An int beyond the range of a float has no place on a chart but at its end.
+        # An int beyond the range of a float is shown as infinity.
         return value if abs(value) < 2**1023 else (math.inf if value > 0 else -math.inf)
-    # numpy scalars and arrays, torch tensors: whatever has exactly one element.
+    # Numpy scalars, and arrays and tensors that have exactly one element.
     if getattr(value, "size", None) is None or not hasattr(value, "item"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The moments of a run, as the methods of `Observer`."""
+"""`Observer`: the moments of a run as methods, and what an observer is given at each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ class Gradients:
 
     Attributes:
         parts: The part of each gradient that this rank counts, in the order of
-            `Training.parameters.rows`; `None` where this rank counts none or there is none. They
-            are the training's own tensors: read them, and do not change or keep them.
-        loss_scale: What they are still multiplied by under float16, a scalar tensor; `None`
-            without a loss scale.
+            `Training.parameters.rows`. `None` where the parameter has no gradient, or where other
+            ranks count all of it. These are the training's own tensors: do not change them, and
+            do not keep them after the call.
+        loss_scale: What the gradients are still multiplied by under float16, a scalar tensor;
+            `None` without a loss scale.
     """
 
     parts: Sequence[Tensor | None]
@@ -32,9 +33,9 @@ class Checkpoint:
 
     Attributes:
         path: Its directory.
-        seconds: What saving it took on this rank.
-        metric: Name and value of `metric_for_best_model` at this step, if they are known.
-        is_best: Whether it is the best so far.
+        seconds: The time that saving it took on this rank.
+        metric: Name and value of `metric_for_best_model` at this step; `None` if there is none.
+        is_best: Whether it is the best checkpoint so far.
     """
 
     path: str
@@ -45,13 +46,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """One predicted batch of an evaluation: of this rank, on its device, before any gather.
+    """One predicted batch of this rank in an evaluation, on its device, before ranks gather.
+
+    Without `compute_metrics`, `Trainer.evaluate` asks for the loss alone: `logits` and `labels` are
+    then `None`, and `inputs` has the labels.
 
     Attributes:
         inputs: What the model was given.
         loss: Mean loss of the batch, a scalar; `None` without labels.
-        logits: A tensor, or a nested tuple of tensors; `None` when only the loss was asked for.
-        labels: As `logits`; `None` without labels.
+        logits: A tensor, or a nested tuple of tensors; `None` if only the loss was asked for.
+        labels: As `logits`; `None` also if the batch has none.
     """
 
     inputs: Mapping[str, Any]
@@ -61,86 +65,103 @@ class EvaluationBatch:
 
 
 class Observer:
-    """Something that is shown of a training. Subclass it, and pass it to `trainer.add_observer`.
+    """Shows something of a training. Subclass it, and pass an instance to `trainer.add_observer`.
 
-    Each method is a moment of the run. It does nothing unless it is overridden, and it returns the
-    records to be written at that moment. A training calls only the methods that are overridden.
+    Each method is called at one moment of the run, and returns the records to be written at that
+    step, or `None`. The methods of this class do nothing; override those that you need.
 
-    Every method is called on every rank at the same steps; records are written on world rank zero
-    only. An error in a method costs one warning, never the training. A method that communicates
-    with other ranks has to reach the same collectives on every rank, whatever fails on this one.
+    Every method is called on every rank at the same steps. Records are written on world rank zero
+    only. An error in a method causes one warning, and the training continues.
 
-    Observers read. They must not change the model, its gradients or the random state, and they
-    should not wait for the device outside of `logging_step`.
+    An observer must not change the model, the gradients or the random state. It should not wait for
+    the device, except in `logging_step`. If it communicates with other ranks, it has to reach the
+    same collectives on every rank, also after an error on one of them.
 
     Example:
         >>> from tbtrainer import Observer
         >>> from tbtrainer.records import Scalar
         >>> class EmbeddingNorm(Observer):
         ...     def run_begins(self, step, training):
-        ...         self.weight = training.model.get_input_embeddings().weight
-        ...         return []
+        ...         self.weight = training.unwrapped_model.get_input_embeddings().weight
         ...
         ...     def logging_step(self, step):
         ...         return [Scalar("embedding/norm", self.weight.detach().norm().item())]
     """
 
-    def run_begins(self, step: int, training: Training) -> Records:
+    def run_begins(self, step: int, training: Training) -> Records | None:
         """Is called before the first step, when the model is wrapped and on its device.
 
-        An observer for which it raises on any rank is left out of the training on all ranks.
+        If it raises an error on any rank, the observer is left out of this training on all ranks.
 
         Args:
             step: Optimizer steps taken so far: 0, or those of the checkpoint that is resumed.
             training: What is known of the training.
         """
-        return ()
+        return None
 
-    def micro_batch_taken(self, step: int, loss: Tensor) -> Records:
+    def micro_batch_taken(self, step: int, loss: Tensor) -> Records | None:
         """Is called after each forward and backward pass.
 
         Args:
             step: The optimizer step that this micro-batch is a part of, counted from 1.
             loss: As `Trainer.training_step` returns it: detached, a scalar, on the device.
         """
-        return ()
+        return None
 
-    def gradients_ready(self, step: int, gradients: Gradients | None) -> Records:
+    def gradients_ready(self, step: int, gradients: Gradients | None) -> Records | None:
         """Is called when the gradients of optimizer step `step` are complete, before clipping.
 
         Args:
             step: The step that will be taken with them, counted from 1.
-            gradients: `None` if they could not be read on this rank.
+            gradients: What this rank counts of them; `None` if it could not read them.
         """
-        return ()
+        return None
 
-    def step_taken(self, step: int) -> Records:
-        """Is called after optimizer step `step`. The gradients are gone."""
-        return ()
+    def step_taken(self, step: int) -> Records | None:
+        """Is called after optimizer step `step`, when the gradients have been discarded."""
+        return None
 
-    def logging_step(self, step: int) -> Records:
-        """Is called when `Trainer` logs, after optimizer step `step`. Waiting is allowed here."""
-        return ()
+    def logging_step(self, step: int) -> Records | None:
+        """Is called before `Trainer` logs, after optimizer step `step`.
 
-    def entry_logged(self, step: int, entry: Mapping[str, Any]) -> Records:
-        """Is called with each entry added to the log history, in training and outside of it."""
-        return ()
+        Here an observer may wait for the device, as `.item()` and `.cpu()` do.
+        """
+        return None
 
-    def evaluation_batch(self, step: int, batch: EvaluationBatch) -> Records:
-        """Is called after the prediction of each batch of an evaluation or of `predict`."""
-        return ()
+    def entry_logged(self, step: int, entry: Mapping[str, Any]) -> Records | None:
+        """Is called with each entry that is added to the log history, also outside of training.
 
-    def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> Records:
-        """Is called with the metrics of each evaluation, in training and outside of it."""
-        return ()
+        Args:
+            step: Optimizer steps taken so far.
+            entry: What was logged, by its name in `Trainer`, such as `eval_loss`.
+        """
+        return None
 
-    def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
-        """Is called after a checkpoint was saved, on every rank; rank zero's files are complete."""
-        return ()
+    def evaluation_batch(self, step: int, batch: EvaluationBatch) -> Records | None:
+        """Is called after the prediction of each batch, in `evaluate` and in `predict`."""
+        return None
 
-    def run_ends(self, step: int) -> Records:
-        """Is called after the last step, and not when an exception ended the training."""
-        return ()
+    def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> Records | None:
+        """Is called with the metrics that `evaluate` returns, also outside of training."""
+        return None
+
+    def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records | None:
+        """Is called after a checkpoint was saved, on the ranks that find its directory.
+
+        Without a shared disk these are not all ranks, so do not communicate here.
+        """
+        return None
+
+    def run_ends(self, step: int) -> Records | None:
+        """Is called after the last step, its evaluation and its checkpoint.
+
+        Not called if an exception ended the training. `Trainer` logs one more entry afterwards, the
+        totals of the training.
+        """
+        return None
 
     def close(self) -> None:
-        """Is called when the training is over, however it ended. Collectives are not allowed."""
+        """Is called when the training has ended, also by an exception.
+
+        Release here what is held. Do not communicate with other ranks: they may have ended.
+        """

@@ -1,8 +1,9 @@
-"""All observers of a trainer: asked at each moment, their records written through one door."""
+"""All observers of a trainer: calls them at each moment and writes the records they return."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,28 +18,29 @@ from tbtrainer.observers.observer import (
     Observer,
     Training,
 )
-from tbtrainer.records import Deferred, Record
+from tbtrainer.records import Deferred, Record, Records
 from tbtrainer.sharding.failures import failed_on_any_rank
 
 logger = logging.getLogger(__name__)
 
+# A method of `Observer`, such as `Observer.step_taken`. Its name is looked up in each observer.
+Moment: TypeAlias = Callable[..., Records | None]
+
 
 class ObserverSet(Observer):
-    """An observer that asks others, and writes the records they return.
+    """Calls several observers at each moment, and writes the records they return.
 
-    An error of one observer keeps no other from being asked. Between `run_begins` and `close` the
-    observers of the training are asked at all moments; outside of it, as in an evaluation without
-    a training, only at those that need no training.
+    After an error of one observer the others are still called. Between `run_begins` and `close` all
+    moments reach the observers. Outside of a training, as in an evaluation before it, only log
+    entries, evaluations and checkpoints do.
 
     Args:
-        observers: In the order in which they are asked.
+        observers: In the order in which they are called. Every rank passes the same ones here.
+            Those added later may differ between ranks if they do not communicate.
         write: Takes records and a step. On ranks that do not write it does nothing.
         writes: Whether this rank writes.
         isolation: What happens to an error.
         clock: Measures what the observers cost.
-
-    Every rank has the same observers given here; those added later may differ if they do not
-    communicate.
     """
 
     def __init__(
@@ -62,7 +64,11 @@ class ObserverSet(Observer):
         self._last_gradients = self._last_step = self._last_run_end = -1
 
     def add(self, observer: Observer) -> None:
-        """Adds an observer, which is asked after those that are there."""
+        """Adds an observer, which is called after those that are there.
+
+        Raises:
+            TypeError: It is not an instance of `Observer`.
+        """
         if not isinstance(observer, Observer):
             raise TypeError(
                 f"add_observer takes an instance of a subclass of tbtrainer.Observer, not "
@@ -78,14 +84,18 @@ class ObserverSet(Observer):
     # ---- The moments of a training ----
 
     def run_begins(self, step: int, training: Training | None) -> tuple[()]:
-        """Begins a training. Observers that raise on some rank are left out on every rank.
+        """Begins a training. An observer that raises on one rank is left out on every rank.
 
-        With several processes this is a collective, which a rank reaches also if it could not
-        describe the training (`None`): nothing is observed then, on any rank.
+        With several processes this is a collective.
+
+        Args:
+            step: Optimizer steps taken so far.
+            training: `None` if this rank could not describe the training. The rank then still takes
+                part in the collective, and every observer is left out on every rank.
         """
         self._left_out = set()
         failed = [
-            training is None or not self._ask(observer, "run_begins", step, training)
+            training is None or not self._call(observer, Observer.run_begins, step, training)
             for observer in self._observers
         ]
         names = [type(observer).__qualname__ for observer in self._observers]
@@ -93,7 +103,8 @@ class ObserverSet(Observer):
             if left_out:
                 self._left_out.add(id(self._observers[index]))
                 logger.warning(
-                    "%s could not begin on every rank and is left out of this training.",
+                    "%s is left out of this training, because its run_begins failed on one or more "
+                    "ranks.",
                     names[index],
                 )
         self.training = training
@@ -102,59 +113,59 @@ class ObserverSet(Observer):
         return ()
 
     def micro_batch_taken(self, step: int, loss: Tensor) -> tuple[()]:
-        """Asks the observers of the training."""
-        return self._ask_training("micro_batch_taken", step, loss)
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.micro_batch_taken, step, loss)
 
     def gradients_are_due(self, step: int) -> bool:
-        """Says whether the gradients of a step have to be read: once per step, in a training."""
+        """Returns whether the gradients of a step have to be read: once per step, in a training."""
         return self.is_observing and step != self._last_gradients
 
     @torch.no_grad()
     def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:
-        """Asks the observers of the training, once per step."""
+        """Calls the observers, in a training. Call it once per step: see `gradients_are_due`."""
         self._last_gradients = step
-        return self._ask_training("gradients_ready", step, gradients)
+        return self._call_in_training(Observer.gradients_ready, step, gradients)
 
     @torch.no_grad()
     def step_taken(self, step: int) -> tuple[()]:
-        """Asks the observers of the training, once per step.
+        """Calls the observers, in a training and once per step.
 
-        `Trainer` comes here once more at the end of an epoch.
+        A second call for the same step does nothing. `Trainer` makes one at the end of an epoch.
         """
         if step == self._last_step:
             return ()
         self._last_step = step
-        return self._ask_training("step_taken", step)
+        return self._call_in_training(Observer.step_taken, step)
 
     def logging_step(self, step: int) -> tuple[()]:
-        """Asks the observers of the training."""
-        return self._ask_training("logging_step", step)
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.logging_step, step)
 
     @torch.no_grad()
     def run_ends(self, step: int) -> tuple[()]:
-        """Asks the observers of the training, once."""
+        """Calls the observers, in a training and once per step."""
         if step == self._last_run_end:
             return ()
         self._last_run_end = step
-        return self._ask_training("run_ends", step)
+        return self._call_in_training(Observer.run_ends, step)
 
     # ---- The moments of a trainer, in a training or not ----
 
     def entry_logged(self, step: int, entry: Mapping[str, Any]) -> tuple[()]:
-        """Asks every observer."""
-        return self._ask_all("entry_logged", step, entry)
+        """Calls the observers, in a training and outside of it."""
+        return self._call_all(Observer.entry_logged, step, entry)
 
     def evaluation_batch(self, step: int, batch: EvaluationBatch) -> tuple[()]:
-        """Asks every observer."""
-        return self._ask_all("evaluation_batch", step, batch)
+        """Calls the observers, in a training and outside of it."""
+        return self._call_all(Observer.evaluation_batch, step, batch)
 
     def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> tuple[()]:
-        """Asks every observer."""
-        return self._ask_all("evaluation_ended", step, metrics)
+        """Calls the observers, in a training and outside of it."""
+        return self._call_all(Observer.evaluation_ended, step, metrics)
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> tuple[()]:
-        """Asks every observer."""
-        return self._ask_all("checkpoint_saved", step, checkpoint)
+        """Calls the observers, in a training and outside of it."""
+        return self._call_all(Observer.checkpoint_saved, step, checkpoint)
 
     def drain(self) -> None:
         """Waits until all deferred records have reached the run."""
@@ -169,33 +180,43 @@ class ObserverSet(Observer):
                     observer.close()
         self._background.close()
 
-    # ---- Asking ----
+    # ---- Used by all of them, and by what reports the moments ----
 
-    def _ask_training(self, moment: str, step: int, *facts: Any) -> tuple[()]:
-        return self._ask_all(moment, step, *facts) if self.is_observing else ()
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Keeps an error of a block of telemetry from the training, and measures what it costs.
 
-    def _ask_all(self, moment: str, step: int, *facts: Any) -> tuple[()]:
+        Args:
+            what: What the block does, as a phrase that completes "tbtrainer could not …".
+        """
+        with self._clock.measured(), self._isolation.guard(what):
+            yield
+
+    def _call_in_training(self, moment: Moment, step: int, *facts: Any) -> tuple[()]:
+        return self._call_all(moment, step, *facts) if self.is_observing else ()
+
+    def _call_all(self, moment: Moment, step: int, *facts: Any) -> tuple[()]:
         for observer in self._observers:
             if _overrides(type(observer), moment) and id(observer) not in self._left_out:
-                self._ask(observer, moment, step, *facts)
+                self._call(observer, moment, step, *facts)
         return ()
 
-    def _ask(self, observer: Observer, moment: str, step: int, *facts: Any) -> bool:
-        """Asks one observer and writes its records; returns whether it raised nothing."""
-        place = f"observe {moment} with {type(observer).__name__}"
-        with self._clock.measured(), self._isolation.guard(place):
-            records = list(getattr(observer, moment)(step, *facts) or ())
+    def _call(self, observer: Observer, moment: Moment, step: int, *facts: Any) -> bool:
+        """Calls one observer and writes its records; returns whether no error occurred."""
+        what = f"observe {moment.__name__} with {type(observer).__name__}"
+        with self.guarded(what):
+            records = list(getattr(observer, moment.__name__)(step, *facts) or ())
             if self._writes:
-                self._write_or_defer(records, step, place)
+                self._write_or_defer(records, step, what)
             return True
         return False
 
-    def _write_or_defer(self, records: list[Record], step: int, place: str) -> None:
+    def _write_or_defer(self, records: list[Record], step: int, what: str) -> None:
         self._write([r for r in records if not isinstance(r, Deferred)], step)
         for record in records:
             if isinstance(record, Deferred):
-                self._background.submit(record.make, step, place)
+                self._background.submit(record.make, step, what)
 
 
-def _overrides(kind: type[Observer], moment: str) -> bool:
-    return getattr(kind, moment) is not getattr(Observer, moment)
+def _overrides(kind: type[Observer], moment: Moment) -> bool:
+    return getattr(kind, moment.__name__) is not moment

@@ -1,4 +1,4 @@
-"""What all observers together cost the training."""
+"""Shows what all observers together cost the training."""
 
 from tbtrainer import tags
 from tbtrainer.observers.clock import Clock
@@ -10,7 +10,7 @@ class OverheadFraction(Observer):
     """Shows the share of the time since the last logging step that was spent in tbtrainer.
 
     Args:
-        clock: Measures it.
+        clock: Measures that share.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""Whether everything that was shown has reached the event file."""
+"""Shows how many records have reached the event file."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +16,7 @@ _TAGS = {
 
 
 class RecordCounters(Observer):
-    """Shows how many records were written, wait, or were dropped since the process began.
+    """Shows how many records were written, are waiting, and were dropped since the process began.
 
     Args:
         counters: Returns the counters of the run's writer.

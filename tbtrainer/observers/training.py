@@ -1,4 +1,4 @@
-"""What observers are given to know of a training."""
+"""`Training`: what an observer is given when a training begins."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +14,15 @@ from tbtrainer.sharding import ParameterTable, parameter_table
 
 @dataclass(frozen=True)
 class Training:
-    """What is known of a training when it begins. Equal on every rank, except where noted.
+    """The facts of a training when it begins. They are equal on every rank, except where noted.
 
     Attributes:
         model: The model as it is trained: wrapped, sharded, compiled, on its device.
         unwrapped_model: The model as it was given to the trainer.
-        arguments: What is shown.
+        arguments: What is shown, as the user chose it.
         parameters: All parameters that can be read, and which part of each this rank counts.
-        schedule: At which steps snapshots are taken; world rank zero's where tensors are sharded.
-        device: Where statistics are kept until a logging step. Differs between ranks.
+        schedule: At which steps snapshots are taken. With sharded tensors, world rank zero decides.
+        device: The training's device on this rank. Differs between ranks.
         max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
         is_world_process_zero: Whether this is the rank that writes. Differs between ranks.
     """
@@ -44,7 +44,7 @@ class Training:
 
         Args:
             trainer: A `Trainer` whose `train` has been called.
-            model: The model as its `training_step` gets it.
+            model: The model as `training_step` gets it.
             arguments: What is shown.
         """
         loader = trainer.callback_handler.train_dataloader

@@ -155,3 +155,15 @@ def test_language_modeling_differs_by_the_import_alone(tmp_path: Path) -> None:
     assert_only_telemetry_differs(*outputs)
     results = json.loads((outputs[1] / "eval_results.json").read_text())
     assert 1 < results["eval_perplexity"] < 1000
+
+
+def test_an_observer_of_ones_own_is_shown(tmp_path: Path) -> None:
+    script = tmp_path / "token_norms.py"
+    script.write_text((EXAMPLES / "token_norms.py").read_text())
+    printed = run(script, str(tmp_path / "output"))
+    directory = run_directory(tmp_path / "output")
+    assert printed.endswith(f"tensorboard --logdir {directory}\n")
+    (file,) = event_files(directory)
+    shown = {(tag, step): value for tag, step, value in scalars(file)}
+    for step in (5, 10, 15, 20):
+        assert shown["tokens/largest_norm", step] > shown["tokens/smallest_norm", step] > 0

@@ -1,14 +1,23 @@
 """What a snapshot found is shown, a histogram for each tensor or group of tensors."""
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tbtrainer import TensorBoardArguments
+from tbtrainer.observers import histograms as module
+from tbtrainer.observers.histograms import Histograms, histogram_records
+from tbtrainer.observers.observer import Gradients
+from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
-from tbtrainer.statistics import LINEAR_MAX_ELEMENTS
+from tbtrainer.sharding.plain import PlainAdapter
+from tbtrainer.statistics import LINEAR_MAX_ELEMENTS, SnapshotRows, WholeTensors, take_snapshot
 from tests.events import event_files, histograms
 from tests.recorder import Recorder
 
@@ -74,3 +83,90 @@ def test_the_default_device_of_torch_does_not_matter(tmp_path: Path) -> None:
     finally:
         torch.set_default_device(None)
     assert found == {"parameters/weight": 60_000, "parameters/bias": 200}
+
+
+class Counted(WholeTensors):
+    """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
+
+    def __init__(self, rows: SnapshotRows) -> None:
+        self.reached: list[tuple[str, bool]] = []
+
+    def reduce_extremes(self, statistics: Any) -> None:
+        self.reached.append(("extremes", statistics is not None))
+
+    def reduce_counts(self, snapshot: Any) -> None:
+        self.reached.append(("counts", snapshot is not None))
+
+
+@pytest.fixture
+def sharded(monkeypatch: pytest.MonkeyPatch) -> Histograms:
+    """An observer that has begun a training whose tensors count as sharded."""
+    monkeypatch.setattr(PlainAdapter, "is_sharded", True)
+    monkeypatch.setattr(module, "AllRanks", Counted)
+    training: Any = SimpleNamespace(
+        arguments=TensorBoardArguments(),
+        parameters=parameter_table(nn.Linear(3, 2), is_world_process_zero=True),
+        schedule=SnapshotSchedule(every=2, last=10),
+        device=CPU,
+        is_world_process_zero=True,
+    )
+    observer = Histograms()
+    observer.run_begins(0, training)
+    return observer
+
+
+def reached(observer: Histograms) -> list[tuple[str, bool]]:
+    assert isinstance(observer._reduction, Counted)
+    return observer._reduction.reached
+
+
+def test_gradients_that_could_not_be_read_reach_both_reductions(sharded: Histograms) -> None:
+    with pytest.raises(RuntimeError, match="gradients could not be read"):
+        sharded.gradients_ready(2, None)
+    assert reached(sharded) == [("extremes", False), ("counts", False)]
+
+
+def test_a_step_that_is_not_due_reaches_no_reduction(sharded: Histograms) -> None:
+    assert sharded.gradients_ready(3, None) == []
+    assert sharded.step_taken(3) == []
+    assert reached(sharded) == []
+
+
+def test_a_gradient_that_fails_to_be_measured_reaches_both_reductions(sharded: Histograms) -> None:
+    too_few = Gradients([torch.ones(6)], None)
+    with pytest.raises((IndexError, ValueError)):
+        sharded.gradients_ready(2, too_few)
+    assert reached(sharded) == [("extremes", False), ("counts", False)]
+
+
+def test_the_last_parameters_are_shown_once(sharded: Histograms) -> None:
+    assert len(sharded.step_taken(10)) == 1
+    assert sharded.run_ends(10) == []
+    assert reached(sharded) == [("extremes", True), ("counts", True)]
+
+
+def test_a_closed_observer_shows_nothing(sharded: Histograms) -> None:
+    sharded.close()
+    assert sharded.step_taken(2) == []
+    assert sharded.run_ends(2) == []
+
+
+@pytest.mark.parametrize(
+    ("failed_ranks", "level", "message"),
+    [
+        (1, logging.WARNING, "1 rank(s) could not measure"),
+        (0, logging.ERROR, "because of a bug in tbtrainer"),
+    ],
+)
+def test_an_incomplete_histogram_is_left_out_and_reported(
+    failed_ranks: int, level: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = SnapshotRows.of(["whole", "half"], [4, 4], CPU)
+    snapshot = take_snapshot(lambda: [torch.ones(4), torch.ones(2)], rows, WholeTensors())
+    snapshot.failed_ranks.fill_(failed_ranks)
+    with caplog.at_level(logging.WARNING):
+        records = histogram_records("gradients", 7, snapshot, 64)
+    assert [record.tag for record in records] == ["gradients/whole"]
+    (logged,) = caplog.records
+    assert logged.levelno == level
+    assert message in logged.getMessage()

@@ -200,7 +200,9 @@ def test_only_overridden_moments_are_asked(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[str] = []
     _, observers = observer_set(Steps())
     observers.run_begins(0, TRAINING)
-    monkeypatch.setattr(ObserverSet, "_ask", lambda self, o, moment, *rest: asked.append(moment))
+    monkeypatch.setattr(
+        ObserverSet, "_call", lambda self, o, moment, *rest: asked.append(moment.__name__)
+    )
     observers.logging_step(1)
     observers.micro_batch_taken(1, TRAINING)
     observers.step_taken(1)
