@@ -119,8 +119,9 @@ class GradientNorms:
 
         Waits for the device once. Under sharding this is a collective: call it on every rank.
         """
-        window = self._window.taken()
+        # First of all: rows are marked anew in the next window, also if this one cannot be taken.
         unread, self._unread = self._unread, {}
+        window = self._window.taken()
         if window is None or window.finite_steps + window.nonfinite_steps == 0:
             return None
         steps = max(window.finite_steps, 1)

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch
-import torch.distributed as dist
 from transformers.trainer_utils import IntervalStrategy
+
+from tbtrainer.sharding.agreement import numbers_of_rank_zero
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,18 @@ class SnapshotSchedule:
         return self.every > 0 and step > 0 and (step % self.every == 0 or step == self.last)
 
 
-def agreed_schedule(
-    schedule: SnapshotSchedule, device: torch.device, group: dist.ProcessGroup | None = None
-) -> SnapshotSchedule:
+def agreed_schedule(schedule: SnapshotSchedule) -> SnapshotSchedule:
     """Returns world rank zero's schedule, on every rank.
 
-    Loaders of unequal length give the ranks epochs of unequal length. A rank that took a snapshot
-    at another step than the others would wait in its collectives for ever.
+    Data loaders of unequal length give the ranks epochs of unequal length. If one rank took a
+    snapshot at another step than the others, it would wait for ever in a collective.
+
+    With several processes this is a collective, so every rank has to call it.
 
     Args:
         schedule: This rank's own.
-        device: Where the collective's tensor lies.
-        group: The ranks; `None` for all. Every one of them calls this.
     """
-    if not dist.is_initialized():
-        return schedule
-    steps = torch.tensor([schedule.every, schedule.last], dtype=torch.int64, device=device)
-    dist.broadcast(steps, 0, group)
-    every, last = steps.tolist()
+    every, last = numbers_of_rank_zero([schedule.every, schedule.last])
     return SnapshotSchedule(every, last)
 
 

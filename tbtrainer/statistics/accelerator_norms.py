@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics.norm_values import PLAIN_DTYPES, has_float64, values_of
+from tbtrainer.statistics.devices import has_float64
+from tbtrainer.statistics.norm_values import PLAIN_DTYPES, values_of
 
 # Elements that are added up at a time where there is no float64.
 _LANES = 128

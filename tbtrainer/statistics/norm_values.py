@@ -21,13 +21,6 @@ _SPARSE = {
 }
 
 
-def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64: Apple's MPS and some of Intel's GPUs do not."""
-    if device.type == "xpu":
-        return bool(torch.xpu.get_device_properties(device).has_fp64)
-    return device.type != "mps"
-
-
 def unreadable_reason(tensor: Tensor | None) -> str | None:
     """Returns why a tensor has no norm, or `None` if it has one or there is no tensor."""
     if tensor is None:

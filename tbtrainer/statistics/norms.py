@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
 from tbtrainer.statistics.cpu_norms import CpuNorms
-from tbtrainer.statistics.norm_values import has_float64, unreadable_reason
+from tbtrainer.statistics.devices import has_float64
+from tbtrainer.statistics.norm_values import unreadable_reason
 
 
 class TensorNorms:
