@@ -387,7 +387,7 @@ def test_a_step_that_failed_is_in_no_number(caplog: pytest.LogCaptureFixture) ->
     summary = summary_of(norms)
     assert (summary.steps, summary.nonfinite_steps) == (1, 0)
     assert summary.total == pytest.approx(2.0)
-    assert "could not be listed" in caplog.text
+    assert "could not be read" in caplog.text
 
 
 def test_nothing_is_kept_of_the_gradients() -> None:
