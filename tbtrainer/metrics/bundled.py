@@ -1,7 +1,7 @@
-"""Metrics that need no network: subclasses of `evaluate.Metric` computed with numpy alone.
+"""Metrics that need no network: subclasses of `evaluate.Metric` that need only NumPy.
 
-They agree with scikit-learn, and their results have the keys of the metrics of the same name on
-the hub. Where scikit-learn warns that a ratio has no defined value, they return 0.
+Their values are those of scikit-learn, and their keys those of the hub's metrics of these names. If
+a ratio is undefined because its denominator is 0, they return 0.
 """
 
 import os
@@ -19,13 +19,13 @@ TOKEN_LOSSES = {"predictions": datasets.Value("float64"), "references": datasets
 
 
 class BundledMetric(evaluate.Metric):
-    """An `evaluate.Metric` that lives in memory and writes nothing to the cache directory.
+    """An `evaluate.Metric` that is kept in memory and writes no file to the cache directory.
 
     Attributes:
-        description: What is computed, in one sentence.
+        description: One sentence that says what the metric is.
         columns: Features of `predictions` and `references`.
-        score: Computes the metric of two arrays of one shape, without a copy through Arrow. Takes
-            `predictions`, `references` and the metric's own arguments.
+        score: Function of `predictions`, `references` and the metric's own arguments that returns
+            the metric. The first two are arrays of one shape. They are not copied through Arrow.
     """
 
     description = ""
@@ -44,8 +44,8 @@ class BundledMetric(evaluate.Metric):
         )
 
     def _build_data_dir(self) -> str:
-        # evaluate 0.4 creates this directory even for a metric that is kept in memory; a home that
-        # cannot be written to must not matter here.
+        # evaluate 0.4 creates this directory even for a metric that is kept in memory. It is not
+        # needed, and creating it fails if the home directory is read-only.
         return os.path.join(self._data_dir_root, self.name)
 
     def _compute(self, predictions: Any, references: Any, **kwargs: Any) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Accuracy(BundledMetric):
 
 
 class _PerClassMetric(BundledMetric):
-    """Precision, recall and F1: a ratio per class, then an average over the classes."""
+    """Base of precision, recall and F1: a ratio per class, then an average over classes."""
 
     columns = CLASSES
     key = ""
@@ -91,13 +91,14 @@ class _PerClassMetric(BundledMetric):
         Args:
             predictions: Predicted classes, integer, shape (examples,).
             references: True classes, integer, shape (examples,).
-            average: `binary` (of `pos_label` alone), `micro` (of all decisions together), `macro`
-                (mean over classes), `weighted` (mean over classes by their frequency).
-            pos_label: The class that counts as positive for `binary`.
+            average: `binary` (the ratio of `pos_label`), `micro` (the ratio of all classes
+                together), `macro` (mean over classes), `weighted` (mean over classes, weighted by
+                their frequency in `references`).
+            pos_label: The positive class of `binary`.
 
         Raises:
-            ValueError: `average` is none of these, or `binary` with more than two classes, or
-                with two of which none is `pos_label`.
+            ValueError: `average` is none of these; or it is `binary`, and there are more than two
+                classes, or two classes that are not `pos_label`.
         """
         classes, codes = np.unique(np.concatenate([predictions, references]), return_inverse=True)
         predicted_codes, actual_codes = np.split(codes.reshape(-1), 2)
@@ -108,7 +109,7 @@ class _PerClassMetric(BundledMetric):
         if average == "binary":
             if count > 2:
                 raise ValueError(
-                    f"average='binary' needs two classes, and there are {count}; "
+                    f"average='binary' needs two classes, but there are {count}; "
                     "use 'micro', 'macro' or 'weighted'."
                 )
             if count == 2 and pos_label not in classes:
@@ -132,7 +133,7 @@ class _PerClassMetric(BundledMetric):
 
 
 def _divide(numerator: NDArray, denominator: NDArray) -> NDArray:
-    """Divides, with 0 where there is nothing to divide by."""
+    """Divides. The quotient is 0 where the denominator is."""
     quotient = np.zeros(np.shape(denominator))
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     return quotient
@@ -185,7 +186,7 @@ class F1(_PerClassMetric):
 
     @staticmethod
     def ratio(hits: NDArray, predicted: NDArray, actual: NDArray) -> NDArray:
-        """Returns twice the true positives over predicted and actual positives."""
+        """Returns twice the true positives over the sum of predicted and actual positives."""
         return _divide(2 * hits, predicted + actual)
 
 
@@ -228,8 +229,9 @@ def _differences(predictions: NDArray, references: NDArray) -> NDArray:
 class Perplexity(BundledMetric):
     """Exponential of the mean loss per token.
 
-    `predictions` are the losses of the tokens (negative log-likelihood, natural logarithm), and
-    `references` the tokens. It is not the hub's metric of that name, which runs a model over texts.
+    `predictions` are the losses of the tokens: negative log-likelihoods with the natural logarithm.
+    `references` are the tokens. The hub's metric of this name is different: it runs a model over
+    texts.
 
     Example:
         >>> Perplexity().compute(predictions=[0.0, 0.0], references=[5, 7])["perplexity"]
@@ -240,7 +242,7 @@ class Perplexity(BundledMetric):
     columns = TOKEN_LOSSES
 
     def score(self, predictions: NDArray, references: NDArray) -> dict[str, float]:
-        """Returns `{"perplexity": …}`; infinite where float64 cannot hold it."""
+        """Returns `{"perplexity": …}`; infinite if float64 overflows."""
         with np.errstate(over="ignore"):
             return {"perplexity": float(np.exp(np.mean(predictions.astype(np.float64))))}
 

@@ -1,4 +1,4 @@
-"""From what `Trainer` predicts to what metrics expect: classes, values or token losses."""
+"""`compute_metrics` functions: turn predictions into what metrics expect, and compute them."""
 
 import inspect
 from collections.abc import Iterator
@@ -35,32 +35,34 @@ def make_compute_metrics(
 ) -> "ComputeMetrics":
     """Builds the `compute_metrics` of a `Trainer` from metrics of the `evaluate` library.
 
-    What a metric declares decides what it is given. One over integers (accuracy, F1, …) gets
-    classes: the largest logit along the last dimension, or integer predictions as they are. One
-    over floats (MSE, MAE, …) gets values, a last dimension of 1 squeezed away. Perplexity gets
-    losses per token, best made by `next_token_losses`. Where the predictions are a tuple, as of
-    models that also return hidden states, the first entry counts.
+    The features that a metric declares decide what it is given. A metric of integers (accuracy, F1,
+    …) gets classes: the index of the largest logit along the last dimension, or the predictions
+    themselves if they are integers. A metric of floats (MSE, MAE, …) gets values, without a last
+    dimension of size 1. Perplexity gets a loss per token; `next_token_losses` makes them on the
+    device. If the predictions are a tuple, as those of a model that also returns hidden states, its
+    first entry is used.
 
     Args:
         *metrics: Names, paths of metric scripts, `evaluate` objects, or `evaluate.combine([...])`.
-            Names are looked for in the `evaluate` cache and on the hub when that can be reached;
-            accuracy, precision, recall, f1, mse, mae and perplexity also work without either.
+            Names are looked up on the hub, if it can be reached, and in the `evaluate` cache.
+            accuracy, precision, recall, f1, mse, mae and perplexity work without both.
         average: For metrics that average over classes (precision, recall, f1): `"binary"`,
             `"micro"`, `"macro"`, `"weighted"`, or `"auto"`, which is `"binary"` for two classes and
-            `"macro"` for more. The number of classes is that of the logits, if there are any.
-        ignore_index: Integer labels of this value are left out. Float labels all count.
-        next_token: Compare the prediction at a position with the label at the next one, as for a
-            causal language model. `None`: for perplexity yes, for other metrics no.
-        network_seconds: How long to wait for the hub, once per process.
+            `"macro"` for more. The number of classes is that of the logits. If the predictions are
+            integers, there are two classes if all predictions and labels are 0 or 1.
+        ignore_index: Integer labels of this value are left out. No float label is left out.
+        next_token: Whether the prediction at a position is compared with the label at the next
+            position, as for a causal language model. `None`: only for perplexity.
+        network_seconds: How long to wait for the hub. It is contacted once per process.
 
     Returns:
-        A function of an `EvalPrediction` that returns a dictionary of floats. It also serves
-        `batch_eval_metrics=True`. On every rank it computes the same numbers from the gathered
-        predictions.
+        A function of an `EvalPrediction` that returns a dictionary of floats. It also works with
+        `batch_eval_metrics=True`. `Trainer` gathers the predictions before it calls the function,
+        so every rank computes equal numbers.
 
     Raises:
-        ValueError: A name is not found (the message says where it was looked for), a metric needs
-            something else than predictions and references, or an argument is not allowed.
+        ValueError: A name is not found (the message lists where it was looked up), a metric needs
+            other inputs than predictions and references, or an argument is not allowed.
 
     Example:
         >>> compute_metrics = make_compute_metrics("mae")
@@ -79,7 +81,7 @@ def make_compute_metrics(
 
 
 def _single_metrics(metric: Any) -> Iterator[Any]:
-    """Takes combined metrics apart: each may need its own kind of predictions."""
+    """Yields the parts of a combined metric, because each may need another kind of predictions."""
     if isinstance(metric, evaluate.CombinedEvaluations):
         for part in metric.evaluation_modules:
             yield from _single_metrics(part)
@@ -102,21 +104,22 @@ class ComputeMetrics:
         self._average = average
         self._ignore_index = ignore_index
         self._next_token = next_token
-        # With `batch_eval_metrics`: what the batches so far hold, per kind.
+        # With `batch_eval_metrics`: the pairs of the batches so far, per kind.
         self._batches: dict[Kind, list[Pairs]] = {}
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        """Adds these predictions to those before, and computes the metrics of all if asked to.
+        """Collects predictions, and computes the metrics of all that were collected.
 
         Args:
-            prediction: What `Trainer` hands over; arrays, or tensors with `batch_eval_metrics`.
-            compute_result: `False` for every batch but the last with `batch_eval_metrics`.
+            prediction: Predictions and labels: arrays, or with `batch_eval_metrics` tensors.
+            compute_result: Whether to compute the metrics. `Trainer` passes `False` for every batch
+                but the last with `batch_eval_metrics`.
 
         Returns:
-            The metrics by name; nothing while `compute_result` is `False`.
+            The metrics by name; an empty dictionary if `compute_result` is `False`.
 
         Raises:
-            ValueError: Predictions and labels do not fit each other or a metric.
+            ValueError: The predictions do not fit the labels or a metric.
         """
         try:
             self._collect(prediction)
@@ -155,7 +158,7 @@ class ComputeMetrics:
     def _scored(self, metric: Any, kind: Kind, pairs: Pairs) -> dict[str, Any]:
         if pairs.references.size == 0:
             raise ValueError(
-                f"There is nothing to compute {metric.name} of: no label, or all are "
+                f"{metric.name} cannot be computed: there is no label, or all labels are "
                 f"{self._ignore_index}."
             )
         arguments = {}
@@ -181,7 +184,7 @@ class ComputeMetrics:
         return "binary" if count == 2 else "macro"
 
 
-# ---- What a metric expects ----
+# ---- What a metric declares ----
 
 
 def _formats(metric: Any) -> list[Any]:
@@ -189,7 +192,7 @@ def _formats(metric: Any) -> list[Any]:
 
 
 def _kind(metric: Any) -> Kind:
-    """Reads from the features that a metric declares what it has to be given."""
+    """Returns what a metric has to be given, from the features that it declares."""
     if isinstance(metric, Perplexity):
         return "token losses"
     for features in _formats(metric):
@@ -201,13 +204,13 @@ def _kind(metric: Any) -> Kind:
         if dtype.startswith("float"):
             return "values"
     raise ValueError(
-        f"The metric {metric.name!r} takes {metric.features}, which cannot be made of logits and "
-        "labels alone; write a compute_metrics function that prepares its inputs."
+        f"The metric {metric.name!r} takes {metric.features}, which logits and labels alone do not "
+        "give; write a compute_metrics function that prepares its inputs."
     )
 
 
 def _check_fits(metric: Any, pairs: Pairs) -> None:
-    """Refuses what `evaluate` would change in silence when it casts to the declared integers."""
+    """Refuses values that would change when `evaluate` casts them to the declared integers."""
     for features in _formats(metric):
         for column, values in (
             ("predictions", pairs.predictions),
@@ -219,6 +222,6 @@ def _check_fits(metric: Any, pairs: Pairs) -> None:
             limits = np.iinfo(declared)
             if values.min() < limits.min or values.max() > limits.max:
                 raise ValueError(
-                    f"{metric.name} declares its {column} as {declared}, and they reach from "
+                    f"{metric.name} declares its {column} as {declared}, but they range from "
                     f"{values.min()} to {values.max()}."
                 )

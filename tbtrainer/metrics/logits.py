@@ -1,4 +1,4 @@
-"""Functions for `preprocess_logits_for_metrics`: logits made small before they are collected."""
+"""Functions for `preprocess_logits_for_metrics`, which reduce logits before they are gathered."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from tbtrainer.metrics.pairs import first_output
 
 
 def predicted_classes(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Reduces logits to classes on the device, before `Trainer` collects them.
+    """Reduces logits to classes on the device, before `Trainer` gathers them.
 
-    Evaluation then holds one integer per label in memory, not one float per class.
+    The evaluation then keeps one integer per label in memory, instead of one float per class.
 
     ```python
     Trainer(..., preprocess_logits_for_metrics=predicted_classes,
@@ -18,11 +18,11 @@ def predicted_classes(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     ```
 
     Args:
-        logits: Shape (…, classes), or a tuple with them first.
-        labels: Not looked at.
+        logits: Shape (…, classes), or a tuple whose first entry they are.
+        labels: Not used.
 
     Returns:
-        int64, shape (…).
+        Index of the largest logit. int64, shape (…).
     """
     classes: torch.Tensor = first_output(logits).argmax(dim=-1)
     return classes
@@ -31,18 +31,18 @@ def predicted_classes(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 def next_token_losses(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     """Reduces a causal language model's logits to one loss per token, on the device.
 
-    The partner of `make_compute_metrics("perplexity")`: evaluation holds one float per token in
-    memory, not one per token and word of the vocabulary.
+    Use it with `make_compute_metrics("perplexity")`. The evaluation then keeps one float per token
+    in memory, instead of one per token and entry of the vocabulary.
 
     Args:
-        logits: Shape (examples, tokens, vocabulary), or a tuple with them first.
-        labels: int64, shape (examples, tokens); -100 where a token does not count.
+        logits: Shape (examples, tokens, vocabulary), or a tuple whose first entry they are.
+        labels: int64, shape (examples, tokens); -100 for a token that is left out.
 
     Returns:
-        Losses of the tokens from the second on, float32, shape (examples, tokens - 1); 0 where the
-        token does not count.
+        Losses of the tokens from the second on. float32, shape (examples, tokens - 1); 0 for a
+        token that is left out.
     """
-    # One example at a time: a second copy of all logits in float32 may not fit on the device.
+    # One example at a time, because a float32 copy of all logits may not fit on the device.
     losses = [
         torch.nn.functional.cross_entropy(
             scores[:-1].float(), tokens[1:], ignore_index=-100, reduction="none"

@@ -1,4 +1,4 @@
-"""Pairs of a prediction and a label, made from the arrays that `Trainer` hands over."""
+"""Pairs of predictions and labels, made from the arrays that `Trainer` passes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Pairs:
-    """What one metric is given: predictions and references of one shape, (elements,).
+    """Predictions and references for a metric, of shape (elements,).
 
     Attributes:
         predictions: int64 classes, float values or float64 losses.
         references: int64 classes, or values of any real dtype.
-        class_count: classes the model tells apart; `None` where its outputs do not say.
+        class_count: number of classes of the logits; `None` without logits over classes.
     """
 
     predictions: NDArray
@@ -24,17 +24,17 @@ class Pairs:
 
 
 def first_output(predictions: Any) -> Any:
-    """Returns the logits of a model that returns more than logits."""
+    """Returns the first entry of a tuple or list of outputs, which are the logits."""
     return predictions[0] if isinstance(predictions, tuple | list) else predictions
 
 
 def labels_array(label_ids: Any) -> NDArray:
-    """Returns the labels as an array; more than one array of them is refused."""
+    """Returns the labels as an array. Several arrays of labels are refused."""
     if isinstance(label_ids, tuple | list):
         if len(label_ids) != 1:
             raise ValueError(
-                f"There are {len(label_ids)} arrays of labels, and it is not clear which of them "
-                "the predictions are for; set label_names in the training arguments to one."
+                f"There are {len(label_ids)} arrays of labels, and only one can be compared with "
+                "the predictions; set label_names in the training arguments to one name."
             )
         label_ids = label_ids[0]
     if label_ids is None:
@@ -43,16 +43,16 @@ def labels_array(label_ids: Any) -> NDArray:
 
 
 def as_array(values: Any) -> NDArray:
-    """Returns a tensor on any device, an array or a list as an array."""
+    """Returns a tensor, an array or a list as an array. The tensor may be on any device."""
     if isinstance(values, torch.Tensor):
-        # numpy has no bfloat16.
+        # NumPy has no bfloat16.
         values = values.float() if values.dtype == torch.bfloat16 else values
         values = values.detach().cpu()
     return np.asarray(values)
 
 
 def joined(batches: list[Pairs]) -> Pairs:
-    """Puts the pairs of several batches behind one another."""
+    """Concatenates the pairs of several batches."""
     return Pairs(
         np.concatenate([batch.predictions for batch in batches]),
         np.concatenate([batch.references for batch in batches]),
@@ -68,8 +68,8 @@ def class_pairs(scores: NDArray, labels: NDArray, shift: bool) -> Pairs:
     """Turns logits of shape (…, classes) or classes of shape (…), and labels (…), into pairs."""
     if not _is_integer(labels):
         raise ValueError(
-            f"The labels are {labels.dtype}, and this metric compares classes. For regression use "
-            "'mse' or 'mae'; several labels per example need a compute_metrics of their own."
+            f"The labels are {labels.dtype}, but this metric compares classes. For regression use "
+            "'mse' or 'mae'. For several labels per example write your own compute_metrics."
         )
     if labels.ndim == scores.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
@@ -108,12 +108,12 @@ def value_pairs(scores: NDArray, labels: NDArray) -> Pairs:
 def loss_pairs(scores: NDArray, labels: NDArray, shift: bool, ignore_index: int) -> Pairs:
     """Turns logits or losses per token, and labels of shape (examples, tokens), into pairs.
 
-    Losses may be of one token fewer than the labels, as `next_token_losses` returns them.
+    There may be one loss fewer than labels per example, as `next_token_losses` returns them.
     """
     if scores.ndim == labels.ndim + 1:
         if shift:
             scores, labels = scores[:, :-1], labels[:, 1:]
-        # One example at a time: float64 log-probabilities of all would not fit in memory.
+        # One example at a time, because all log-probabilities in float64 may not fit in memory.
         losses = [
             _negative_log_likelihood(
                 one_scores, np.where(one_labels == ignore_index, 0, one_labels)
@@ -125,7 +125,7 @@ def loss_pairs(scores: NDArray, labels: NDArray, shift: bool, ignore_index: int)
         labels = labels[:, 1:]
     if _is_integer(scores):
         raise ValueError(
-            "Perplexity needs losses or logits, and the predictions are integers; use "
+            "Perplexity needs losses or logits, but the predictions are integers; use "
             "preprocess_logits_for_metrics=next_token_losses."
         )
     _check_same_shape(scores, labels)

@@ -1,4 +1,4 @@
-"""Where a metric's name leads: a local script, the `evaluate` cache, the hub, or this package."""
+"""Finds metrics by name: a local script, the hub, the `evaluate` cache, or this package."""
 
 import difflib
 import functools
@@ -30,36 +30,38 @@ def load_metric(name: str, network_seconds: float) -> evaluate.EvaluationModule:
 
     Args:
         name: As for `evaluate.load`.
-        network_seconds: How long to wait for the hub to answer at all. It is asked once per
-            process; with `HF_HUB_OFFLINE` or `HF_EVALUATE_OFFLINE` set, never.
+        network_seconds: How long to wait for a connection to the hub. The hub is contacted once per
+            process, and never if `HF_HUB_OFFLINE` or `HF_EVALUATE_OFFLINE` is set.
 
     Returns:
-        The metric, for a single process: `Trainer` has already gathered what it is given.
+        The metric, for a single process, because `Trainer` gathers the predictions itself.
 
     Raises:
-        ValueError: There is no such metric anywhere. The message says what was tried.
+        ValueError: The metric is not found. The message lists where it was looked up.
     """
     if name in ALWAYS_BUNDLED:
         return ALWAYS_BUNDLED[name]()
     unreachable = why_hub_is_unreachable(network_seconds)
     try:
         with _without_hub() if unreachable else nullcontext():
-            # Never `num_process`: every rank of a distributed run holds all predictions here.
+            # Without `num_process`, because every rank already has all predictions.
             return evaluate.load(name, keep_in_memory=True)
-    # Also a missing requirement of the metric's script, or a broken script.
+    # The script of a metric may raise anything, for instance if a requirement is missing.
     except Exception as error:
         if name in BUNDLED:
-            logger.info("Metric %r is tbtrainer's own; evaluate says: %s", name, error)
+            logger.info(
+                "Metric %r is tbtrainer's own, because evaluate failed to load it: %s", name, error
+            )
             return BUNDLED[name]()
         raise ValueError(_what_was_tried(name, unreachable, error)) from error
 
 
 def why_hub_is_unreachable(network_seconds: float) -> str | None:
-    """Says why the hub cannot be asked, or `None` if it answers within the time."""
+    """Returns why the hub is unreachable, or `None` if it answers within `network_seconds`."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "not asked, because HF_HUB_OFFLINE is set"
+        return "not contacted, because HF_HUB_OFFLINE is set"
     if evaluate.config.HF_EVALUATE_OFFLINE:
-        return "not asked, because HF_EVALUATE_OFFLINE is set"
+        return "not contacted, because HF_EVALUATE_OFFLINE is set"
     url = huggingface_hub.constants.ENDPOINT
     scheme = urllib.parse.urlsplit(url).scheme
     if _answers(urllib.request.getproxies().get(scheme, url), network_seconds):
@@ -69,7 +71,10 @@ def why_hub_is_unreachable(network_seconds: float) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _answers(url: str, seconds: float) -> bool:
-    """Whether a connection can be opened, asked in a thread: a name server may hang for long."""
+    """Returns whether a connection can be opened within some seconds.
+
+    A thread opens it, because looking up the host's name has no time limit.
+    """
     address = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
     port = address.port or (80 if address.scheme == "http" else 443)
     connected = threading.Event()
@@ -89,7 +94,7 @@ def _answers(url: str, seconds: float) -> bool:
 
 @contextmanager
 def _without_hub() -> Iterator[None]:
-    """Lets `evaluate.load` look at local scripts and its cache only."""
+    """Restricts `evaluate.load` to local scripts and its cache."""
     before = evaluate.config.HF_EVALUATE_OFFLINE
     evaluate.config.HF_EVALUATE_OFFLINE = True
     try:
@@ -107,7 +112,7 @@ def _what_was_tried(name: str, unreachable: str | None, error: Exception) -> str
         f"- a local script, {name} or {os.path.join(name, script)}",
         f"- the hub{f': {unreachable}' if unreachable else ''}",
         f"- the evaluate cache, {cache}",
-        f"  of these evaluate says: {type(error).__name__}: {error}",
+        f"  for all of these, evaluate raised {type(error).__name__}: {error}",
         f"- the metrics that come with tbtrainer: {', '.join(BUNDLED)}",
         f"Did you mean {close[0]!r}?" if close else "",
         "An evaluate.Metric of your own can be passed in place of a name.",

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine: the moment before its optimizer step, and the loss scale of its gradients."""
+"""DeepSpeed's engine: a call before its optimizer step, and its loss scale."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,17 +12,17 @@ logger = logging.getLogger(__name__)
 
 
 def engine_loss_scale(engine: Any) -> Tensor | None:
-    """Returns what DeepSpeed's gradients are multiplied by while `engine.step` is called.
+    """Returns the loss scale of DeepSpeed's gradients before `engine.step`.
 
     Args:
         engine: A `DeepSpeedEngine`.
 
     Returns:
-        The loss scale as a scalar tensor on the CPU, known without waiting for a device; `None`
-        where gradients are not scaled.
+        The loss scale, a scalar tensor on the CPU; `None` if the gradients are not scaled. It is a
+        number on the host, so nothing waits for a device.
     """
     optimizer = getattr(engine, "optimizer", None)
-    # ZeRO's optimizers have the one, the float16 optimizers without ZeRO the other.
+    # ZeRO's optimizers have `loss_scale`, and the float16 optimizers without ZeRO the other.
     scale = getattr(optimizer, "loss_scale", None)
     if scale is None:
         scale = getattr(getattr(optimizer, "loss_scale_config", None), "cur_scale", None)
@@ -35,27 +35,27 @@ def engine_loss_scale(engine: Any) -> Tensor | None:
 def observed_engine_step(engine: Any, observe: Callable[[], None]) -> Iterator[None]:
     """Calls `observe` before every optimizer step of a DeepSpeed engine.
 
-    accelerate runs the backward pass and the step in one call, and no hook lies between them. At
-    the moment `observe` is called the gradients are accumulated and reduced over the ranks, not
-    yet clipped, and multiplied by `engine_loss_scale`.
+    accelerate runs the backward pass and the optimizer step in one call, without a hook between
+    them. When `observe` is called, the gradients are accumulated, reduced over the ranks, not yet
+    clipped, and still multiplied by `engine_loss_scale`.
 
     Args:
-        engine: A `DeepSpeedEngine`. Its `step` is wrapped on this instance, and restored in the
-            end.
-        observe: What is called. An error of it ends the step.
+        engine: A `DeepSpeedEngine`. The `step` of this instance is wrapped, and restored at the end
+            of the context.
+        observe: The function to call. An exception that it raises is raised by `engine.step`.
     """
     step = getattr(engine, "step", None)
     if step is None or not hasattr(engine, "is_gradient_accumulation_boundary"):
         logger.warning(
-            "Gradients under DeepSpeed are not shown: %s has no `step` to observe. Parameters "
-            "and scalars are.",
+            "Gradients under DeepSpeed are not shown: %s has no method `step` to observe. "
+            "Parameters and scalars are shown.",
             type(engine).__name__,
         )
         yield
         return
 
     def observed_step(*args: Any, **kwargs: Any) -> Any:
-        # Older accelerate calls `step` after every micro-batch.
+        # Older versions of accelerate call `step` after every micro-batch.
         if engine.is_gradient_accumulation_boundary():
             observe()
         return step(*args, **kwargs)
@@ -65,7 +65,7 @@ def observed_engine_step(engine: Any, observe: Callable[[], None]) -> Iterator[N
     try:
         yield
     finally:
-        # Unless somebody else has wrapped it since, in which case theirs calls this one.
+        # If something else has wrapped `step` since, that wrapper stays, and calls this one.
         if vars(engine).get("step") is observed_step:
             del engine.step
             if was_wrapped:

@@ -1,4 +1,4 @@
-"""Gradient norms of every step, for almost nothing: kept on the device until a logging step."""
+"""Gradient norms of every step, summed up at logging steps."""
 
 import logging
 from collections.abc import Sequence
@@ -19,19 +19,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GradientNormSummary:
-    """Gradient norms of a logging window, before clipping.
+    """The gradient norms of one logging window, before clipping.
+
+    The total norm of a step is the norm of all gradients together.
 
     Attributes:
-        steps: Steps of the window whose gradients were finite.
-        nonfinite_steps: Steps with a NaN or an infinity in some gradient; they count nowhere else.
-        rms: Root mean square over the steps, by group name. Groups whose parameters are all frozen,
-            and groups with a gradient that cannot be read, are left out.
-        total: Root mean square over the steps of the norm of all gradients together; `None` while a
-            gradient of a trained parameter cannot be read.
-        maximum: Largest norm of all gradients together; `None` as `total`.
-        clipped: Root mean square of that norm after clipping to `max_grad_norm`; `None` as `total`,
-            and without clipping.
-        clip_fraction: Share of the steps that were clipped; `None` as `clipped`.
+        steps: Steps of the window whose gradients are all finite. The norms are of these steps.
+        nonfinite_steps: Steps with a NaN or an infinity in some gradient.
+        rms: Root mean square over the steps of the norm of each group, by the group's name. Groups
+            whose parameters are all frozen are left out, and so are groups with a gradient that
+            cannot be read.
+        total: Root mean square over the steps of the total norm; `None` if the gradient of some
+            trained parameter cannot be read.
+        maximum: Largest total norm; `None` if `total` is.
+        clipped: Root mean square of the total norm after clipping to `max_grad_norm`; `None` if
+            `total` is, and without clipping.
+        clip_fraction: Share of the steps that were clipped; `None` if `clipped` is.
     """
 
     steps: int
@@ -44,16 +47,16 @@ class GradientNormSummary:
 
 
 class GradientNorms:
-    """Norms of the gradients, by parameter and step.
+    """Measures the norms of the gradients at every step, and sums them up at logging steps.
 
-    Nothing here waits for the device but `summary`, which is called at logging steps. All memory
-    that a rank needs to reach the collectives is allocated here, up front.
+    Only `summary` waits for the device. All memory that a rank needs to take part in the
+    collectives is allocated when the object is made.
 
     Args:
         table: The parameters, and which part of each this rank counts.
         detail: `"total"`, `"block"` or `"parameter"`.
         max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
-        device: Where the norms are kept.
+        device: The device on which the norms are kept.
         isolation: What happens to an error.
     """
 
@@ -90,17 +93,17 @@ class GradientNorms:
     ) -> None:
         """Adds the gradients of one optimizer step.
 
-        Under sharding this can be a collective: call it on every rank at the same steps, even if
-        the gradients could not be listed.
+        Under sharding some calls are a collective, so every rank has to call this at the same
+        steps, also if it could not read its gradients.
 
         Args:
-            gradients: From `ParameterTable.gradients` at this step; `None` if that failed.
-            loss_scale: What the gradients are still multiplied by, a scalar tensor.
+            gradients: The result of `ParameterTable.gradients` at this step; `None` if it failed.
+            loss_scale: Loss scale that the gradients are still multiplied by, a scalar tensor.
         """
         with self._window.step() as norms:
             try:
                 if gradients is None:
-                    raise RuntimeError("the gradients could not be listed")
+                    raise RuntimeError("the gradients could not be read")
                 self._norms.into(norms, gradients)
                 if loss_scale is not None:
                     scale = loss_scale.to(norms.dtype)
@@ -110,17 +113,22 @@ class GradientNorms:
                         self._unread[row] = reason
                         self._window.mark_unread(row)
             except Exception as error:
-                # The step is kept: the other ranks will reduce as many.
+                # The step is kept, because every rank has to reduce the same number of steps.
                 self._window.mark_missing()
                 self._isolation.report("read the norms of the gradients", error)
 
     def summary(self) -> GradientNormSummary | None:
-        """Returns the window's norms and begins a new window; `None` if it holds no step.
+        """Returns the norms of the window, and begins a new window.
 
-        Waits for the device once. Under sharding this is a collective: call it on every rank.
+        Waits for the device once. Under sharding this is a collective, so every rank has to call it
+        at the same steps.
+
+        Returns:
+            The norms; `None` if the window has no step that every rank could measure.
         """
-        window = self._window.taken()
+        # Reset before anything can fail: in the next window unread rows have to be marked again.
         unread, self._unread = self._unread, {}
+        window = self._window.taken()
         if window is None or window.finite_steps + window.nonfinite_steps == 0:
             return None
         steps = max(window.finite_steps, 1)
@@ -144,11 +152,11 @@ class GradientNorms:
             clip_fraction=clip_fraction,
         )
 
-    def _rms(self, squares: "np.ndarray", missing: dict[str, str]) -> dict[str, float]:
-        """Norms by group, of the groups that are trained and known."""
+    def _rms(self, squares: np.ndarray, missing: dict[str, str]) -> dict[str, float]:
+        """Returns the norm of each group that is trained and completely read."""
         sums = np.bincount(self._group_of_row, squares, len(self._groups))
         rows = zip(self._group_of_row.tolist(), self._table.rows, strict=True)
-        # A frozen parameter may have a gradient, left from when it was trained.
+        # A frozen parameter may still have the gradient of a step at which it was trained.
         trained = {group for group, row in rows if row.parameter.requires_grad}
         incomplete = {_group_of(name, self._detail) for name in missing}
         return {
@@ -157,12 +165,12 @@ class GradientNorms:
             if self._groups[group] not in incomplete
         }
 
-    def _missing(self, unread_anywhere: "np.ndarray", unread: dict[int, str]) -> dict[str, str]:
-        """The trained parameters whose gradient is unknown, with the reason, by name.
+    def _missing(self, unread_anywhere: np.ndarray, unread: dict[int, str]) -> dict[str, str]:
+        """Returns why the gradient of a trained parameter is unknown, by the parameter's name.
 
         Args:
             unread_anywhere: Whether some rank could not read a gradient, by row.
-            unread: The rows that this rank could not read, with the reason.
+            unread: Why this rank could not read a gradient, by row.
         """
         missing = {
             refused.name: refused.reason
@@ -181,9 +189,9 @@ class GradientNorms:
             self._warned_of_missing = True
             name, reason = next(iter(missing.items()))
             logger.warning(
-                "The norm of all gradients together, its maximum and what is clipped of it are "
-                "left out while the gradients of %d trained parameters cannot be read. One of them "
-                "is %s: %s.",
+                "The total gradient norm, its maximum, the clipped norm and the share of clipped "
+                "steps are not shown while the gradients of %d trained parameter(s) cannot be "
+                "read. One of them is %s: %s.",
                 len(missing),
                 name,
                 reason,

@@ -1,4 +1,4 @@
-"""What float16 gradients are multiplied by while they are observed."""
+"""The loss scale: the number that float16 gradients are multiplied by."""
 
 from typing import Any
 
@@ -9,21 +9,22 @@ from tbtrainer.observers.deepspeed_engine import engine_loss_scale
 
 
 def loss_scale_of(trainer: Any, model: Any) -> Tensor | None:
-    """Returns the loss scale without waiting for the device.
+    """Returns the current loss scale without waiting for the device.
 
     Args:
-        trainer: A `Trainer` in training.
-        model: The model as it is trained; under DeepSpeed its engine.
+        trainer: A `Trainer` that is training.
+        model: The model as it is trained. Under DeepSpeed it is the engine.
 
     Returns:
-        A scalar tensor, or `None` where gradients are not scaled.
+        A scalar tensor; `None` if the gradients are not scaled.
     """
     if trainer.is_deepspeed_enabled:
         return engine_loss_scale(model)
     scaler = getattr(trainer.accelerator, "scaler", None)
     if scaler is None or not scaler.is_enabled():
         return None
-    # `get_scale()` would wait for the device. Seen in torch 2.4 to 2.13.
+    # `get_scale()` would wait for the device. `_scale` is seen in torch 2.4 to 2.13; before the
+    # first backward pass it is `None`, and `get_scale()` returns the initial number.
     scale = getattr(scaler, "_scale", None)
     if isinstance(scale, Tensor):
         return scale

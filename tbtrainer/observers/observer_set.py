@@ -19,7 +19,7 @@ from tbtrainer.observers.observer import (
     Training,
 )
 from tbtrainer.records import Deferred, Record, Records
-from tbtrainer.sharding.failures import failed_on_any_rank
+from tbtrainer.sharding.agreement import failed_on_any_rank
 
 logger = logging.getLogger(__name__)
 

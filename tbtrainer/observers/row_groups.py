@@ -1,34 +1,36 @@
-"""Which tensors share a row of a snapshot: siblings whose names differ in a number only.
+"""Which tensors share a row of a snapshot.
 
-A mixture of experts can have tens of thousands of tensors. Their counters would take gigabytes, and
-as many histograms cannot be looked at. The experts of a layer are therefore counted together.
+A mixture of experts can have tens of thousands of tensors. A row for each would take gigabytes, and
+nobody can look at so many histograms. Tensors whose names differ only in a number, such as the
+experts of a layer, can therefore share a row.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-# Beyond this number of tensors `auto` lets siblings share a row.
+# With `auto`, tensors share rows if there are more tensors than this.
 AUTO_MAX_ROWS = 1000
 _NUMBER = re.compile(r"\d+")
 
 
 def row_names(names: Sequence[str], global_counts: Sequence[int | None], detail: str) -> list[str]:
-    """Returns the name of each tensor's row; tensors of one name share it.
+    """Returns the name of each tensor's row. Tensors with the same row name share a row.
 
-    The number of a block (`layers.3`) is the first in a name that does not begin it, and is kept.
+    Row names keep the number of the block, such as the 3 of `layers.3`. It is the first number that
+    is not at the beginning of the name.
 
     Args:
-        names: Of the tensors, each once.
+        names: Names of the tensors, all different.
         global_counts: Elements of each whole tensor; `None` if not known beforehand.
-        detail: `"parameter"`: a row for each tensor. `"block"`: tensors whose names differ only in
-            numbers after that of the block share a row, whose name has `*` for the number.
-            `"auto"`: as `"parameter"` for up to `AUTO_MAX_ROWS` tensors; beyond, tensors share a
-            row as with `"block"`, except where the number ends the name, as in a `ParameterList`.
+        detail: `"parameter"`: one row per tensor. `"block"`: tensors whose names differ only in
+            numbers after the block share a row, whose name has `*` in place of these numbers.
+            `"auto"`: for up to `AUTO_MAX_ROWS` tensors one row per tensor. For more tensors the
+            rows of `"block"`, but a number at the end of a name, as in a `ParameterList`, is kept.
 
     Returns:
-        One name per tensor. A tensor keeps its own name where its siblings differ in size, because
-        they then have different tasks, and where it has none.
+        One row name per tensor. A tensor keeps its own name if no other tensor would share the row,
+        or if the tensors that would share it differ in size.
 
     Example:
         >>> names = [f"layers.3.mlp.experts.{n}.up_proj.weight" for n in range(8)]
@@ -47,7 +49,12 @@ def row_names(names: Sequence[str], global_counts: Sequence[int | None], detail:
 
 
 def _pattern(name: str, last_too: bool) -> str:
-    """The name with `*` for every number after that of the block."""
+    """Returns the name with `*` in place of every number after the block.
+
+    Args:
+        name: Name of a tensor.
+        last_too: Whether a number at the end of the name is replaced too.
+    """
     segments = name.split(".")
     numbers = [at for at, segment in enumerate(segments) if _NUMBER.fullmatch(segment)]
     leading = 0

@@ -1,20 +1,20 @@
-"""When a snapshot is due: a function of the arguments and the step, the same on every rank."""
+"""The steps at which a snapshot is due. They follow from the arguments, not from the data."""
 
 import math
 from dataclasses import dataclass
 
-import torch
-import torch.distributed as dist
 from transformers.trainer_utils import IntervalStrategy
+
+from tbtrainer.sharding.agreement import numbers_of_rank_zero
 
 
 @dataclass(frozen=True)
 class SnapshotSchedule:
-    """The optimizer steps at which a snapshot of the tensors is taken.
+    """The optimizer steps at which a snapshot is taken.
 
     Attributes:
-        every: Optimizer steps between two snapshots; 0 means that none is ever due.
-        last: The last step of the training, always due unless `every` is 0.
+        every: A snapshot is due at each multiple of this number of steps; 0 means never.
+        last: The last step of the training. It is due too, unless `every` is 0.
     """
 
     every: int
@@ -24,16 +24,16 @@ class SnapshotSchedule:
     def from_arguments(
         cls, strategy: IntervalStrategy, steps: float, max_steps: int, steps_per_epoch: int
     ) -> "SnapshotSchedule":
-        """Turns strategy and ratio into whole steps, as `TrainerState.compute_steps` does.
+        """Makes a schedule from the arguments, as `TrainerState.compute_steps` does.
 
         Args:
             strategy: `no`, `steps` or `epoch`.
-            steps: Whole number of steps, or, below 1, the ratio of `max_steps`.
+            steps: Number of steps between two snapshots or, if below 1, the ratio of `max_steps`.
             max_steps: Optimizer steps of the whole training.
             steps_per_epoch: Optimizer steps of one epoch.
 
         Returns:
-            The schedule. `agreed_schedule` makes it the same on every rank.
+            The schedule of this rank. Ranks whose epochs differ in length need `agreed_schedule`.
         """
         if strategy == IntervalStrategy.NO:
             return cls(every=0, last=max_steps)
@@ -43,28 +43,22 @@ class SnapshotSchedule:
         return cls(every=max(every, 1), last=max_steps)
 
     def is_due(self, step: int) -> bool:
-        """Says whether a snapshot is taken at optimizer step `step`, counted from 1."""
+        """Returns whether a snapshot is due at optimizer step `step`, counted from 1."""
         return self.every > 0 and step > 0 and (step % self.every == 0 or step == self.last)
 
 
-def agreed_schedule(
-    schedule: SnapshotSchedule, device: torch.device, group: dist.ProcessGroup | None = None
-) -> SnapshotSchedule:
+def agreed_schedule(schedule: SnapshotSchedule) -> SnapshotSchedule:
     """Returns world rank zero's schedule, on every rank.
 
-    Loaders of unequal length give the ranks epochs of unequal length. A rank that took a snapshot
-    at another step than the others would wait in its collectives for ever.
+    Data loaders of unequal length give the ranks epochs of unequal length. If one rank took a
+    snapshot at another step than the others, it would wait for ever in a collective.
+
+    With several processes this is a collective, so every rank has to call it.
 
     Args:
         schedule: This rank's own.
-        device: Where the collective's tensor lies.
-        group: The ranks; `None` for all. Every one of them calls this.
     """
-    if not dist.is_initialized():
-        return schedule
-    steps = torch.tensor([schedule.every, schedule.last], dtype=torch.int64, device=device)
-    dist.broadcast(steps, 0, group)
-    every, last = steps.tolist()
+    every, last = numbers_of_rank_zero([schedule.every, schedule.last])
     return SnapshotSchedule(every, last)
 
 
@@ -72,8 +66,8 @@ def steps_per_epoch(batches: int | None, accumulation: int, max_steps: int) -> i
     """Returns the optimizer steps of one epoch.
 
     Args:
-        batches: Micro-batches of one rank in an epoch; `None` for a dataset of unknown length,
-            whose training is one epoch of `max_steps`.
+        batches: Micro-batches of one rank in an epoch; `None` for a dataset of unknown length. Its
+            training is one epoch of `max_steps`.
         accumulation: Micro-batches per optimizer step.
         max_steps: Optimizer steps of the whole training.
     """

@@ -60,7 +60,7 @@ class Training:
             steps_per_epoch(batches, accumulation, last),
         )
         if parameters.needs_reduction:
-            schedule = agreed_schedule(schedule, trainer.args.device)
+            schedule = agreed_schedule(schedule)
         return cls(
             model=model,
             unwrapped_model=trainer.model,

@@ -1,4 +1,4 @@
-"""Which part of a tensor is this rank's, and how the parts of all ranks become the whole."""
+"""Which part of each tensor this rank counts, and the reductions over ranks."""
 
 from tbtrainer.sharding.adapter import Row, ShardAdapter, UnsupportedTensor
 from tbtrainer.sharding.listing import parameter_table

@@ -1,4 +1,4 @@
-"""What every way of sharding answers: which elements of a tensor are counted by this rank."""
+"""The protocol of the sharding modes, and the rows of a parameter table."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class UnsupportedTensor(Exception):
-    """Raised when this rank's part of a tensor cannot be determined.
+    """Raised when this rank's part of a tensor cannot be determined, for a reason of the mode.
 
-    The reason is the same on every rank.
+    Every rank raises it for the same reason.
     """
 
 
 def unsupported_tensor_type(tensor: Tensor) -> str | None:
     """Returns why a tensor subclass is unsupported, or `None` for a plain tensor or parameter.
 
-    The storage of a subclass may hold packed, quantised data.
+    The memory of a subclass may hold packed or quantised data.
     """
     if type(tensor) in (Tensor, nn.Parameter):
         return None
@@ -24,17 +24,17 @@ def unsupported_tensor_type(tensor: Tensor) -> str | None:
 
 
 class ShardAdapter(Protocol):
-    """Knows one way of sharding.
+    """Knows one sharding mode: which elements of a tensor this rank counts.
 
-    Every element of a tensor is counted by exactly one rank. All answers but the parts themselves
-    are the same on every rank.
+    Every element of a tensor is counted by exactly one rank. Only the parts differ between ranks;
+    all other results are equal on every rank.
 
     Attributes:
-        mode: Name of the way of sharding.
-        is_sharded: Whether ranks hold different parts, of parameters or of gradients.
+        mode: Name of the sharding mode.
+        is_sharded: Whether ranks hold different parts of parameters or of gradients.
         gradient_problem: Why no gradient can be read, or `None`.
-        copies_gradients: Whether gradients may be on their way to main memory, in copies that
-            nothing has waited for, when they are read.
+        copies_gradients: Whether a gradient in main memory may be the target of a copy from an
+            accelerator that is not complete yet.
     """
 
     mode: str
@@ -43,31 +43,31 @@ class ShardAdapter(Protocol):
     copies_gradients: bool
 
     def supports(self, parameter: Tensor) -> bool:
-        """Whether the parameter is sharded in this way."""
+        """Returns whether the parameter is sharded in this mode."""
         ...
 
     def unsupported_reason(self, parameter: Tensor) -> str | None:
-        """Why a parameter that is sharded in this way cannot be read, or `None`."""
+        """Returns why a parameter of this mode cannot be read, or `None` if it can."""
         ...
 
     def whole(self, parameter: Tensor) -> Tensor | None:
-        """The whole parameter if every rank holds it, `None` if it is sharded."""
+        """Returns the whole parameter if every rank holds it, `None` if it is sharded."""
         ...
 
     def global_count(self, parameter: Tensor) -> int:
-        """Elements of the whole parameter."""
+        """Returns the number of elements of the whole parameter."""
         ...
 
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
-        """The elements this rank counts of a tensor that is divided like its parameter.
+        """Returns the elements that this rank counts of a tensor sharded like its parameter.
 
         Args:
             parameter: The parameter as it is registered on this rank.
-            tensor: The parameter itself for its values, or what this rank holds of its gradient,
-                of an optimizer state, of a copy.
+            tensor: The parameter itself, or what this rank holds of its gradient, of one of its
+                optimizer states or of a copy of it.
 
         Returns:
-            The part, detached and not copied; `None` where other ranks count all of it.
+            The part, detached and not copied; `None` if other ranks count all elements.
 
         Raises:
             UnsupportedTensor: The part cannot be determined.
@@ -75,10 +75,12 @@ class ShardAdapter(Protocol):
         ...
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """The elements this rank counts of the parameter's gradient.
+        """Returns the elements that this rank counts of the parameter's gradient.
 
-        The gradient is given as it is stored, multiplied by the loss scale where there is one.
-        `None` also where there is no gradient.
+        They are still multiplied by the loss scale, if there is one.
+
+        Returns:
+            The part; `None` if other ranks count all elements, or if there is no gradient.
 
         Raises:
             UnsupportedTensor: The part cannot be determined.
@@ -91,10 +93,10 @@ class Row:
     """One tensor of a table.
 
     Attributes:
-        name: As the model's author wrote it.
-        parameter: The parameter as it is registered on this rank, whole or not.
+        name: Name of the parameter without the segments of wrappers; see `clean_names`.
+        parameter: The parameter as it is registered on this rank, whole or sharded.
         global_count: Elements of the whole tensor; `None` if not known beforehand.
-        adapter: What knows this rank's part of it.
+        adapter: The adapter of the parameter's sharding mode.
     """
 
     name: str
@@ -108,7 +110,7 @@ class RefusedParameter:
     """A parameter that is in no row of the table, on any rank.
 
     Attributes:
-        name: As the model's author wrote it.
+        name: Name of the parameter without the segments of wrappers; see `clean_names`.
         parameter: The parameter as it is registered on this rank.
         reason: Why it cannot be read.
     """

@@ -1,7 +1,7 @@
-"""DeepSpeed: gradients partitioned by ZeRO-1 and 2, parameters too by ZeRO-3.
+"""DeepSpeed: ZeRO-1 and ZeRO-2 partition gradients, ZeRO-3 parameters and gradients.
 
-DeepSpeed is never imported here; its parameters are known by the attributes it gives them. All of
-them are read in this file. Seen in deepspeed 0.16 to 0.19.
+This module does not import DeepSpeed. It recognises its parameters by the attributes that DeepSpeed
+gives them. They are read in this file only. Seen in deepspeed 0.16 to 0.19.
 """
 
 from typing import Any
@@ -16,17 +16,17 @@ _ON_SOME_RANKS = (
     "DeepSpeed partitions over some of the ranks (MiCS, tensor or expert parallelism), and the "
     "parts of the other ranks are unknown"
 )
-_MIXED_UP = "DeepSpeed mistakes one for another with round_robin_gradients (seen in 0.19.8)"
+_MIXED_UP = "with round_robin_gradients DeepSpeed mixes them up (seen in 0.19.8)"
 _ON_NVME = (
     "DeepSpeed offloads the optimizer to NVMe, and each gradient would have to be read from there"
 )
 
 
 def deepspeed_adapters(model: nn.Module, is_world_process_zero: bool) -> list[ShardAdapter]:
-    """Returns the adapters of the parameters that DeepSpeed partitions; without it an empty list.
+    """Returns the adapters of the parameters that DeepSpeed partitions; none without DeepSpeed.
 
     Args:
-        model: The model as it is trained: under DeepSpeed its engine.
+        model: The model as it is trained. Under DeepSpeed it is the engine.
         is_world_process_zero: Whether this rank counts the tensors that every rank holds.
     """
     parameters = list(model.parameters())
@@ -37,7 +37,7 @@ def deepspeed_adapters(model: nn.Module, is_world_process_zero: bool) -> list[Sh
     if any(hasattr(parameter, "_hp_mapping") for parameter in parameters):
         stage = getattr(model, "zero_optimization_stage", lambda: 1)()
         optimizer = getattr(model, "optimizer", None)
-        # Fragments are looked up in the order of the parameters, but stored in another.
+        # DeepSpeed looks fragments up in the order of the parameters, and stores them in another.
         problem = _MIXED_UP if getattr(optimizer, "round_robin_gradients", False) else None
         return [PartitionedGradientsAdapter(f"zero{int(stage)}", is_world_process_zero, problem)]
     return []
@@ -46,11 +46,11 @@ def deepspeed_adapters(model: nn.Module, is_world_process_zero: bool) -> list[Sh
 class PartitionedGradientsAdapter:
     """ZeRO-1, ZeRO-2 and the bfloat16 optimizer: whole parameters, partitioned gradients.
 
-    Gradients exist between the backward pass and the end of `engine.step` only. With an offloaded
-    optimizer DeepSpeed copies them to pinned memory without waiting.
+    Gradients exist only between the backward pass and the end of `engine.step`. With an offloaded
+    optimizer DeepSpeed copies them to pinned memory without waiting for the copies.
 
     Args:
-        mode: `"zero1"` and so on, after the stage.
+        mode: `"zero0"`, `"zero1"` or `"zero2"`, by the stage.
         is_world_process_zero: Whether this rank counts the parameters.
         gradient_problem: Why no gradient can be read, or `None`; the same on every rank.
     """
@@ -67,23 +67,23 @@ class PartitionedGradientsAdapter:
         self.whole, self.global_count, self.part = values.whole, values.global_count, values.part
 
     def supports(self, parameter: Tensor) -> bool:
-        """Whether an optimizer partition holds the gradient: frozen parameters have none."""
+        """Returns whether the optimizer partitions the gradient. Frozen parameters have none."""
         return hasattr(parameter, "_hp_mapping")
 
     def unsupported_reason(self, parameter: Tensor) -> str | None:
-        """Names partitions that do not span all ranks, and unknown tensor subclasses."""
+        """Refuses partitions that do not span all ranks, and unknown tensor subclasses."""
         if not _spans_all_ranks(getattr(parameter, "_dp_group", None)):
             return _ON_SOME_RANKS
         return unsupported_tensor_type(parameter)
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """The fragment of the gradient that belongs to this rank's optimizer partition."""
+        """Returns the fragment of the gradient in this rank's optimizer partition."""
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-        if mapping is None:  # The parameter lies in other ranks' partitions.
+        if mapping is None:  # The parameter is in the partitions of other ranks.
             return None
         try:
             fragment = mapping.get_lp_grad_fragment(parameter._index_in_param_group)  # type: ignore[attr-defined]
-        except ValueError:  # Between `engine.step` and the next backward pass there is none.
+        except ValueError:  # There is no gradient between `engine.step` and the backward pass.
             return None
         if fragment is None:
             return None
@@ -92,12 +92,14 @@ class PartitionedGradientsAdapter:
             # The bfloat16 optimizer keeps the whole gradient on every rank.
             fragment = fragment.reshape(-1)[address.start : address.start + address.numel]
         if fragment.numel() != address.numel:
-            raise UnsupportedTensor("DeepSpeed's fragment of it has another size than its place")
+            raise UnsupportedTensor(
+                "the size of DeepSpeed's fragment differs from that of its partition"
+            )
         return fragment.detach()  # type: ignore[no-any-return]
 
 
 class Zero3Adapter:
-    """ZeRO-3: every parameter and gradient is a flat partition, padded with meaningless values.
+    """ZeRO-3: each rank holds a flat partition of every parameter and gradient, with padding.
 
     Args:
         gradient_problem: Why no gradient can be read, or `None`; the same on every rank.
@@ -111,11 +113,11 @@ class Zero3Adapter:
         self.gradient_problem = gradient_problem
 
     def supports(self, parameter: Tensor) -> bool:
-        """Whether ZeRO-3 partitioned the parameter."""
+        """Returns whether ZeRO-3 partitioned the parameter."""
         return hasattr(parameter, "ds_tensor")
 
     def unsupported_reason(self, parameter: Tensor) -> str | None:
-        """Names partitions that do not span all ranks, or that do not hold values in memory."""
+        """Refuses partitions that do not span all ranks, are quantised, or are not in memory."""
         if not _spans_all_ranks(parameter.ds_process_group):  # type: ignore[attr-defined]
             return _ON_SOME_RANKS
         partition = parameter.ds_tensor  # type: ignore[attr-defined]
@@ -126,27 +128,29 @@ class Zero3Adapter:
         return unsupported_tensor_type(parameter)
 
     def whole(self, parameter: Tensor) -> Tensor | None:
-        """Returns `None`: the ranks hold different partitions."""
+        """Returns `None`: no rank holds the whole parameter."""
         return None
 
     def global_count(self, parameter: Tensor) -> int:
-        """Elements of the whole parameter, without padding."""
+        """Returns the number of elements of the whole parameter, without padding."""
         return int(parameter.ds_numel)  # type: ignore[attr-defined]
 
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor:
-        """This rank's partition of a tensor, without its padding."""
+        """Returns this rank's partition of a tensor, without padding."""
         partition = parameter.ds_tensor if tensor is parameter else tensor  # type: ignore[attr-defined]
         rank = dist.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         if partition.numel() != size:
-            raise UnsupportedTensor("it has another size than ZeRO-3's partition of the parameter")
+            raise UnsupportedTensor(
+                "its size differs from that of ZeRO-3's partition of the parameter"
+            )
         unpadded = max(0, min(size, parameter.ds_numel - rank * size))  # type: ignore[attr-defined]
         return partition.detach().reshape(-1)[:unpadded]
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """This rank's partition of the gradient, as it is stored.
+        """Returns this rank's partition of the gradient, without padding.
 
-        It exists between the backward pass and the end of `engine.step` only.
+        It exists only between the backward pass and the end of `engine.step`.
         """
         optimizer = getattr(parameter, "_z3_optimizer", None)
         if optimizer is None or not parameter.requires_grad:
@@ -156,14 +160,14 @@ class Zero3Adapter:
 
 
 def _zero3_gradient(optimizer: Any, parameter: Any) -> Tensor | None:
-    """Returns the partition of a gradient where DeepSpeed keeps it, without copying it.
+    """Returns DeepSpeed's own tensor that holds the partition of a gradient, without copying it.
 
-    DeepSpeed's own `get_local_fp32_grad_for_param` copies it to the accelerator, waits for that,
-    and may read a part of the optimizer from NVMe first.
+    DeepSpeed's `get_local_fp32_grad_for_param` is not used: it copies the partition to the
+    accelerator, waits for the copy, and may first read a part of the optimizer from NVMe.
     """
     try:
         if optimizer.offload_optimizer:
-            # As `DeepSpeedZeroOptimizer_Stage3._get_fp32_grad_state_partition` finds it.
+            # Found as in `DeepSpeedZeroOptimizer_Stage3._get_fp32_grad_state_partition`.
             group, start, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
             flat = optimizer.fp32_partitioned_groups_flat[group].grad
             return None if flat is None else flat.narrow(0, start, count)

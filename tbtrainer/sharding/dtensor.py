@@ -9,9 +9,9 @@ from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor, unsuppor
 def dtensor_adapters(model: nn.Module) -> list[ShardAdapter]:
     """Returns the adapter of `DTensor` parameters; an empty list without a process group.
 
-    FSDP2 leaves the outermost parameters gathered after an evaluation, and the model then names
-    these instead of the sharded ones that are trained. They are sharded again, as the next
-    backward pass would do; no communication is needed for it.
+    After an evaluation FSDP2 leaves the parameters of the outermost module gathered. The model then
+    lists these instead of the sharded ones that are trained. They are resharded here, as the next
+    backward pass would do. This needs no communication.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return []
@@ -23,11 +23,10 @@ def dtensor_adapters(model: nn.Module) -> list[ShardAdapter]:
 
 
 class DTensorAdapter:
-    """A rank counts its local part, unless another rank holds the same one.
+    """`DTensor`: each rank counts its local part, and one rank counts replicated parts.
 
-    Of the ranks along a mesh dimension on which a tensor is replicated, the first one counts. A
-    tensor on a part of the ranks, such as one of several equal meshes, is counted on the mesh that
-    world rank zero belongs to.
+    Along a mesh dimension on which a tensor is replicated, only the first rank counts it. If there
+    are several meshes with replicas of a tensor, only the mesh with world rank zero counts it.
     """
 
     mode = "dtensor"
@@ -38,35 +37,35 @@ class DTensorAdapter:
     def __init__(self) -> None:
         self._dtensor = _dtensor_type()
         self._counted: dict[tuple[object, object], bool] = {}
-        # The answer of before, for the many tensors that are placed alike: hashing a mesh is slow.
+        # The last mesh, placements and result. Most tensors share them, and hashing a mesh is slow.
         self._last: tuple[object, object, bool] = (None, None, False)
 
     def supports(self, parameter: Tensor) -> bool:
-        """Whether the parameter is a `DTensor`."""
+        """Returns whether the parameter is a `DTensor`."""
         return isinstance(parameter, self._dtensor)
 
     def unsupported_reason(self, parameter: Tensor) -> str | None:
-        """Names partial sums, and local tensors whose bytes are not their values."""
+        """Refuses partial sums, and unknown subclasses as local tensors."""
         if any(placement.is_partial() for placement in parameter.placements):  # type: ignore[attr-defined]
-            return "they are partial sums, which only together make a tensor"
+            return "they are partial sums, and only the sum over ranks is the tensor"
         return unsupported_tensor_type(self._local(parameter))
 
     def whole(self, parameter: Tensor) -> Tensor | None:
-        """Returns `None`: the ranks hold different parts, or a mesh knows that they are equal."""
+        """Returns `None`: the mesh says whether ranks hold equal parts, so none are compared."""
         return None
 
     def global_count(self, parameter: Tensor) -> int:
-        """Elements of the whole parameter, which are those of the `DTensor`."""
+        """Returns the number of elements of the `DTensor`, which is the whole parameter."""
         return parameter.numel()
 
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
-        """The local part of a `DTensor`, `None` where another rank counts it.
+        """Returns the local part of a `DTensor`; `None` if another rank counts it.
 
-        The tensor may be placed in another way than its parameter.
+        The placements of the tensor may differ from those of its parameter.
         """
         if not isinstance(tensor, self._dtensor):
             raise UnsupportedTensor(
-                f"{type(tensor).__name__} is no DTensor, though the parameter is one"
+                f"it is a {type(tensor).__name__}, and the parameter is a DTensor"
             )
         mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
         last_mesh, last_placements, is_counted = self._last
@@ -78,25 +77,26 @@ class DTensorAdapter:
         return self._local(tensor) if is_counted else None
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """The local part of the gradient, `None` where another rank counts it."""
+        """Returns the local part of the gradient.
+
+        It is `None` if there is no gradient, or if another rank counts the part.
+        """
         gradient = parameter.grad
         return None if gradient is None else self.part(parameter, gradient)
 
     def _local(self, tensor: Tensor) -> Tensor:
         local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
         if type(local) is not Tensor:
-            # A result that is still being communicated is a tensor subclass with this method.
+            # The result of a running collective is a tensor subclass with a method `wait`.
             wait = getattr(local, "wait", None)
             local = local if wait is None else wait()
         return local.detach() if local.requires_grad else local
 
 
 def _is_counted(mesh: object, placements: object) -> bool:
-    """Whether this rank counts what it holds of a tensor with this placement."""
+    """Returns whether this rank counts its local part of a tensor with these placements."""
     if any(placement.is_partial() for placement in placements):  # type: ignore[attr-defined]
-        raise UnsupportedTensor(
-            "it is a partial sum, which only together with those of other ranks makes a tensor"
-        )
+        raise UnsupportedTensor("it is a partial sum, and only the sum over ranks is the tensor")
     coordinate = mesh.get_coordinate()  # type: ignore[attr-defined]
     if coordinate is None or not (mesh.mesh == 0).any():  # type: ignore[attr-defined]
         return False

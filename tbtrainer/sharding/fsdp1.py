@@ -1,4 +1,4 @@
-"""`FullyShardedDataParallel` (FSDP1): slices of the original parameters, or flat parameters."""
+"""`FullyShardedDataParallel` (FSDP1): slices of the parameters, or flat parameters."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor
 
 
 def fsdp1_adapters(model: nn.Module) -> list[ShardAdapter]:
-    """Returns the adapter of the parameters that FSDP1 holds; an empty list if it holds none."""
+    """Returns the adapter of the parameters in FSDP1 modules; an empty list if there are none."""
     if not (dist.is_available() and dist.is_initialized()):
         return []
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -23,13 +23,13 @@ def fsdp1_adapters(model: nn.Module) -> list[ShardAdapter]:
 
 @dataclass(frozen=True)
 class _Shard:
-    """What a rank holds of one parameter.
+    """What this rank holds of one parameter.
 
     Attributes:
         global_count: Elements of the whole tensor, without padding.
         local_count: Elements on this rank, without padding.
         stored_count: Elements on this rank, with padding at the end.
-        is_counted: Whether no other rank counts the same elements.
+        is_counted: Whether this rank counts its elements. False if a replica of them is counted.
         problem: Why the parameter cannot be read, or `None`.
     """
 
@@ -41,12 +41,13 @@ class _Shard:
 
 
 class Fsdp1Adapter:
-    """A rank counts its slice; under hybrid sharding only in the group of world rank zero.
+    """FSDP1: each rank counts its slice of a parameter.
 
-    With `use_orig_params=False` the flat parameters are shown, one row each.
+    Under hybrid sharding only the ranks of the sharding group with world rank zero count. With
+    `use_orig_params=False` each flat parameter is a row.
 
     Args:
-        shards: What this rank holds, by the identity of the parameter.
+        shards: What this rank holds of each parameter, by the parameter's `id`.
     """
 
     mode = "fsdp1"
@@ -58,23 +59,23 @@ class Fsdp1Adapter:
         self._shards = shards
 
     def supports(self, parameter: Tensor) -> bool:
-        """Whether an FSDP1 module holds the parameter."""
+        """Returns whether an FSDP1 module holds the parameter."""
         return id(parameter) in self._shards
 
     def unsupported_reason(self, parameter: Tensor) -> str | None:
-        """Why the shard layout is unknown with this torch version or rank layout, or `None`."""
+        """Returns why the shards are unknown (torch version, groups of ranks), or `None`."""
         return self._shards[id(parameter)].problem
 
     def whole(self, parameter: Tensor) -> Tensor | None:
-        """Returns `None`: the ranks hold different slices."""
+        """Returns `None`: no rank holds the whole parameter."""
         return None
 
     def global_count(self, parameter: Tensor) -> int:
-        """Elements of the whole parameter."""
+        """Returns the number of elements of the whole parameter."""
         return self._shards[id(parameter)].global_count
 
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
-        """The slice of a tensor that this rank holds, of any size down to zero elements."""
+        """Returns this rank's slice of a tensor, which may be empty."""
         shard = self._shards[id(parameter)]
         if tensor.numel() != shard.stored_count:
             raise UnsupportedTensor("FSDP1 has it gathered at this moment")
@@ -84,12 +85,12 @@ class Fsdp1Adapter:
         return part if shard.local_count == shard.stored_count else part[: shard.local_count]
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """The slice of the gradient; an empty slice has no gradient."""
+        """Returns this rank's slice of the gradient; `None` without one, as for an empty slice."""
         return None if parameter.grad is None else self.part(parameter, parameter.grad)
 
 
 def _shards_of(module: nn.Module) -> dict[int, _Shard]:
-    """The shards of the parameters that one FSDP1 module flattened together."""
+    """Returns the shards of the parameters that one FSDP1 module holds, by the parameter's `id`."""
     try:
         return _read_handle(module)
     except (AttributeError, TypeError, ValueError) as error:
@@ -98,7 +99,7 @@ def _shards_of(module: nn.Module) -> dict[int, _Shard]:
 
 
 def _read_handle(module: Any) -> dict[int, _Shard]:
-    """The one place that reads FSDP1's private attributes. Seen in torch 2.4 to 2.13."""
+    """Reads the shards from FSDP1's private attributes. Seen in torch 2.4 to 2.13."""
     handle = module._handle
     if handle is None:  # The module holds no parameters of its own.
         return {}

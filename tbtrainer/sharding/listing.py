@@ -1,4 +1,4 @@
-"""Lists the parameters of a model, in whatever way they are sharded."""
+"""Lists the parameters of a model, in any sharding mode."""
 
 import logging
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 def parameter_table(model: nn.Module, *, is_world_process_zero: bool) -> ParameterTable:
     """Lists the parameters of a model that can be read.
 
-    With several processes every rank calls this at the same time: they agree, in two small
-    collectives, on the rows. What a rank cannot read is left out on all of them, and world rank
-    zero warns of it once.
+    With several processes every rank has to call this: the ranks agree on the rows in two small
+    collectives. A parameter that some rank cannot read is left out on all ranks, and world rank
+    zero logs one warning per reason.
 
     Args:
         model: The model as it is trained, wrapped and sharded.
@@ -53,7 +53,7 @@ def parameter_table(model: nn.Module, *, is_world_process_zero: bool) -> Paramet
 
 
 def _rows_of(model: nn.Module, is_world_process_zero: bool) -> tuple[list[Row], list[str | None]]:
-    """This rank's rows, and for each why it cannot be read, or `None`."""
+    """Returns this rank's rows, and for each row why it cannot be read, or `None`."""
     adapters: list[ShardAdapter] = [
         *deepspeed_adapters(model, is_world_process_zero),
         *dtensor_adapters(model),
@@ -77,9 +77,10 @@ def _rows_of(model: nn.Module, is_world_process_zero: bool) -> tuple[list[Row], 
 
 
 def _quantised_by_bitsandbytes(model: nn.Module) -> set[int]:
-    """Identities of weights whose bytes are packed, whatever dtype and type they have.
+    """Returns the `id` of each weight that bitsandbytes has packed.
 
-    For FSDP they are stored as floating-point numbers (`bnb_4bit_quant_storage`) that mean nothing.
+    Neither dtype nor type shows it: for FSDP the packed bytes are stored in a floating-point tensor
+    (`bnb_4bit_quant_storage`).
     """
     return {
         id(module.weight)
@@ -90,7 +91,7 @@ def _quantised_by_bitsandbytes(model: nn.Module) -> set[int]:
 
 
 def _warn_of_missing(rows: Sequence[Row], reasons: Sequence[str | None], what: str) -> None:
-    """Warns once per reason of what is left out."""
+    """Logs one warning per reason for the parameters that are left out."""
     names: dict[str, list[str]] = {}
     for row, reason in zip(rows, reasons, strict=True):
         if reason is not None:

@@ -1,18 +1,18 @@
-"""Parameter names as the model's author wrote them, and the blocks they belong to."""
+"""Parameter names without the segments of wrappers, and the blocks of parameters."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-# What wrappers put into a name: torch.compile, FSDP1, activation checkpointing (torch 2.4 to 2.13).
+# Segments that torch.compile, FSDP1 and activation checkpointing add (torch 2.4 to 2.13).
 _WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 def clean_names(names: Iterable[str]) -> list[str]:
     """Returns the names of a model's parameters without the segments that wrappers put into them.
 
-    DDP and DeepSpeed put `module` in front of every name. Where only some names begin with it, or
-    inside a name, it is the author's. Names that differ stay different: of those that would become
-    equal, each is kept as it is.
+    DDP and DeepSpeed put `module` in front of every name. If only some names begin with `module`,
+    or if it is inside a name, it belongs to the model and is kept. Names that would become equal
+    are kept as they are.
 
     Example:
         >>> clean_names(["module._orig_mod.layers.3._fsdp_wrapped_module.weight", "module.bias"])
@@ -30,7 +30,7 @@ def clean_names(names: Iterable[str]) -> list[str]:
 
 
 def clean_name(name: str) -> str:
-    """Returns the clean name of a model's only parameter; see `clean_names`.
+    """Returns the clean name of a single parameter; see `clean_names`.
 
     Example:
         >>> clean_name("module._orig_mod.model.layers.3._fsdp_wrapped_module.mlp.weight")
@@ -42,10 +42,10 @@ def clean_name(name: str) -> str:
 def block_name(name: str) -> str:
     """Returns the block a parameter belongs to, from its clean name.
 
-    A block ends with the first number in the name. Numbers in front do not count: a
-    `SentenceTransformer` or an `nn.Sequential` numbers its parts, and each part has blocks of its
-    own. Without a number the block is the module that holds the parameter. A parameter of the model
-    itself is a block of its own.
+    The block is the name up to its first number. Numbers at the beginning of the name do not count:
+    a `SentenceTransformer` and an `nn.Sequential` number their parts, and each part has blocks of
+    its own. If there is no number, the block is the module that holds the parameter. A parameter of
+    the outermost module is a block of its own.
 
     Example:
         >>> block_name("model.layers.3.mlp.weight"), block_name("lm_head.weight")

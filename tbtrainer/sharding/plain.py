@@ -1,16 +1,16 @@
-"""Whole tensors: one process, DDP, and what other modes leave whole on every rank."""
+"""Tensors that every rank holds whole: with one process, under DDP, and some in other modes."""
 
 from torch import Tensor
 
 from tbtrainer.sharding.adapter import unsupported_tensor_type
 
-# Attributes by which libraries mark a parameter that is only a part of the whole one, though it
-# looks like any other: Megatron and DeepSpeed's AutoTP, fairscale and torch_xla.
+# Attributes by which libraries mark a plain tensor that is a part of a parameter. The first is from
+# Megatron and DeepSpeed's AutoTP, the second from fairscale and torch_xla.
 _PART_MARKS = ("tensor_model_parallel", "_is_sharded")
 
 
 class PlainAdapter:
-    """World rank zero counts every tensor; the other ranks count none.
+    """Whole tensors: world rank zero counts every tensor, and other ranks count none.
 
     Args:
         is_world_process_zero: Whether this rank is world rank zero.
@@ -25,28 +25,28 @@ class PlainAdapter:
         self.counts = is_world_process_zero
 
     def supports(self, parameter: Tensor) -> bool:
-        """Every parameter, so this adapter is asked last."""
+        """Returns True for every parameter, so this adapter has to be the last of the list."""
         return True
 
     def unsupported_reason(self, parameter: Tensor) -> str | None:
-        """Names tensors whose bytes are not their values, or which are parts of something."""
+        """Refuses parameters that a library marks as parts, and unknown tensor subclasses."""
         for mark in _PART_MARKS:
             if getattr(parameter, mark, False):
                 return f"they are sharded in an unknown way (they have the attribute `{mark}`)"
         return unsupported_tensor_type(parameter)
 
     def whole(self, parameter: Tensor) -> Tensor:
-        """The parameter, to be compared over the ranks: it is equal on all of them."""
+        """Returns the parameter, which has to be equal on all ranks."""
         return parameter.detach()
 
     def global_count(self, parameter: Tensor) -> int:
-        """Elements of the parameter."""
+        """Returns the number of elements of the parameter."""
         return parameter.numel()
 
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor | None:
-        """The tensor on world rank zero, `None` elsewhere."""
+        """Returns the tensor on world rank zero, `None` on other ranks."""
         return tensor.detach() if self.counts else None
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
-        """The gradient on world rank zero, `None` elsewhere or without one."""
+        """Returns the gradient on world rank zero; `None` without one, and on other ranks."""
         return None if parameter.grad is None else self.part(parameter, parameter.grad)

@@ -1,7 +1,7 @@
-"""Snapshots of all ranks into one of the whole tensors: the collectives of a snapshot.
+"""The collectives that combine the snapshots of all ranks into one of the whole tensors.
 
-Their sizes depend on the number of rows alone, so every rank sends as much as every other,
-whatever part of the tensors it holds.
+Their number and sizes depend on the rows alone, so they are equal on every rank, whatever part of
+the tensors a rank holds.
 """
 
 from collections.abc import Iterator
@@ -13,34 +13,34 @@ from torch import Tensor
 from tbtrainer.statistics import BUCKET_COUNT, LINEAR_BUCKET_COUNT, Snapshot, SnapshotRows
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Numbers of a collective: 64 MiB, which is 3,200 rows. More rows need one more collective for each
-# such part, and no more memory between snapshots.
+# Most numbers in one collective. They take 64 MiB and hold about 3,200 rows. More rows are sent in
+# several collectives from the same buffer.
 _MOST_SENT = 2**23
-# In the order in which they are sent.
+# The fields that are added up over ranks, in the order in which they are sent.
 _ADDED = ("count", "zeros", "nonfinite", "sum", "sum_of_squares", "buckets")
 
 
 class AllRanks:
-    """Reduces over all ranks: one MAX collective for extremes, then SUM for counts and sums.
+    """Reduces over all ranks: one MAX collective for extremes, SUM collectives for the rest.
 
-    What a rank sends is put together in buffers that are allocated here, up front: a rank that
-    cannot measure, because it has no memory left, must still take part in every collective.
+    The buffers from which a rank sends are allocated here. A rank that has no memory left at a
+    snapshot can therefore still take part in its collectives.
 
     Args:
-        rows: Of the snapshots, equal on every rank.
+        rows: The rows of the snapshots, equal on every rank.
     """
 
     def __init__(self, rows: SnapshotRows) -> None:
         count, device = len(rows.names), rows.device
-        # Of the statistics, of the linear pass, and the number of ranks that failed.
+        # Numbers of the statistics, of the linear pass, and the number of ranks that failed.
         self._total = count * (5 + BUCKET_COUNT) + len(rows.linear_rows) * LINEAR_BUCKET_COUNT + 1
         self._extremes = torch.zeros(2 * count, dtype=torch.float64, device=device)
         size = min(self._total, _MOST_SENT)
-        # All numbers travel as float64, which is exact for counts up to 2**53.
+        # All numbers are sent as float64, which is exact for counts up to 2**53.
         self._sent = torch.zeros(size, dtype=torch.float64, device=device)
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
-        """Replaces the minima and maxima by those over all ranks; see `Reduction`."""
+        """Replaces the minima and maxima by those over all ranks, in place; see `Reduction`."""
         rows = len(self._extremes) // 2
         negative_minimum, maximum = self._extremes[:rows], self._extremes[rows:]
         if statistics is None:
@@ -72,11 +72,11 @@ class AllRanks:
     def _places(
         self, snapshot: Snapshot, begin: int, sent: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs each place in a buffer with the numbers of the snapshot that belong there.
+        """Pairs each slice of the buffer with the numbers of the snapshot that it holds.
 
         Args:
-            snapshot: This rank's.
-            begin: The number of all those to be sent that the buffer begins with.
+            snapshot: Snapshot of this rank.
+            begin: Position of the buffer's first number among all numbers that are sent.
             sent: The buffer.
         """
         fields = [getattr(snapshot.statistics, name) for name in _ADDED]
@@ -90,11 +90,11 @@ class AllRanks:
 
 
 def reduce_sum(values: Tensor) -> None:
-    """Adds a tensor of one size over all ranks, in place, in one SUM collective.
+    """Adds up a tensor over all ranks, in place, in one SUM collective.
 
-    Nothing is allocated: a rank without memory left must still take part.
+    It allocates no memory, so a rank without memory can take part.
 
     Args:
-        values: Contiguous, of any shape, the same on every rank. Replaced by the sum on every rank.
+        values: A contiguous tensor whose shape is equal on every rank. It is replaced by the sum.
     """
     dist.all_reduce(values, dist.ReduceOp.SUM)

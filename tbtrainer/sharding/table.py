@@ -1,4 +1,4 @@
-"""The parameters that are shown, in order, and for each the part that this rank counts."""
+"""The table of the parameters that are shown, and the part of each that this rank counts."""
 
 import logging
 import re
@@ -14,24 +14,24 @@ from tbtrainer.statistics import why_not_measurable
 
 logger = logging.getLogger(__name__)
 
-_WholeGradient = tuple[int, Tensor]
-_AskedGradient = tuple[int, Tensor, Callable[[Tensor], Tensor | None]]
+_DirectGradient = tuple[int, Tensor]
+_AdapterGradient = tuple[int, Tensor, Callable[[Tensor], Tensor | None]]
 
 
 class ParameterTable:
-    """The rows of a model's parameters: fixed once, and the same on every rank.
+    """The rows of a model's parameters, fixed when a training begins and equal on every rank.
 
     Args:
-        rows: One per parameter shown.
-        is_world_process_zero: Whether this rank warns of what is missing on every rank.
-        refused: The parameters that have no row, the same on every rank.
+        rows: The rows, one per parameter that is shown.
+        is_world_process_zero: Whether this is world rank zero, which logs what every rank knows.
+        refused: The parameters that have no row, equal on every rank.
 
     Attributes:
-        rows: As given.
-        is_world_process_zero: As given.
-        refused: As given.
-        unread_gradients: The rows whose gradient this rank could not read when `gradients` was last
-            called, with the reason.
+        rows: The argument of this name.
+        is_world_process_zero: The argument of this name.
+        refused: The argument of this name.
+        unread_gradients: Why this rank could not read a gradient in the last call of `gradients`,
+            by row.
     """
 
     def __init__(
@@ -49,24 +49,25 @@ class ParameterTable:
 
     @property
     def mode(self) -> str:
-        """The ways of sharding found, such as `"plain"` or `"dtensor+plain"`."""
+        """The sharding modes of the rows, such as `"plain"` or `"dtensor+plain"`."""
         return "+".join(sorted({row.adapter.mode for row in self.rows})) or "plain"
 
     @property
     def needs_reduction(self) -> bool:
-        """Whether any tensor lies on more than one rank. Equal on every rank."""
+        """Whether ranks hold different parts of some tensor. Equal on every rank."""
         return any(row.adapter.is_sharded for row in self.rows)
 
     def select(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> "ParameterTable":
-        """Returns the table of some of the parameters, without any communication.
+        """Returns a table of some of the rows, without communication.
 
-        A warning that one of the two tables has given, the other does not repeat.
+        The two tables share the record of the warnings that were logged.
 
         Args:
-            include: Regular expressions over clean names; `None` for all parameters.
-            exclude: Regular expressions over clean names; they win.
+            include: Regular expressions. Rows whose name matches one are kept; `None` keeps all.
+            exclude: Regular expressions. Rows whose name matches one are left out, also if
+                `include` keeps them.
         """
 
         def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -84,12 +85,19 @@ class ParameterTable:
         return table
 
     def selected(self, parts: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Chooses this table's rows among the parts of the table it was selected from."""
+        """Returns the parts of this table's rows.
+
+        Args:
+            parts: One part per row of the table that this one was selected from.
+        """
         return list(parts) if self._places is None else [parts[place] for place in self._places]
 
     @torch.no_grad()
     def parameters(self) -> list[Tensor | None]:
-        """This rank's part of every parameter; `None` also where it cannot be measured."""
+        """Returns this rank's part of every parameter.
+
+        It is `None` if other ranks count it, or if it cannot be read or measured.
+        """
         parts: list[Tensor | None] = []
         for row in self.rows:
             try:
@@ -101,21 +109,20 @@ class ParameterTable:
 
     @torch.no_grad()
     def gradients(self) -> list[Tensor | None]:
-        """This rank's part of every gradient, multiplied by the loss scale where there is one.
+        """Returns this rank's part of every gradient, still multiplied by the loss scale.
 
-        A gradient that does not exist is `None`, and so is one that cannot be read; the latter is
-        in `unread_gradients`. One gradient's failure on one rank costs that gradient, not the
-        rank's share of the others. Sparse and complex gradients are given as they are; see
-        `measurable`.
+        A part is `None` if there is no gradient, if other ranks count it, or if it cannot be read.
+        In the last case the reason is in `unread_gradients`, and the other gradients are returned
+        all the same. Sparse and complex gradients are returned too; `measurable` takes them out.
         """
         self.unread_gradients = {}
-        whole, asked = self._gradient_plan
-        if len(whole) == len(self.rows):
-            return [parameter.grad for _, parameter in whole]
+        direct, by_adapter = self._gradient_plan
+        if len(direct) == len(self.rows):
+            return [parameter.grad for _, parameter in direct]
         parts: list[Tensor | None] = [None] * len(self.rows)
-        for index, parameter in whole:
+        for index, parameter in direct:
             parts[index] = parameter.grad
-        for index, parameter, gradient_part in asked:
+        for index, parameter, gradient_part in by_adapter:
             try:
                 parts[index] = gradient_part(parameter)
             except Exception as error:
@@ -125,7 +132,7 @@ class ParameterTable:
         return parts
 
     def measurable(self, what: str, parts: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Detaches the parts, and replaces those that have no histogram by `None`, with a warning.
+        """Detaches the parts, and replaces those that cannot be measured by `None`, with a warning.
 
         Args:
             what: `"value"` or `"gradient"`, for the warning.
@@ -140,21 +147,21 @@ class ParameterTable:
         return kept
 
     @cached_property
-    def _gradient_plan(self) -> tuple[list[_WholeGradient], list[_AskedGradient]]:
-        """The parameters whose `.grad` this rank counts, and those whose adapter is asked."""
-        whole: list[_WholeGradient] = []
-        asked: list[_AskedGradient] = []
+    def _gradient_plan(self) -> tuple[list[_DirectGradient], list[_AdapterGradient]]:
+        """The rows whose gradient is `parameter.grad`, and those whose adapter reads it."""
+        direct: list[_DirectGradient] = []
+        by_adapter: list[_AdapterGradient] = []
         for index, row in enumerate(self.rows):
             if type(row.adapter) is PlainAdapter:
                 if row.adapter.counts:
-                    whole.append((index, row.parameter))
+                    direct.append((index, row.parameter))
             elif row.adapter.gradient_problem is None:
-                asked.append((index, row.parameter, row.adapter.gradient_part))
-        return whole, asked
+                by_adapter.append((index, row.parameter, row.adapter.gradient_part))
+        return direct, by_adapter
 
     @cached_property
     def _copied_from(self) -> dict[int, torch.device]:
-        """The accelerators that gradients may be copied from without waiting, by row."""
+        """The accelerators from which gradients may still be copied to main memory, by row."""
         return {
             index: row.parameter.device
             for index, row in enumerate(self.rows)
@@ -164,8 +171,9 @@ class ParameterTable:
     def _wait_for_copies(self, parts: Sequence[Tensor | None]) -> None:
         """Waits for gradients that are still being copied from an accelerator to main memory.
 
-        DeepSpeed offloads gradients with copies that it waits for only in `engine.step`, and on
-        streams of its own, so the whole device is waited for; once, and only with such gradients.
+        DeepSpeed offloads gradients with copies on streams of its own, and waits for them only in
+        `engine.step`. The whole device is therefore waited for, once per step, and only if a
+        gradient is in main memory while its parameter is on an accelerator.
         """
         for index, source in self._copied_from.items():
             part = parts[index]
@@ -183,8 +191,8 @@ class ParameterTable:
         if (what, reason) not in self._warned:
             self._warned.add((what, reason))
             logger.warning(
-                "The %s of %s is not shown: %s. Other tensors may have the same problem; it is "
-                "logged once. Everything else is shown.",
+                "The %s of %s is not shown: %s. This is logged once, also if other tensors have "
+                "the same problem. Everything else is shown.",
                 what,
                 row.name,
                 reason,

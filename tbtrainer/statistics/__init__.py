@@ -1,4 +1,4 @@
-"""Tensors in, numbers out: counts, extremes, sums and histograms, whatever the dtype and device."""
+"""Counts, extremes, sums, norms and histograms of tensors of any dtype and device."""
 
 from tbtrainer.statistics.buckets import (
     BUCKET_COUNT,

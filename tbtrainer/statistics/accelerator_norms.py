@@ -1,23 +1,28 @@
-"""Norms of tensors on an accelerator, which is not waited for."""
+"""Norms of tensors on an accelerator, computed without waiting for it."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics.norm_values import PLAIN_DTYPES, has_float64, values_of
+from tbtrainer.statistics.devices import has_float64
+from tbtrainer.statistics.norm_values import PLAIN_DTYPES, values_of
 
-# Elements that are added up at a time where there is no float64.
+# Elements whose squares are added up at a time on a device without float64.
 _LANES = 128
 
 
 class AcceleratorNorms:
-    """Norms of tensors on an accelerator, without waiting for it.
+    """Computes norms of tensors on an accelerator without waiting for it.
 
     Args:
-        tensors: Of the first step, by place in the list.
-        source: Where they are.
-        device: Where `index` is put.
+        tensors: The tensors of the first step, by position in the list.
+        source: The device that the tensors are on.
+        device: The device on which `index` is put.
+
+    Attributes:
+        unit: The norms are given in multiples of this number.
+        index: Position in the list of each norm that `norms` returns. int64, shape (tensors,).
     """
 
     def __init__(
@@ -41,12 +46,12 @@ class AcceleratorNorms:
         self._places = list(self._norms.unbind())
 
     def norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Returns the norms in units of `unit`, in the order of `index`."""
+        """Returns the norms in multiples of `unit`, in the order of `index`."""
         found: list[Tensor] = []
         for chosen in self._together:
             parts: list[Tensor] = [tensors[place] for place in chosen]  # type: ignore[misc]
             # `torch.nn.utils.clip_grad_norm_` calls the same function (seen in torch 2.4 to 2.13).
-            # With this dtype it adds up in float64, whatever the dtype of the tensors.
+            # The last argument makes it add up in float64, whatever the dtype of the tensors is.
             found += torch._foreach_norm(parts, 2, torch.float64)
         for place in self._single:
             values = values_of(tensors[place])  # type: ignore[arg-type]
@@ -59,9 +64,10 @@ class AcceleratorNorms:
 
 
 def _float32_norm(values: Tensor, unit: float) -> Tensor:
-    """Norm in units of `unit`, in float32 alone: scaled, so that no square overflows or vanishes.
+    """Returns the norm in multiples of `unit`, computed in float32 alone.
 
-    The norm of some norms is that of all elements, so few numbers at a time are added up.
+    The elements are divided by the largest one, so that no square overflows. The norm of the norms
+    of parts is the norm of the whole, so only `_LANES` squares are added up at a time.
     """
     flat = values.reshape(-1)
     if flat.numel() == 0:

@@ -1,21 +1,21 @@
-"""The fixed buckets: the leading bits of a float are its bucket number.
+"""The fixed buckets: the bucket number of a float32 is read from its leading bits.
 
-Sign, exponent and the top four mantissa bits of a float32 number its bucket: sixteen buckets per
-factor of two, without a logarithm or a search. The buckets depend on no data, so counts of
-different shards, ranks and steps simply add up.
+The sign, the exponent and the top four bits of the mantissa give the number, without a logarithm or
+a search. There are sixteen buckets per factor of two. The buckets depend on no data, so the counts
+of shards, ranks and steps can be added.
 """
 
 import numpy as np
 
-# bfloat16 has the same leading bits as float32, so both give the same 13-bit key.
+# A key is these leading bits. A bfloat16 and the float32 of the same value have the same key.
 MANTISSA_BITS = 4
 KEY_BITS = 1 + 8 + MANTISSA_BITS
 KEY_COUNT = 2**KEY_BITS
 POSITIVE_ZERO_KEY = 0
 NEGATIVE_ZERO_KEY = KEY_COUNT // 2
 
-# Magnitudes from 2**-40 up to 2**24 have buckets of their own; one bucket takes what is smaller,
-# one what is larger, one the zeros.
+# Each sign has sixteen buckets per octave from 2**-40 to 2**24, one bucket for smaller magnitudes
+# and one for larger ones. Zeros have one bucket.
 MIN_EXPONENT = -40
 MAX_EXPONENT = 24
 _EXPONENT_BIAS = 127
@@ -26,19 +26,19 @@ BUCKET_COUNT = 2 * _PER_SIGN + 1
 ZERO_BUCKET = _PER_SIGN
 NONFINITE = -1
 
-# The same bits of a float64, whose exponent is longer.
+# A wide key is the sign, the exponent and the top four bits of the mantissa of a float64.
 WIDE_KEY_BITS = 1 + 11 + MANTISSA_BITS
 WIDE_KEY_COUNT = 2**WIDE_KEY_BITS
 WIDE_NEGATIVE_ZERO_KEY = WIDE_KEY_COUNT // 2
 _WIDE_EXPONENT_BIAS = 1023
 
-# The second pass over small tensors: equal buckets between a tensor's minimum and maximum.
+# The linear pass over small tensors counts in equal buckets between minimum and maximum.
 LINEAR_BUCKET_COUNT = 512
 LINEAR_MAX_ELEMENTS = 65_536
 
 
 def _magnitude_edges() -> np.ndarray:
-    """Lower edges of the buckets of one sign, from underflow to overflow, and the upper end."""
+    """Returns the edges of the buckets of one sign, from 0 to infinity."""
     octaves = 2.0 ** np.arange(MIN_EXPONENT, MAX_EXPONENT)
     fractions = 1.0 + np.arange(_PER_OCTAVE) / _PER_OCTAVE
     inner = (octaves[:, None] * fractions[None, :]).ravel()
@@ -47,14 +47,15 @@ def _magnitude_edges() -> np.ndarray:
 
 def _bucket_edges() -> np.ndarray:
     edges = _magnitude_edges()
-    # The zero bucket has no width: both of its edges are 0.
+    # Both edges of the zero bucket are 0.
     return np.concatenate([-edges[::-1], edges])
 
 
 def _bucket_of_key() -> np.ndarray:
-    """The bucket of every key, `NONFINITE` for the keys of infinities and NaN.
+    """Returns the bucket of every key, `NONFINITE` for the keys of infinities and NaN.
 
-    The zero keys hold zeros and the smallest magnitudes together; here they are the latter.
+    Zeros and the smallest magnitudes have the same key. It leads to the bucket of the smallest
+    magnitudes; zeros have to be counted apart.
     """
     keys = np.arange(KEY_COUNT)
     exponent = (keys >> MANTISSA_BITS) & 0xFF
@@ -65,8 +66,8 @@ def _bucket_of_key() -> np.ndarray:
     return np.where(exponent == 0xFF, NONFINITE, bucket)
 
 
-# float64, shape (BUCKET_COUNT + 1,), ascending. Bucket i holds what lies between edges i and i + 1;
-# its edge nearer to zero belongs to it.
+# float64, shape (BUCKET_COUNT + 1,), ascending. Bucket i holds the values between the edges i and
+# i + 1. A value on an edge belongs to the bucket on the side away from zero.
 BUCKET_EDGES = _bucket_edges()
 
 # int64, shape (KEY_COUNT,).
@@ -74,12 +75,12 @@ BUCKET_OF_KEY = _bucket_of_key()
 
 
 def move_keys_to_buckets(keys: np.ndarray, elements: int) -> np.ndarray:
-    """Returns the counts of the buckets for counts of float64 keys, and sets the latter to zero.
+    """Turns counts per wide key into counts per bucket, and sets the counts per key to zero.
 
     Args:
-        keys: Finite elements per key, without the zeros. int64, shape (WIDE_KEY_COUNT,).
-        elements: Their sum. If the keys within the range of the buckets hold all of them, the other
-            keys are not read.
+        keys: Finite elements per wide key, without the zeros. int64, shape (WIDE_KEY_COUNT,).
+        elements: Sum of `keys`. Keys beyond the range of the buckets are only read if the keys
+            within it hold fewer elements than this.
 
     Returns:
         Elements per bucket. int64, shape (BUCKET_COUNT,).

@@ -1,4 +1,4 @@
-"""Norms of tensors in main memory: small ones together, all added up in float64."""
+"""Norms of tensors in main memory. Small tensors are read together in batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from torch import Tensor
 from tbtrainer.statistics.norm_values import PLAIN_DTYPES, values_of
 from tbtrainer.statistics.readers.pieces import in_order_of_memory, pieces
 
-# Tensors on the CPU of up to so many elements are read in batches of up to so many.
+# Most elements of a tensor that is read in a batch, and most elements of a batch.
 _SMALL = 16_384
 _BATCH = 65_536
-# So many tensors of one shape make a batch of their own.
+# Fewest tensors of one shape that form a batch without tensors of other shapes.
 _ALIKE = 4
-# Elements that are added up in float32; the sums are then added in float64.
+# Elements whose squares are added up in float32. These sums are then added up in float64.
 _LANES = 128
-# Squares of float32 below 2**-126 may be lost. A tensor whose mean square is above this lost less
-# than 1e-7 of its sum.
+# Squares below 2**-126 may be flushed to zero in float32. If the mean square of a tensor is above
+# this number, less than 1e-7 of its sum is lost.
 _LEAST_MEAN_SQUARE = 1.2e-31
 
 
 class KindChanged(Exception):
-    """Raised when a tensor is of another kind than the plan was made for."""
+    """Raised when a tensor is not of the kind that the plan was made for."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class _Batch:
     """Small tensors on the CPU that are read together.
 
     Attributes:
-        places: Of the tensors in the list.
-        sizes: Their elements.
-        starts: Where each begins in the batch; `None` if they are all of one shape.
-        wide: Takes their elements. float64, a view of memory that all batches share.
-        norms: Takes their norms. float64, a view.
+        places: Positions of the tensors in the list.
+        sizes: Number of elements of each tensor.
+        starts: Where each tensor begins in the batch; `None` if all have the same shape.
+        wide: Receives the elements. float64, a view of memory that all batches share.
+        norms: Receives the norms. float64, shape (tensors,), a view of the norms of all tensors.
     """
 
     places: list[int]
     sizes: list[int]
-    starts: "np.ndarray | None"
+    starts: np.ndarray | None
     wide: Tensor
     norms: Tensor
 
@@ -64,17 +64,21 @@ class _Batch:
 
 
 class CpuNorms:
-    """Norms of tensors in main memory, which are added up in float64 throughout.
+    """Computes norms of tensors in main memory, in float64 where float32 is not accurate enough.
 
     Args:
-        tensors: Of the first step, by place in the list.
-        device: Where `index` is put.
+        tensors: The tensors of the first step, by position in the list.
+        device: The device on which `index` is put.
+
+    Attributes:
+        unit: The norms are given in multiples of this number.
+        index: Position in the list of each norm that `norms` returns. int64, shape (tensors,).
     """
 
     unit = 1.0
 
     def __init__(self, tensors: dict[int, Tensor], device: torch.device) -> None:
-        # Batches are read in the cache, and every one of them anew.
+        # Shared by all batches: it stays in the cache, and each batch overwrites it.
         self._wide = torch.empty(_BATCH, dtype=torch.float64, device="cpu")
         self._norms = torch.empty(len(tensors), dtype=torch.float64, device="cpu")
         self._batches: list[_Batch] = []
@@ -123,7 +127,7 @@ class CpuNorms:
 
 
 def _grouped(tensors: dict[int, Tensor]) -> tuple[list[list[int]], list[list[int]], list[int]]:
-    """Which tensors are read together: batches of one shape, other batches, and single tensors."""
+    """Groups the positions of tensors: batches of one shape, other batches, and single tensors."""
     by_kind: dict[object, list[int]] = {}
     single: list[int] = []
     for place, tensor in tensors.items():
@@ -155,9 +159,10 @@ def _grouped(tensors: dict[int, Tensor]) -> tuple[list[list[int]], list[list[int
 
 
 def _float32_square(flat: Tensor) -> float:
-    """Sum of the squares of a contiguous float32 tensor on the CPU: in float32 a short way only.
+    """Returns the sum of the squares of a contiguous float32 tensor on the CPU.
 
-    Infinite where squares overflow, and too small where they vanish.
+    Only `_LANES` squares at a time are added up in float32. The result is infinite if a square
+    overflows, and too small if squares are flushed to zero.
     """
     whole = flat.numel() // _LANES * _LANES
     norms = torch.linalg.vector_norm(flat[:whole].view(-1, _LANES), dim=1).to(torch.float64)

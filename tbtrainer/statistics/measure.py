@@ -19,8 +19,8 @@ from tbtrainer.statistics.readers.choice import (
 from tbtrainer.statistics.readers.reader import Reader
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Every reader counts these exactly. Other dtypes are refused until they are tested: a dtype may
-# pack several values into an element, or have no conversion to float64.
+# Every reader counts tensors of these dtypes exactly. Other dtypes are refused: they may pack
+# several values into an element, or have no conversion to float64. Test a dtype before adding it.
 MEASURABLE_DTYPES = frozenset(
     {
         torch.float64,
@@ -44,7 +44,7 @@ _Result = TypeVar("_Result")
 
 
 def why_not_measurable(tensor: Tensor) -> str | None:
-    """Returns why a tensor has no elements to be read, or `None` if it can be measured."""
+    """Returns why a tensor cannot be measured, or `None` if it can."""
     if tensor.device.type == "meta":
         return "it is on the meta device, without data"
     if tensor.layout != torch.strided:
@@ -67,16 +67,16 @@ def measure(
     rows: Sequence[int] | None = None,
     row_count: int | None = None,
 ) -> TensorStatistics:
-    """Measures tensors in one pass, without waiting for an accelerator.
+    """Measures tensors in one pass over their memory, without waiting for an accelerator.
 
     Args:
-        tensors: Measurable tensors of any shape and strides, on any devices. `None` and empty ones
-            count nothing.
-        device: Where the result is put; one with float64.
-        loss_scale: What every element is divided by first, a scalar tensor.
+        tensors: Measurable tensors of any shape and strides, on any devices. `None` and empty
+            tensors add no elements.
+        device: The device on which the result is put. It must have float64.
+        loss_scale: Loss scale that every element is divided by, a scalar tensor.
         backend: Which reader reads the tensors; see `reader_of`.
-        rows: The row of each tensor; several may share one. `None`: a row for each.
-        row_count: Rows of the result. `None`: as many as tensors.
+        rows: The row of each tensor; several tensors may share one. `None`: one row per tensor.
+        row_count: Number of rows of the result. `None`: one row per tensor.
 
     Returns:
         The statistics of each row, on `device`.
@@ -102,18 +102,18 @@ def measure_linear(
     backend: Backend = "auto",
     rows: Sequence[int] | None = None,
 ) -> Tensor:
-    """Counts the elements in equal buckets between given ends, without asking for their values.
+    """Counts the elements in equal buckets between the extremes of each row: the linear pass.
 
-    Values close together far from zero, such as LayerNorm weights, fall into a handful of the
-    fixed buckets; here they spread.
+    Values that are close together and far from zero, such as LayerNorm weights, fall into few of
+    the fixed buckets. The linear pass resolves them. It does not wait for an accelerator.
 
     Args:
-        tensors: As for `measure`.
-        minimum: Least finite element of each row's whole tensors. float64, shape (rows,).
-        maximum: Greatest finite element of each row's whole tensors. float64, shape (rows,).
-        loss_scale: As for `measure`.
-        backend: As for `measure`.
-        rows: As for `measure`.
+        tensors: See `measure`.
+        minimum: Smallest finite element of the whole tensors of each row. float64, shape (rows,).
+        maximum: Largest finite element of the whole tensors of each row. float64, shape (rows,).
+        loss_scale: See `measure`.
+        backend: See `measure`.
+        rows: See `measure`.
 
     Returns:
         Finite elements per bucket. int64, shape (rows, LINEAR_BUCKET_COUNT), on the device of
@@ -138,10 +138,10 @@ class _Share:
     """The tensors that one reader reads on one device.
 
     Attributes:
-        reader: What reads them.
-        device: Where the tensors are.
+        reader: The reader.
+        device: The device of the tensors.
         rows: The row of each tensor.
-        tensors: Each with an element.
+        tensors: The tensors, none of them empty.
     """
 
     reader: Reader
@@ -150,7 +150,7 @@ class _Share:
     tensors: list[Tensor]
 
     def compacted(self) -> tuple[list[int], "_Share"]:
-        """Returns the rows that occur, and the share with the positions among them as rows."""
+        """Returns the rows that occur, and the share with its rows numbered from 0 without gaps."""
         own_rows = sorted(set(self.rows))
         position = {row: at for at, row in enumerate(own_rows)}
         return own_rows, replace(self, rows=[position[row] for row in self.rows])
@@ -199,10 +199,10 @@ def _counted(
 
 
 def _with_fallback(share: _Share, backend: Backend, read: Callable[[Reader], _Result]) -> _Result:
-    """Reads with the share's reader, or with the plain one if that was a kernel that failed.
+    """Reads a share with its reader, and with the plain reader if a kernel failed.
 
-    Where memory ran out nothing is tried again: the plain reader needs more, and the next snapshot
-    may find enough for the kernels.
+    An out-of-memory error is raised at once: the plain reader needs more memory than the kernels,
+    and the kernels may find enough at the next snapshot.
     """
     plain = plain_reader(share.device)
     try:
@@ -211,7 +211,7 @@ def _with_fallback(share: _Share, backend: Backend, read: Callable[[Reader], _Re
         if backend == "kernel" or share.reader is plain or is_out_of_memory(error):
             raise
         give_up_kernels(error)
-    # Outside of the block above, which keeps the memory of the failed attempt alive.
+    # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt alive.
     return read(plain)
 
 

@@ -1,4 +1,4 @@
-"""Merges the counters of a snapshot into TensorBoard histograms of a few buckets."""
+"""Merges the counts of a snapshot into TensorBoard histograms with few buckets."""
 
 from collections.abc import Iterator
 
@@ -11,27 +11,27 @@ from tbtrainer.statistics.snapshot import Snapshot
 
 Floats = NDArray[np.float64]
 
-# Rows merged at a time: what bounds the memory.
+# Rows merged at a time. This bounds the memory.
 _ROWS = 128
-# How much of an edge's bend is taken for sampling noise, in standard deviations. A quarter of one
-# still leaves single elements of a small tensor apart.
+# How much of the bend at an edge is taken for sampling noise, in standard deviations. With a
+# quarter of one, single elements of a small tensor still keep buckets of their own.
 _NOISE = 0.25
-# TensorBoard draws a histogram in 30 bins. A bucket alone between empty ones may be an atom, and
-# is made narrower than a bin.
+# An atom is a value that many elements share. A filled bucket between two empty ones may hold one.
+# TensorBoard draws a histogram in 30 bins, so such a bucket is made narrower than a bin.
 _ATOMS_IN_RANGE = 32
 
 
-# Widths beyond float64 merge more than they should, which needs no warning.
+# Where a width overflows float64, more buckets are merged than necessary. NumPy need not warn.
 @np.errstate(over="ignore", invalid="ignore")
 def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
     """Turns a snapshot of whole tensors into histograms.
 
     Args:
-        snapshot: Reduced over all ranks, in main memory.
+        snapshot: A snapshot in main memory, reduced over all ranks.
         max_buckets: The most buckets of a histogram.
 
     Returns:
-        One per row, `None` for a row without a finite element.
+        One histogram per row, `None` for a row without a finite element.
     """
     statistics = snapshot.statistics
     result: list[Histogram | None] = [None] * len(statistics.count)
@@ -54,7 +54,7 @@ def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
     finer = {
         row: linear_row
         for row, linear_row in snapshot.rows.linear_row_of.items()
-        # All elements are there, and they fill more buckets.
+        # The linear pass counted every element, and spread them over more buckets.
         if linear[linear_row].sum() == numbers[row][2]
         and _spread(linear[linear_row]) >= _spread(counts[row])
     }
@@ -65,7 +65,7 @@ def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
         for row, merged in zip(rows, _merged(edges, elements, max_buckets), strict=True):
             result[row] = Histogram(*numbers[row], *merged)
     for rows in _in_parts([row for row in filled if row not in finer]):
-        # Only the columns that some row fills: usually a third of all.
+        # Only the columns that some row fills. They are usually a third of all.
         columns = np.flatnonzero(counts[rows].any(axis=0))
         first, last = columns[0], columns[-1] + 1
         edges = np.clip(BUCKET_EDGES[None, first : last + 1], low[rows, None], high[rows, None])
@@ -76,7 +76,7 @@ def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
 
 
 def _spread(counts: NDArray[np.int64]) -> float:
-    """The effective number of buckets filled: 1 when all is in one, n when n are filled evenly."""
+    """Returns the effective number of filled buckets: n if n buckets are filled evenly."""
     total = counts.sum()
     return float(total) ** 2 / float(np.square(counts.astype(np.float64)).sum()) if total else 0.0
 
@@ -89,14 +89,17 @@ def _in_parts(rows: list[int]) -> Iterator[list[int]]:
 def _linear_buckets(
     counts: NDArray[np.int64], low: Floats, high: Floats, zeros: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
-    """Edges and counts of the linear pass, with the zeros in a bucket of their own.
+    """Returns edges and counts of the linear pass, with the zeros in a bucket of their own.
+
+    There are two buckets more than in the pass. One holds the zeros. The other is needed because
+    the zeros cut the bucket that they were in into two. In a row without zeros both are empty and
+    without width, at the end.
 
     Returns:
-        Edges, float64, shape (rows, LINEAR_BUCKET_COUNT + 3), and counts, one fewer: two buckets
-        more than the pass has, for the zeros and for the other half of the bucket they were in.
-        Without zeros they are empty and without width, at the end.
+        Edges, float64, shape (rows, LINEAR_BUCKET_COUNT + 3), and counts, float64, shape
+        (rows, LINEAR_BUCKET_COUNT + 2).
     """
-    # In two halves: the difference of two float64 may lie beyond float64.
+    # Halves are used because the difference of two float64 may overflow.
     half = (high / 2 - low / 2)[:, None] * (
         np.arange(LINEAR_BUCKET_COUNT + 1) / LINEAR_BUCKET_COUNT
     )
@@ -111,18 +114,18 @@ def _linear_buckets(
 
 
 def _set_zeros_apart(edges: Floats, counts: Floats, zeros: float) -> None:
-    """Puts a bucket of no width at 0 into one row of the linear pass, which has room at its end."""
+    """Inserts a bucket without width at 0 into one row of the linear pass, in place."""
     width = edges[-1] / LINEAR_BUCKET_COUNT - edges[0] / LINEAR_BUCKET_COUNT
     inner = edges[1:LINEAR_BUCKET_COUNT]
     inner[np.abs(inner) < 1e-6 * width] = 0.0
     at = min(int(np.searchsorted(edges, 0.0, "right")) - 1, LINEAR_BUCKET_COUNT - 1)
     if edges[at] == 0 and counts[at] < zeros:
-        # 0 is an edge, and the pass rounded it down.
+        # 0 is an edge, and rounding put the zeros into the bucket below it.
         at -= 1
     others = max(counts[at] - zeros, 0.0)
     share = min(-edges[at] / width, 1.0)
     below = np.round(others * share)
-    # A half without width would keep the edges of the zeros from being seen, so it is not made.
+    # A part without width is left out: it would hide the edges of the bucket of the zeros.
     halves = [(below, 0.0)] if share > 0 else []
     halves.append((zeros, 0.0))
     if edges[at + 1] > 0:
@@ -135,13 +138,14 @@ def _set_zeros_apart(edges: Floats, counts: Floats, zeros: float) -> None:
 
 
 def _merged(edges: Floats, counts: Floats, max_buckets: int) -> Iterator[tuple[Floats, Floats]]:
-    """Merges adjacent buckets, row by row, so that the cumulative distribution bends least.
+    """Merges adjacent buckets of each row with the least change of the cumulative distribution.
 
-    Leaving out the edge between two buckets draws a straight line over the distribution;
-    `bend` is how far off that is. A straight line over a longer stretch is off by the square of its
-    length, so edges kept at equal distances in the square root of the bend share the error evenly
-    (the equidistribution principle of adaptive grids: C. de Boor, Good approximation by splines
-    with variable knots II, 1974). An atom bends by its mass on both sides and keeps its edges.
+    A bucket stands for a straight piece of the cumulative distribution. Leaving out an edge
+    replaces two pieces by one, and `bend` is the error that this makes at the edge. The error of a
+    piece grows with the square of its length. Edges at equal steps of the cumulative square root
+    of the bend therefore give pieces of equal error. This is the equidistribution principle of
+    adaptive grids (C. de Boor, Good approximation by splines with variable knots II, 1974). An atom
+    has a large bend at both of its edges, so they are kept.
 
     Args:
         edges: Ascending. float64, shape (rows, buckets + 1).
@@ -173,10 +177,10 @@ def _merged(edges: Floats, counts: Floats, max_buckets: int) -> Iterator[tuple[F
 
 
 def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
-    """Returns edges that make no bucket between two empty ones wider than a drawn bin.
+    """Returns edges with which no filled bucket between two empty ones is wider than a drawn bin.
 
-    Such a bucket may be an atom. A number with few digits lies at the edge nearer to zero, so that
-    edge is kept and the other is moved.
+    Such a bucket may be an atom. A value with few binary digits lies on the edge nearer to zero, so
+    this edge is kept and the other one is moved.
     """
     alone = counts > 0
     filled = alone.copy()
@@ -184,8 +188,8 @@ def _with_narrow_atoms(edges: Floats, counts: Floats) -> Floats:
     alone[:, :-1] &= ~filled[:, 1:]
     widest = edges[:, -1:] / _ATOMS_IN_RANGE - edges[:, :1] / _ATOMS_IN_RANGE
     alone &= np.diff(edges, axis=1) > widest
-    # The first and last bucket of a row reach to its minimum and maximum. Found for each row, so
-    # that its edges do not depend on the columns that other rows of the batch fill.
+    # The first and last filled bucket of a row reach exactly to its minimum and maximum. They are
+    # found per row, so that a row does not depend on the columns that other rows fill.
     row = np.arange(len(counts))
     alone[row, filled.argmax(axis=1)] = False
     alone[row, -1 - filled[:, ::-1].argmax(axis=1)] = False

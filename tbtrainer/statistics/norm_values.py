@@ -1,4 +1,4 @@
-"""Which tensors have a norm, and their elements as numbers that devices compute with."""
+"""Which tensors have a norm, and how their elements are read."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ _DTYPES = {
     )
     if (dtype := getattr(torch, name, None)) is not None
 }
+# Dtypes that every device computes with.
 PLAIN_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _SPARSE = {
     torch.sparse_coo,
@@ -19,13 +20,6 @@ _SPARSE = {
     torch.sparse_bsr,
     torch.sparse_bsc,
 }
-
-
-def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64: Apple's MPS and some of Intel's GPUs do not."""
-    if device.type == "xpu":
-        return bool(torch.xpu.get_device_properties(device).has_fp64)
-    return device.type != "mps"
 
 
 def unreadable_reason(tensor: Tensor | None) -> str | None:
@@ -44,10 +38,10 @@ def unreadable_reason(tensor: Tensor | None) -> str | None:
 
 
 def values_of(tensor: Tensor) -> Tensor:
-    """The elements as a strided tensor of real numbers of a dtype that is computed with.
+    """Returns the elements as a strided tensor of real numbers, of a dtype of `PLAIN_DTYPES`.
 
-    Of a sparse tensor the elements that are not implied zeros; elements given twice are added, in
-    a new tensor.
+    Of a sparse tensor only the stored elements are returned. Elements that are stored twice are
+    first added up, in a new tensor. A complex number becomes two real ones.
     """
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce().values()

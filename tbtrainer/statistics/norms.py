@@ -1,4 +1,4 @@
-"""Norms of the same tensors at every step: what does not change between steps is planned once."""
+"""Norms of a list of tensors that is measured at every step."""
 
 from collections.abc import Sequence
 
@@ -7,26 +7,27 @@ from torch import Tensor
 
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
 from tbtrainer.statistics.cpu_norms import CpuNorms
-from tbtrainer.statistics.norm_values import has_float64, unreadable_reason
+from tbtrainer.statistics.devices import has_float64
+from tbtrainer.statistics.norm_values import unreadable_reason
 
 
 class TensorNorms:
-    """L2 norms of a list of tensors that comes again at every step.
+    """Computes the L2 norms of a list of tensors at every step.
 
-    Right to 1e-6 for every dtype, layout and strides, for values from 1e-24 to the largest float32.
-    Which tensors are read together, and where their norms are put, is planned once, and planned
-    again when the tensors are of another kind: presence, dtype, layout, size or device. Nothing
-    waits for an accelerator, except that sparse tensors that are not coalesced are.
+    The relative error is below 1e-6 for every dtype, layout and stride, and for values from 1e-24
+    to the largest float32. The first call plans which tensors are read together and where their
+    norms are put. The plan is made anew when a tensor appears, disappears, or changes its dtype,
+    layout, size or device. The host waits for an accelerator only to coalesce sparse tensors.
 
     Args:
-        count: Tensors of a list.
-        device: Where the norms are put.
+        count: Number of tensors in the list.
+        device: The device on which the norms are put.
 
     Attributes:
-        unit: The norms are given in units of this: of 1, and of 2**20 on a device without float64,
-            where the norm of a tensor of the largest float32 values would be infinite.
-        dtype: Of the norms: float64, or float32 on a device without it.
-        unreadable: Tensors of the last list that have no norm, with the reason, by place.
+        unit: The norms are given in multiples of this number. It is 1, or 2**20 on a device without
+            float64, because norms of the largest float32 values would overflow there.
+        dtype: Dtype of the norms: float64, or float32 on a device without float64.
+        unreadable: The reason of each tensor of the last list that has no norm, by its position.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -40,19 +41,20 @@ class TensorNorms:
 
     @torch.no_grad()
     def into(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
-        """Measures tensors.
+        """Computes the norms of one step.
 
         Args:
-            out: Takes the norms in units of `unit`, 0 for `None`, empty and unreadable tensors. Of
-                the dtype and device of this object, shape (count,).
-            tensors: As many as `count`.
+            out: Receives the norms in multiples of `unit`. A tensor that is `None`, empty or
+                unreadable has the norm 0. `dtype`, shape (count,), on the device of this object.
+            tensors: The list of this step, `count` entries.
         """
         out.zero_()
         absent = [tensor is None for tensor in tensors]
         if absent == self._absent and not self._may_be_readable_now(tensors):
             try:
                 return self._read(out, tensors)
-            except Exception:  # Of another kind than planned; or a real error, seen again below.
+            except Exception:
+                # Most likely a tensor is not of the planned kind. Another error occurs again below.
                 out.zero_()
         self._absent = None
         self._plan(tensors)
@@ -85,6 +87,6 @@ class TensorNorms:
             norms = reader.norms(tensors)
             if self.unit != reader.unit:
                 norms = norms * (reader.unit / self.unit)
-            # A copy to main memory is waited for, as nothing else would.
+            # A copy to main memory has to be waited for; see `moved`.
             norms = norms.to(out.device, self.dtype, non_blocking=out.device.type != "cpu")
             out.index_copy_(0, reader.index, norms)

@@ -1,4 +1,4 @@
-"""The rows of a snapshot: which tensors are counted together, and what is known of their size."""
+"""The rows of a snapshot: which tensors are counted together, and how large they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from tbtrainer.statistics.devices import moved, statistics_device
 
 @dataclass(frozen=True)
 class SnapshotRows:
-    """The rows of a snapshot, fixed once and equal on every rank.
+    """The rows of a snapshot, fixed when a training begins and equal on every rank.
 
-    The buckets are fixed, so counts of several tensors add up to those of the group exactly, and a
-    row can hold one tensor or many.
+    A row can hold one tensor or many. The buckets are fixed, so the counts of several tensors add
+    up exactly.
 
     Attributes:
-        names: Of each row.
-        row_of: The row of each tensor.
-        tensor_counts: Elements of each whole tensor of a row, `None` if not known beforehand.
-        members: Tensors of each row.
-        linear_rows: The rows that get the linear pass: those whose tensors are known to be small.
-            Size alone decides, so every rank decides alike and no device is asked.
-        linear_row_of: Place of a row's counts in the linear pass, by row.
-        linear_index: `linear_rows` on the device of the statistics. int64, shape (linear rows,).
-        device: Where the statistics are kept.
+        names: Name of each row.
+        row_of: Row of each tensor.
+        tensor_counts: Elements of one whole tensor of each row; `None` if not known beforehand.
+        members: Number of tensors of each row.
+        linear_rows: The rows that get the linear pass: those with tensors of at most
+            `LINEAR_MAX_ELEMENTS` elements. Sizes are equal on every rank, so this is too.
+        linear_row_of: Row of the linear pass for each row that has one.
+        linear_index: `linear_rows` on `device`. int64, shape (linear rows,).
+        device: The device on which the statistics are kept.
     """
 
     names: tuple[str, ...]
@@ -42,17 +42,17 @@ class SnapshotRows:
     def of(
         cls, names: Sequence[str], global_counts: Sequence[int | None], device: torch.device
     ) -> "SnapshotRows":
-        """Makes the rows of some tensors; tensors of one name share a row.
+        """Makes the rows of some tensors. Tensors with the same row name share a row.
 
         Args:
-            names: The row name of each tensor.
+            names: Row name of each tensor.
             global_counts: Elements of each whole tensor; `None` if not known beforehand. Tensors
-                of one name have one size.
-            device: Of the training. The statistics are kept there, or in main memory where it has
-                no float64.
+                of one row have the same size.
+            device: Device of the training. The statistics are kept there, or in main memory if it
+                has no float64.
 
         Raises:
-            ValueError: Tensors of one name differ in size.
+            ValueError: Tensors of one row differ in size.
         """
         row_by_name: dict[str, int] = {}
         row_of = [row_by_name.setdefault(name, len(row_by_name)) for name in names]
@@ -81,15 +81,16 @@ class SnapshotRows:
         )
 
     def count_mismatches(self, counts: Sequence[int]) -> dict[int, str]:
-        """Checks that every element was counted once.
+        """Finds the rows whose elements were not all counted once.
 
-        A tensor is counted whole or, where it is absent, not at all.
+        A tensor that is absent is not counted at all, so the count of a row has to be a multiple of
+        the size of its tensors.
 
         Args:
             counts: Elements counted on all ranks together, one number per row.
 
         Returns:
-            The problem of each row whose count is not possible, by row.
+            A description of the problem, by row.
         """
         problems = {}
         for row, (count, size, members) in enumerate(

@@ -1,4 +1,4 @@
-"""A snapshot: the statistics of all tensors at one step, put together from every rank."""
+"""Snapshots: the statistics of all tensors at one step, combined over all ranks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ class Snapshot:
 
     Attributes:
         rows: Which tensors each row holds.
-        statistics: Of each row, on `rows.device` or, after `to_host`, in main memory.
+        statistics: Statistics of each row, on `rows.device` or, after `to_host`, in main memory.
         linear: Counts of the linear pass. int64, shape (linear rows, LINEAR_BUCKET_COUNT).
-        failed_ranks: Ranks that could not measure and added nothing. int64, shape ().
-        copied_event: Fires when a copy to main memory is complete; `None` if nothing is in flight.
+        failed_ranks: Number of ranks that could not measure and added no elements. int64, shape ().
+        copied_event: Fires when the copy to main memory is complete; `None` if no copy is running.
     """
 
     rows: SnapshotRows
@@ -32,9 +32,10 @@ class Snapshot:
     copied_event: torch.cuda.Event | None = None
 
     def to_host(self) -> "Snapshot":
-        """Begins a copy to main memory, which `wait` completes.
+        """Begins a copy to main memory. It is complete when `wait` of the result returns.
 
-        On CUDA it goes to pinned memory, on a stream beside the training's, and nothing waits.
+        On CUDA the copy goes to pinned memory on a stream of its own, so that neither the host nor
+        the training's stream waits.
         """
         if not self.linear.is_cuda:
             cpu = torch.device("cpu")
@@ -48,7 +49,7 @@ class Snapshot:
         return on_host
 
     def wait(self) -> "Snapshot":
-        """Waits until the copy of `to_host` is complete, and returns the snapshot."""
+        """Waits until the copy that `to_host` began is complete, and returns this snapshot."""
         if self.copied_event is not None:
             self.copied_event.synchronize()
         return self
@@ -69,13 +70,13 @@ class Snapshot:
 
 
 class Reduction(Protocol):
-    """Puts the snapshots of all ranks together. Every rank calls both methods, in this order."""
+    """Combines the snapshots of all ranks. Every rank calls both methods, in this order."""
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Replaces the minima and maxima by those over all ranks, in place, on every rank.
 
         Args:
-            statistics: This rank's; `None` if it could not measure.
+            statistics: Statistics of this rank; `None` if it could not measure.
         """
         ...
 
@@ -83,20 +84,20 @@ class Reduction(Protocol):
         """Replaces counts and sums by those over all ranks, in place, on world rank zero.
 
         Args:
-            snapshot: This rank's; `None` if it could not measure. On other ranks its numbers are
-                those of the rank.
+            snapshot: Snapshot of this rank; `None` if it could not measure. On ranks other than
+                world rank zero its counts and sums stay those of the rank.
         """
         ...
 
 
 class WholeTensors:
-    """A `Reduction` that does nothing: one rank holds every tensor whole."""
+    """A `Reduction` without communication, for tensors that are not sharded."""
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
-        """Does nothing: the extremes are those of the whole tensors."""
+        """Leaves the extremes as they are: they are those of the whole tensors."""
 
     def reduce_counts(self, snapshot: Snapshot | None) -> None:
-        """Does nothing: the counts are those of the whole tensors."""
+        """Leaves the counts as they are: they are those of the whole tensors."""
 
 
 @torch.no_grad()
@@ -107,22 +108,25 @@ def take_snapshot(
     loss_scale: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Snapshot:
-    """Measures this rank's parts of all tensors and puts the parts of all ranks together.
+    """Measures this rank's parts of all tensors and combines the parts of all ranks.
 
-    Every rank calls it at the same steps. A rank that fails adds nothing and takes part in both
-    reductions all the same; its error is raised afterwards. Nothing waits for an accelerator.
+    Every rank calls this at the same steps. A rank whose measurement fails still takes part in both
+    reductions, and adds no elements. Its error is raised after them. The host does not wait for an
+    accelerator.
 
     Args:
-        parts: Gives this rank's part of each tensor, in the order of `rows.row_of`; `None` where it
-            has none. Called here, because a rank that cannot read them must reach the reductions.
-        rows: The row of each tensor.
-        reduction: What puts the ranks together; `WholeTensors()` where nothing is sharded.
-        loss_scale: What every element is divided by first, a scalar tensor.
+        parts: Returns this rank's part of each tensor, in the order of `rows.row_of`; `None` for a
+            tensor of which it has no part. It is called here, so that a rank on which it fails
+            takes part in the reductions too.
+        rows: The rows of the snapshot.
+        reduction: How the ranks are combined; `WholeTensors()` if no tensor is sharded.
+        loss_scale: Loss scale that every element is divided by, a scalar tensor.
         backend: Which reader reads the tensors.
 
     Returns:
-        The snapshot on `rows.device`: of the whole tensors on world rank zero, of this rank's parts
-        on others, with the extremes of the whole tensors.
+        The snapshot, on `rows.device`. On world rank zero it is that of the whole tensors. On other
+        ranks the counts and sums are those of the rank's parts, and the extremes those of the whole
+        tensors.
 
     Raises:
         Exception: Whatever kept this rank from measuring, after both reductions.

@@ -1,4 +1,4 @@
-"""What one pass over some tensors finds: counts, extremes, sums, and counts in fixed buckets."""
+"""The statistics of tensors: counts, extremes, sums, and counts in fixed buckets."""
 
 from dataclasses import dataclass, fields
 
@@ -12,16 +12,16 @@ from tbtrainer.statistics.devices import moved
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """What one pass over some tensors found, one row per tensor or group of tensors.
+    """What one pass over some tensors found. Each row is one tensor or a group of tensors.
 
     Attributes:
         count: Elements, finite or not. int64, shape (rows,).
         zeros: Elements equal to zero. int64, shape (rows,).
         nonfinite: NaN and infinities. int64, shape (rows,).
-        sum: Of the finite elements. float64, shape (rows,).
-        sum_of_squares: Of the finite elements. float64, shape (rows,).
-        minimum: Of the finite elements, +inf without any. float64, shape (rows,).
-        maximum: Of the finite elements, -inf without any. float64, shape (rows,).
+        sum: Sum of the finite elements. float64, shape (rows,).
+        sum_of_squares: Sum of the squares of the finite elements. float64, shape (rows,).
+        minimum: Smallest finite element, +inf if there is none. float64, shape (rows,).
+        maximum: Largest finite element, -inf if there is none. float64, shape (rows,).
         buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, shape (rows, buckets).
     """
 
@@ -36,7 +36,7 @@ class TensorStatistics:
 
     @classmethod
     def empty(cls, rows: int, device: torch.device) -> "TensorStatistics":
-        """Returns `rows` rows that count no element yet."""
+        """Returns statistics of `rows` rows without any element."""
 
         def filled(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((rows,), value, dtype=dtype, device=device)
@@ -79,5 +79,5 @@ def _zero_buckets(rows: int, device: torch.device) -> Tensor:
     shape = (rows, BUCKET_COUNT)
     if device.type != "cpu":
         return torch.zeros(shape, dtype=torch.int64, device=device)
-    # NumPy asks for memory that is already zero, and pages without a count stay untouched.
+    # NumPy gets zeroed pages from the system. Pages that are never written cost no memory.
     return torch.from_numpy(np.zeros(shape, np.int64))

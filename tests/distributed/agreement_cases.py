@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import tempfile
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from torch.distributed.tensor import DTensor, Partial
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.observers.histograms import Histograms
+from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
+from tbtrainer.sharding.agreement import failed_on_any_rank
 from tbtrainer.sharding.dtensor import DTensorAdapter
 from tbtrainer.statistics import TensorStatistics
 from tests.distributed.odd_model import OddModel, batch
@@ -93,7 +95,7 @@ def one_rank_cannot_read() -> dict[str, Any]:
     }
 
 
-def out_of_memory(*_: object) -> None:
+def out_of_memory(*_: object) -> Any:
     """Stands for a device without room."""
     raise torch.OutOfMemoryError("no room for the counters")
 
@@ -134,6 +136,40 @@ def one_rank_cannot_begin() -> list[int]:
             return []
         writer.close()
         return [step for file in event_files(Path(directory)) for _, step in histograms(file)]
+
+
+def one_rank_has_no_memory_to_agree() -> list[str]:
+    """An error on one rank wherever more than a few numbers are allocated for the agreement."""
+    with ExitStack() as stack:
+        for name in ("tensor", "zeros", "empty") if rank() == 1 else ():
+            original = getattr(torch, name)
+
+            def small_only(*args: Any, original: Any = original, **kwargs: Any) -> Tensor:
+                made: Tensor = original(*args, **kwargs)
+                return out_of_memory() if made.numel() > 10 else made
+
+            stack.enter_context(mock.patch.object(torch, name, small_only))
+        return [row.name for row in table_of(OddModel()).rows]
+
+
+def failures_are_agreed() -> dict[str, list[bool]]:
+    """Observers that fail on one rank, of which those after the first may differ."""
+    is_first = rank() == 0
+    own = f"Own{rank()}"
+    return {
+        "common": failed_on_any_rank(["A", "B"], [not is_first, False], 2),
+        "added everywhere": failed_on_any_rank(["A", "Own"], [False, is_first], 1),
+        "added and different": failed_on_any_rank(["A", own], [False, is_first], 1),
+        "added on one rank": failed_on_any_rank(
+            ["A", "Own"][: 1 + rank()], [False, True][: 1 + rank()], 1
+        ),
+    }
+
+
+def schedules_are_agreed() -> list[int]:
+    """Ranks whose epochs differ in length."""
+    schedule = agreed_schedule(SnapshotSchedule(every=3 + rank(), last=10 + rank()))
+    return [schedule.every, schedule.last]
 
 
 def sparse_gradient() -> list[bool]:
@@ -230,6 +266,9 @@ CASES = (
     one_rank_cannot_read,
     one_rank_has_no_memory,
     one_rank_cannot_begin,
+    one_rank_has_no_memory_to_agree,
+    failures_are_agreed,
+    schedules_are_agreed,
     sparse_gradient,
     partial_sums,
     collectives,

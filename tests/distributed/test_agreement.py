@@ -67,6 +67,29 @@ def test_an_observer_one_rank_cannot_begin_begins_on_none(cases: dict[str, Any])
         assert any("left out of this training" in message for message in rank["warnings"])
 
 
+def test_a_rank_without_memory_to_agree_shows_nothing(cases: dict[str, Any]) -> None:
+    assert [rank["result"] for rank in cases["one_rank_has_no_memory_to_agree"]] == [[], []]
+
+
+def test_a_failure_on_one_rank_is_known_on_all(cases: dict[str, Any]) -> None:
+    for rank in cases["failures_are_agreed"]:
+        assert rank["result"]["common"] == [True, False]
+        assert rank["result"]["added everywhere"] == [False, True]
+
+
+def test_observers_that_differ_are_decided_on_alone(cases: dict[str, Any]) -> None:
+    here, there = (rank["result"] for rank in cases["failures_are_agreed"])
+    assert [here["added and different"], there["added and different"]] == [
+        [False, True],
+        [False, False],
+    ]
+    assert [here["added on one rank"], there["added on one rank"]] == [[False], [False, True]]
+
+
+def test_all_ranks_have_world_rank_zeros_schedule(cases: dict[str, Any]) -> None:
+    assert [rank["result"] for rank in cases["schedules_are_agreed"]] == [[3, 10], [3, 10]]
+
+
 def test_a_sparse_gradient_is_left_out_with_one_warning(cases: dict[str, Any]) -> None:
     assert cases["sparse_gradient"][0]["result"] == [False, True, True]
     assert len(cases["sparse_gradient"][0]["warnings"]) == 1

@@ -218,7 +218,7 @@ def test_next_token_accuracy_compares_with_the_label_after() -> None:
         ("accuracy", np.array([0.2, 0.7]), np.array([0, 1]), "predictions are float64"),
         ("accuracy", np.zeros((3, 1)), np.zeros(3, int), "at least two"),
         ("accuracy", np.zeros((3, 2)), np.zeros(4, int), "one prediction for each label"),
-        ("accuracy", np.zeros((2, 2)), np.array([-100, -100]), "nothing to compute"),
+        ("accuracy", np.zeros((2, 2)), np.array([-100, -100]), "cannot be computed"),
         ("mse", np.zeros((3, 2)), np.zeros(3), "one value with one label"),
         ("perplexity", np.zeros((3, 4), int), np.zeros((3, 4), int), "next_token_losses"),
     ],
@@ -232,12 +232,12 @@ def test_what_does_not_fit_is_refused(
 
 def test_values_that_evaluate_would_cast_in_silence_are_refused() -> None:
     prediction = EvalPrediction(np.array([300, 1]), np.array([1, 1]))
-    with pytest.raises(ValueError, match="as int8, and they reach from 1 to 300"):
+    with pytest.raises(ValueError, match="as int8, but they range from 1 to 300"):
         make_compute_metrics(DeclaresInt8(keep_in_memory=True))(prediction)
 
 
 def test_a_metric_of_texts_is_refused_when_it_is_named() -> None:
-    with pytest.raises(ValueError, match="cannot be made of logits"):
+    with pytest.raises(ValueError, match="logits and labels alone do not"):
         make_compute_metrics(TakesTexts(keep_in_memory=True))
 
 

@@ -1,1 +1,1 @@
-"""What reads the elements of tensors: one file per technique, all with the same two functions."""
+"""Readers: classes that read the elements of tensors and count them, one file per technique."""

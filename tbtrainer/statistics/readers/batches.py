@@ -1,4 +1,4 @@
-"""Elements of many tensors joined into batches, so that a batch needs one call instead of many."""
+"""Joins small tensors into batches, so that one call reads many of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Batch:
     """Elements of some tensors of one dtype, one tensor after another.
 
     Attributes:
-        rows: The row of each tensor; a row may occur more than once.
-        sizes: Elements of each tensor, at least one.
+        rows: The row of each tensor. A row may occur more than once.
+        sizes: Number of elements of each tensor, at least 1.
         values: The elements as they are stored. Shape (elements,).
     """
 
@@ -29,13 +29,13 @@ def batches(rows: Sequence[int], tensors: Sequence[Tensor], most_elements: int) 
 
     Args:
         rows: The row of each tensor.
-        tensors: On one device, each with an element, of any dtype and strides.
+        tensors: Tensors on one device, of any dtype and strides, none of them empty.
         most_elements: The most elements of a batch, which bounds its memory.
 
     Yields:
-        Batches that together hold every element once.
+        Batches. Together they hold every element exactly once.
     """
-    # `torch.cat` converts a mixture of dtypes to one that may not hold all values exactly.
+    # `torch.cat` converts different dtypes to a common one, which may not hold all values exactly.
     by_dtype: dict[torch.dtype, list[tuple[int, Tensor]]] = {}
     for row, tensor in zip(rows, tensors, strict=True):
         by_dtype.setdefault(tensor.dtype, []).append((row, tensor.detach()))

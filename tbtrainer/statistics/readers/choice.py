@@ -1,4 +1,4 @@
-"""Which reader reads a tensor: NumPy in main memory, Triton kernels, or plain PyTorch."""
+"""Chooses the reader of a tensor: NumPy in main memory, Triton kernels, or plain PyTorch."""
 
 import functools
 import logging
@@ -20,8 +20,8 @@ Backend = Literal["auto", "plain", "kernel"]
 _CPU_READER = CpuReader()
 _HOST_COPY_READER = HostCopyReader()
 _PYTORCH_READER = PytorchReader()
-# Why the kernels are not used any more in this process; empty while none has failed. Texts, because
-# an exception would keep the tensors of its frames alive.
+# Descriptions of the errors of the kernels in this process. If there is one, the kernels are not
+# used any more. The exceptions are not kept, because their frames keep tensors alive.
 _kernel_failures: list[str] = []
 
 
@@ -29,10 +29,10 @@ def reader_of(tensor: Tensor, backend: Backend) -> Reader:
     """Returns the reader of a tensor.
 
     Args:
-        tensor: Strided and not empty.
-        backend: `"plain"` for PyTorch and NumPy alone; `"kernel"` for the kernels wherever they
-            support the tensor, on the CPU too, where Triton's interpreter runs them; `"auto"` for
-            the kernels where they are faster: on CUDA devices, while none has failed.
+        tensor: A strided tensor that is not empty.
+        backend: `"plain"`: PyTorch and NumPy only. `"kernel"`: the kernels wherever they support
+            the tensor; on the CPU Triton's interpreter runs them. `"auto"`: the kernels on CUDA
+            devices, as long as none has failed.
 
     Raises:
         ImportError: `backend` is `"kernel"` and Triton is not installed.
@@ -56,11 +56,11 @@ def plain_reader(device: torch.device) -> Reader:
 
 
 def give_up_kernels(error: Exception) -> None:
-    """Stops using the kernels in this process: no compiler, an unsupported GPU, a bug."""
+    """Stops using the kernels in this process, because one of them failed."""
     if not _kernel_failures:
         logger.warning(
-            "tbtrainer's Triton kernels failed (%s: %s). From now on plain PyTorch reads the "
-            "tensors, with the same results at a higher cost.",
+            "A Triton kernel of tbtrainer failed (%s: %s). From now on plain PyTorch reads the "
+            "tensors. The results are the same, at a higher cost.",
             type(error).__name__,
             error,
         )
@@ -68,10 +68,10 @@ def give_up_kernels(error: Exception) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, which may be over at the next snapshot."""
+    """Returns whether an error is an out-of-memory error, on the host or on a device."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    # Triton raises a RuntimeError of its own when a launch finds no memory.
+    # Triton raises a plain RuntimeError when a launch runs out of memory.
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 

@@ -1,4 +1,4 @@
-"""One pass over tensors in main memory, in chunks that stay in the cache."""
+"""Reads tensors in main memory, in chunks that fit the cache."""
 
 import math
 import threading
@@ -22,19 +22,19 @@ from tbtrainer.statistics.readers.cpu_small import SmallCpuReader
 from tbtrainer.statistics.readers.pieces import pieces
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements of a chunk. Each chunk costs about a dozen calls that hold the GIL for 1-2 us; its 4 MiB
-# of buffers fit the L2 or L3 cache.
+# Elements of a chunk. A chunk takes about a dozen calls that hold the GIL for 1-2 us each, so it
+# should be large. Its buffers are 4 MiB, which fit the L2 or L3 cache.
 CHUNK = 2**18
-# Elements that torch converts in the calling thread. It divides 32,768 and more among its threads
-# (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13), once for each of the threads used here.
+# Most elements that torch converts in the calling thread. For 32,768 and more it starts threads of
+# its own (`at::internal::GRAIN_SIZE`, torch 2.4 to 2.13), in addition to the threads used here.
 _TORCH_SERIAL = 32_704
-# More threads would wait for the GIL, and their buffers would not fit the cache.
+# Most threads. More would wait for the GIL, and their buffers would not fit the cache.
 _MOST_THREADS = 8
-# Elements of a scalar product. OpenBLAS divides 10,000 and more among threads of its own.
+# Elements of a scalar product. For 10,000 and more OpenBLAS starts threads of its own.
 _ROW = 512
 
 _FLOAT32 = np.finfo(np.float32)
-# Every value of these is one of float32.
+# Dtypes whose values are all values of float32.
 _WITHIN_FLOAT32 = {
     torch.float32,
     torch.bfloat16,
@@ -61,7 +61,7 @@ class CpuReader:
         self._small = SmallCpuReader()
 
     def supports(self, tensor: Tensor) -> bool:
-        """Returns true: every measurable CPU tensor is supported."""
+        """Returns True: every measurable CPU tensor is supported."""
         return True
 
     def measure_into(
@@ -72,7 +72,7 @@ class CpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
-        # Copied to the CPU once; this waits where it is on an accelerator.
+        # One copy for all tensors. It waits if the loss scale is on an accelerator.
         loss_scale = None if loss_scale is None else loss_scale.to(out.count.device)
         small: list[tuple[int, Tensor]] = []
         large: list[tuple[int, Tensor]] = []
@@ -101,14 +101,14 @@ class CpuReader:
 def _measure_large(
     out: TensorStatistics, tensors: Sequence[tuple[int, Tensor]], loss_scale: float | None
 ) -> None:
-    """Adds tensors to their rows of `out`, in threads that share the chunks of all of them."""
+    """Adds the statistics of tensors to rows of `out`, in several threads that share the chunks."""
     chunks = _Queue(tensors)
     lock = threading.Lock()
     sums: list[tuple[int, int, float, float]] = []
-    # What is added to a counter; with a stride of zero `scatter_add_` would be half as fast.
+    # A counter grows by these. A single expanded 1 would make `scatter_add_` half as fast.
     ones = torch.ones(CHUNK, dtype=torch.int64, device="cpu")
 
-    # Infinities, and sums beyond float64, are counted and need no warning.
+    # NumPy need not warn of infinities or of sums that overflow float64.
     @torch.no_grad()
     @np.errstate(all="ignore")
     def work() -> None:
@@ -125,7 +125,7 @@ def _measure_large(
     elements = sum(tensor.numel() for _, tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), _MOST_THREADS, elements // (2 * CHUNK)))
     _in_threads(work, threads)
-    # In the order of the elements, so that the last bits do not depend on the threads.
+    # Added in the order of the elements, so that rounding does not depend on the threads.
     total, squares = out.sum.numpy(), out.sum_of_squares.numpy()
     for _, row, chunk_total, chunk_squares in sorted(sums):
         total[row] += chunk_total
@@ -145,7 +145,7 @@ def _in_threads(work: Callable[[], None], threads: int) -> None:
 
 
 class _Queue:
-    """Chunks of tensors for several threads that iterate over it; each chunk is given out once."""
+    """The chunks of some tensors, for several threads. Each chunk is yielded to one of them."""
 
     def __init__(self, tensors: Sequence[tuple[int, Tensor]]) -> None:
         self._lock = threading.Lock()
@@ -169,11 +169,11 @@ class _Queue:
 
 
 class _ChunkReader:
-    """Reads chunks of a tensor; its buffers are reused and belong to one thread.
+    """Reads chunks with buffers that are reused. Each thread has a reader of its own.
 
     Args:
-        loss_scale: What every element is divided by first.
-        ones: int64, shape (CHUNK,), shared by the threads.
+        loss_scale: Loss scale that every element is divided by.
+        ones: Ones, int64, shape (CHUNK,), shared by the threads.
     """
 
     def __init__(self, loss_scale: float | None, ones: Tensor) -> None:
@@ -188,16 +188,16 @@ class _ChunkReader:
         self._minimum, self._maximum = math.inf, -math.inf
 
     def read(self, chunk: Tensor) -> tuple[float, float]:
-        """Counts the elements of a chunk.
+        """Counts the elements of a chunk, and keeps the counts until `flush`.
 
         Returns:
-            The sum of its finite elements, and of their squares.
+            The sum of the finite elements, and the sum of their squares.
         """
         chunk = chunk.reshape(-1).resolve_neg()
         self._count += chunk.numel()
         exact, wide = self._exact_and_wide(chunk)
         total = float(wide.sum())
-        # One infinity or NaN is enough to show in the sum, and float32 alone cannot overflow it.
+        # An infinity or a NaN makes the sum non-finite. Finite float32 values never do.
         if not math.isfinite(total):
             exact = wide = wide[np.isfinite(wide)]
             self._nonfinite += chunk.numel() - wide.size
@@ -212,7 +212,7 @@ class _ChunkReader:
         return total, squares
 
     def flush(self, out: TensorStatistics, row: int, lock: threading.Lock) -> None:
-        """Adds what was read since the last flush to a row."""
+        """Adds the counts of all chunks since the last flush to a row."""
         keys = self._key_counts.numpy()
         for zero_key in (0, WIDE_NEGATIVE_ZERO_KEY):
             self._zeros += int(keys[zero_key])
@@ -234,13 +234,16 @@ class _ChunkReader:
         self._start()
 
     def _exact_and_wide(self, chunk: Tensor) -> tuple[Floats, Floats]:
-        """The elements as they are, for which float32 is read faster, and in float64."""
+        """Returns the elements in a dtype for their extremes, and in float64 for their sums.
+
+        The first is float32, in which extremes are found faster, if the chunk is float32.
+        """
         wide = self._double[: chunk.numel()]
         if chunk.dtype == torch.float32 and self._loss_scale is None:
             exact: Floats = chunk.numpy()
             np.copyto(wide, exact)
             return exact, wide
-        # Integers up to 2**53 fit float64, and everything else does.
+        # float64 holds all values exactly, except integers above 2**53.
         places = torch.from_numpy(wide).split(_TORCH_SERIAL)
         for place, part in zip(places, chunk.split(_TORCH_SERIAL), strict=True):
             place.copy_(part)
@@ -256,7 +259,11 @@ class _ChunkReader:
 
 
 def _narrowed(wide: Floats, magnitude: float) -> Floats:
-    """The elements rounded to float32, as float64. What lies beyond it stays finite, and not 0."""
+    """Returns the elements rounded to float32, as float64.
+
+    Elements that would overflow float32 become its largest value, and elements that would underflow
+    its smallest, so that finite elements stay finite and only zeros are zero.
+    """
     if magnitude > _FLOAT32.max:
         wide = wide.clip(-_FLOAT32.max, _FLOAT32.max)
     narrow: Floats = wide.astype(np.float32).astype(np.float64)
@@ -267,7 +274,7 @@ def _narrowed(wide: Floats, magnitude: float) -> Floats:
 
 
 def _sum_of_squares(values: Floats) -> float:
-    """Rows short enough for the linear algebra library to stay in this thread."""
+    """Returns the sum of squares, in scalar products short enough to stay in this thread."""
     rows = values[: values.size // _ROW * _ROW].reshape(-1, 1, _ROW)
     rest = values[rows.size :]
     return float(np.matmul(rows, rows.transpose(0, 2, 1)).sum()) + float(np.dot(rest, rest))

@@ -1,4 +1,4 @@
-"""Small tensors in main memory: one run of array operations for many instead of one each."""
+"""Reads small tensors in main memory, many of them with each array operation."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ from tbtrainer.statistics.buckets import (
 from tbtrainer.statistics.readers.batches import Batch, batches
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements. Below this the calls for one tensor cost more than its memory does.
+# Most elements of a small tensor. Up to this size, calls cost more than reading the memory.
 SMALL_MAX_ELEMENTS = 16_384
-# Elements of a batch, which bounds its memory.
+# Most elements of a batch, which bounds its memory.
 _BATCH_ELEMENTS = 65_536
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -28,7 +28,7 @@ Integers = NDArray[np.int64]
 
 
 class SmallCpuReader:
-    """Joins CPU tensors into batches and reduces each batch by tensor."""
+    """Joins CPU tensors into batches, and reduces each batch tensor by tensor."""
 
     name = "NumPy, small tensors"
 
@@ -36,7 +36,7 @@ class SmallCpuReader:
         """Returns whether joining the tensor with others is faster than reading it alone."""
         return tensor.numel() <= SMALL_MAX_ELEMENTS
 
-    # Infinities, and sums beyond float64, are counted and need no warning.
+    # NumPy need not warn of infinities or of sums that overflow float64.
     @np.errstate(all="ignore")
     def measure_into(
         self,
@@ -61,7 +61,7 @@ class SmallCpuReader:
                 np.add.at(
                     out.nonfinite.numpy(), at, np.add.reduceat(~finite, begins, dtype=np.int64)
                 )
-            # `ufunc.at`, because tensors of one batch may share a row.
+            # `ufunc.at` is needed because tensors of one batch may share a row.
             np.add.at(out.count.numpy(), at, sizes)
             np.add.at(out.sum.numpy(), at, np.add.reduceat(values, begins))
             np.minimum.at(out.minimum.numpy(), at, np.minimum.reduceat(lowest, begins))
@@ -86,7 +86,7 @@ class SmallCpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        # Half of each value, so that no difference of two float64 overflows.
+        # Halves are used because the difference of two float64 may overflow.
         low, high = minimum.numpy() / 2, maximum.numpy() / 2
         width = np.where(high > low, (high - low) / LINEAR_BUCKET_COUNT, 1.0)
         width[width == 0] = 1.0
@@ -103,13 +103,13 @@ class SmallCpuReader:
 
 
 def _exact(batch: Batch, loss_scale: Tensor | None) -> Floats:
-    """The elements of a batch in float64, divided by the loss scale."""
+    """Returns the elements of a batch in float64, divided by the loss scale."""
     values: Floats = batch.values.to(torch.float64).numpy()
     return values if loss_scale is None else values / loss_scale.item()
 
 
 def _buckets_of(values: Floats) -> Integers:
-    """The fixed bucket of every finite element; a zero's is that of the smallest magnitudes."""
+    """Returns the fixed bucket of every finite element; for zeros, that of the smallest numbers."""
     single = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
     keys = single.view(np.uint32) >> np.uint32(32 - KEY_BITS)
     buckets: Integers = BUCKET_OF_KEY[keys]
@@ -125,8 +125,8 @@ def _count(
 ) -> None:
     """Adds the elements of a batch to the buckets of their rows.
 
-    Only the buckets that are filled are touched: with two thousand of them in a row, adding a
-    table of the whole batch would be the larger part of the work.
+    Only the filled buckets are written. A row has two thousand buckets, so adding all buckets of a
+    batch would take longer than reading its elements.
     """
     buckets += np.repeat(rows * counts.shape[1], sizes)
     if finite is not None:

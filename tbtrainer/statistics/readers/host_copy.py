@@ -9,16 +9,16 @@ from tbtrainer.statistics.readers.batches import batches
 from tbtrainer.statistics.readers.cpu import CpuReader
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements copied at a time, which bounds the memory of the copy.
+# Most elements copied at a time, which bounds the memory of the copy.
 _MOST_COPIED = 2**22
 
 
 class HostCopyReader:
-    """Copies a bounded number of elements at a time to main memory and reads them there.
+    """Reads tensors of a device without float64 by copying them to main memory in batches.
 
-    Such a device has neither the float64 that sums need nor, on MPS, all of the 64-bit integer
-    operations that counts need. It shares its memory with the CPU, so the copy is cheap. The copy
-    waits for the device.
+    Sums need float64. Counts need operations on 64-bit integers that MPS does not have. Such a
+    device usually shares its memory with the CPU, so the copy is cheap. The copy waits for the
+    device.
     """
 
     name = "host copy"
@@ -27,7 +27,7 @@ class HostCopyReader:
         self._cpu = CpuReader()
 
     def supports(self, tensor: Tensor) -> bool:
-        """Returns true: every measurable tensor can be copied."""
+        """Returns True: every measurable tensor can be copied."""
         return True
 
     def measure_into(

@@ -1,7 +1,8 @@
-"""The pass and the linear pass as fused Triton kernels: one launch per dtype for all tensors.
+"""The pass and the linear pass as two Triton kernels. One launch reads all tensors of a dtype.
 
-docs/kernel.md explains them step by step. A program reads one chunk of one tensor into counters of
-its own, and adds these to the tensor's row at its end. Importing this module needs Triton.
+Each program of a launch reads one chunk of one tensor into counters of its own. At its end it adds
+them to the tensor's row. docs/kernel.md explains the kernels step by step. Importing this module
+needs Triton.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,16 +27,17 @@ from tbtrainer.statistics.buckets import (
 from tbtrainer.statistics.readers.pieces import in_order_of_memory
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements of a program, and of one of its steps.
+# Elements that one program reads, and elements of one step of a program.
 CHUNK = 2**16
 _BLOCK = 2048
 _LINEAR_BLOCK = 1024
 
-# Bytes. Where every chunk begins at a multiple of this, a thread loads as many at a time.
+# Bytes. If every chunk begins at a multiple of this number, a thread loads this many at a time.
 _ALIGNMENT = 16
 
-# The layout of float32, and the buckets of one sign: `buckets.py`. A key is the exponent of a value
-# and the leading bits of its fraction; keys from the first to the last have a bucket each.
+# The layout of float32 and float64, and the fixed buckets (see `buckets.py`). A key is the exponent
+# of a value and the leading bits of its fraction. Each key from `_FIRST_KEY` to `_LAST_KEY` has a
+# bucket of its own.
 _FRACTION_BITS = tl.constexpr(23)
 _FRACTION = tl.constexpr(0x7FFFFF)
 _EXPONENT_BIAS = tl.constexpr(127)
@@ -51,17 +53,17 @@ _ZERO_BUCKET = tl.constexpr(ZERO_BUCKET)
 _LAST_WITHIN = tl.constexpr(ZERO_BUCKET - 1)
 _LINEAR_BUCKETS = tl.constexpr(LINEAR_BUCKET_COUNT)
 
-# Each program counts into a private window of 255 buckets per sign, just under 16 octaves, that
-# reaches half an octave above the first block's largest value. Slot 0 of the positive half collects
-# values outside the window, slot 0 of the negative half the zeros.
+# Each program counts into a private window of 255 buckets per sign, which is just under 16 octaves.
+# The window ends half an octave above the largest value of the first block. Slot 0 of the positive
+# half counts values outside the window. Slot 0 of the negative half counts zeros.
 _WINDOW = tl.constexpr(256)
 _ZEROS = tl.constexpr(256)
 _SIGN_SHIFT = tl.constexpr(31 - 8)
 _HEADROOM = tl.constexpr(8)
 _UNSET = tl.constexpr(1 << 20)
 
-# The dtypes that are read, and as what: the bits of bfloat16 are the upper half of float32's, so
-# they are loaded as a number that is shifted.
+# The dtypes that the kernels read, and the dtype as which each is loaded. The bits of a bfloat16
+# are the upper half of a float32's, so it is loaded as an integer and shifted.
 _LOADED_AS = {
     torch.float32: torch.float32,
     torch.bfloat16: torch.int16,
@@ -69,17 +71,17 @@ _LOADED_AS = {
     torch.float8_e5m2: torch.float8_e5m2,
     torch.float8_e4m3fn: torch.float8_e4m3fn,
 }
-# The compute capability that reading a dtype needs.
+# The compute capability that a dtype needs. The others need (7, 0).
 _CAPABILITY = {torch.float8_e4m3fn: (8, 9), torch.float8_e5m2: (8, 9)}
 
 
 class KernelReader:
-    """Launches the kernels: on CUDA, and on the CPU where Triton's interpreter runs them."""
+    """Reads tensors with the kernels, on CUDA or, in Triton's interpreter, on the CPU."""
 
     name = "Triton"
 
     def supports(self, tensor: Tensor) -> bool:
-        """Returns whether it is a float of up to 32 bits whose memory has no gaps."""
+        """Returns whether the tensor is a float of up to 32 bits whose memory has no gaps."""
         if tensor.dtype not in _LOADED_AS or tensor.is_neg():
             return False
         if tensor.is_cuda and torch.version.hip is None:
@@ -148,11 +150,11 @@ class KernelReader:
 
 @dataclass(frozen=True)
 class _Launch:
-    """The chunks of all tensors of one dtype and alignment: what one launch reads.
+    """What one launch reads: the chunks of all tensors of one dtype and alignment.
 
     Attributes:
-        dtype: Of the tensors.
-        alignment: Of the chunks' addresses, in bytes.
+        dtype: Dtype of the tensors.
+        alignment: Alignment of the chunks' addresses, in bytes.
         chunks: Address, number of elements, and row of each chunk. int64, shape (chunks, 3), on
             the tensors' device.
     """
@@ -162,10 +164,11 @@ class _Launch:
     chunks: Tensor
 
     def like(self) -> Tensor:
-        """An empty tensor whose pointer type is that of the chunks.
+        """Returns an empty tensor whose pointer type is that of the chunks.
 
-        Triton 3.0 and 3.1 cannot make a pointer type from a constant, and up to Triton 3.9 a
-        pointer type is no constant, because it cannot be hashed.
+        The kernels take the type from this tensor. Triton 3.0 and 3.1 cannot make a pointer type
+        from a constant. Up to Triton 3.9 a pointer type cannot be a constant, because it cannot be
+        hashed.
         """
         return torch.empty(0, dtype=_LOADED_AS[self.dtype], device=self.chunks.device)
 
@@ -180,13 +183,13 @@ def _launches(rows: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[_Launc
     for (dtype, alignment), group in groups.items():
         chunks = torch.from_numpy(_cut(np.array(group, np.int64), dtype.itemsize))
         if tensors[0].is_cuda:
-            # From pinned memory the copy waits for nothing.
+            # The host does not wait for a copy from pinned memory.
             chunks = chunks.pin_memory().to(tensors[0].device, non_blocking=True)
         yield _Launch(dtype, alignment, chunks)
 
 
 def _cut(described: np.ndarray, itemsize: int) -> np.ndarray:
-    """Address, elements and row of every tensor, cut into those of every chunk."""
+    """Cuts tensors into chunks. Both are described by their address, elements and row."""
     chunks = -(-described[:, 1] // CHUNK)
     address, elements, row = np.repeat(described, chunks, axis=0).T
     number = np.arange(len(row)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
@@ -195,18 +198,18 @@ def _cut(described: np.ndarray, itemsize: int) -> np.ndarray:
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever the tensors are on."""
+    """Makes a device the current one, on which Triton launches wherever the tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _beside(loss_scale: Tensor | None, device: torch.device) -> Tensor | None:
-    """The loss scale as the kernels take it: float32, on the device, without waiting for it."""
+    """Returns the loss scale for the kernels: float32, on the device, without waiting for it."""
     if loss_scale is None:
         return None
     return loss_scale.to(device, torch.float32, non_blocking=device.type != "cpu")
 
 
-# Triton's language has no annotations but those of constants.
+# In Triton's language only constants are annotated.
 # mypy: disable-error-code="no-untyped-def"
 # ruff: noqa: ANN001, ANN202, N803
 
@@ -222,7 +225,7 @@ def _measure(
     ALIGNMENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Reads one chunk: its sums and counts go to its own place, its buckets to the tensor's row."""
+    """Reads one chunk. Stores its sums and counts by chunk, and adds its buckets to the row."""
     chunk = tl.program_id(0)
     source = tl.load(table + 3 * chunk).to(like.dtype)
     source = tl.multiple_of(source, ALIGNMENT)
@@ -260,7 +263,7 @@ def _measure(
     bucket = tl.where(number >= _WINDOW, -within + _ZERO_BUCKET - 1, within + _ZERO_BUCKET + 1)
     filled = (place > 0) & (window > 0)
     tl.atomic_add(buckets + bucket, window.to(tl.int64), mask=filled, sem="relaxed")
-    # This slot also counted the non-finite values and the padding of the last block.
+    # The slot of the zeros also counted the non-finite values and the padding of the last block.
     others = nonfinite + tl.cdiv(size, BLOCK) * BLOCK - size
     zeros = tl.sum(tl.where(number == _ZEROS, window, 0), axis=0) - others
 
@@ -275,7 +278,7 @@ def _measure(
 
 @triton.jit
 def _as_float32(loaded):
-    """The elements as they are; bfloat16 comes as its bits."""
+    """Returns the elements in float32. A bfloat16 is given as its bits in an int16."""
     if loaded.dtype == tl.int16:
         values = (loaded.to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
@@ -285,16 +288,17 @@ def _as_float32(loaded):
 
 @triton.jit
 def _divided(values, loss_scale):
-    """The values divided by the loss scale and rounded once, small quotients included.
+    """Returns the values divided by the loss scale, correctly rounded, subnormal quotients too.
 
-    The division that Triton offers is compiled to `div.rn.ftz.f32` up to Triton 3.5, which turns
-    quotients below 1.2e-38 into zeros. A loss scale is a power of two unless a user chose
-    otherwise; multiplying by its inverse is then the same and faster. Others divide in float64.
+    Up to Triton 3.5 the division of Triton is compiled to `div.rn.ftz.f32`, which turns quotients
+    below 1.2e-38 into zeros. If the loss scale is a power of two, which is the default, the values
+    are multiplied by its inverse, which gives the same quotient. Otherwise they are divided in
+    float64.
     """
     scale = tl.load(loss_scale)
     bits = scale.to(tl.int32, bitcast=True)
     exponent = bits >> _FRACTION_BITS
-    # From 2**-126 to 2**126, whose inverses are normal numbers of float32.
+    # True for powers of two from 2**-126 to 2**126. Their inverses are normal numbers of float32.
     if ((bits & _FRACTION) == 0) & (exponent > 0) & (exponent < 2 * _EXPONENT_BIAS):
         inverse = ((-exponent + 2 * _EXPONENT_BIAS) << _FRACTION_BITS).to(tl.float32, bitcast=True)
         quotient = values * inverse
@@ -308,7 +312,10 @@ def _add_block(
     values, inside, loss_scale, buckets, total, squares, minimum, maximum, nonfinite, window, base,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Adds the values of a block to what a program has found; `inside` is None if all are."""
+    """Adds the values of a block to the counters and sums of a program.
+
+    `inside` says which values belong to the chunk. It is None if all do.
+    """
     if loss_scale is not None:
         values = _divided(values, loss_scale)
     lower = values
@@ -318,7 +325,7 @@ def _add_block(
         higher = tl.where(inside, values, float("-inf"))
     bits = values.to(tl.int32, bitcast=True)
     largest = tl.max(bits & _MAGNITUDE, axis=0)
-    # Rare path: only blocks with a NaN or infinity take it.
+    # Only blocks with a NaN or an infinity take this branch.
     if largest >= _INFINITY:
         finite = (bits & _MAGNITUDE) < _INFINITY
         nonfinite += BLOCK - tl.sum(finite.to(tl.int32), axis=0)
@@ -331,10 +338,10 @@ def _add_block(
     minimum = tl.minimum(minimum, lower)
     maximum = tl.maximum(maximum, higher)
 
-    # Sums of the block in float32, divided by the power of two of its largest value, so that no
-    # square leaves the range; put together in float64.
+    # The values are divided by a power of two near the largest one, so that no square overflows or
+    # vanishes in float32. The block is added up in float32, and the blocks in float64.
     exponent = tl.minimum(tl.maximum(largest >> _FRACTION_BITS, 1), 253)
-    # (A constant has to stand to the right, or the interpreter makes a constant of the result.)
+    # Constants stand on the right, because the interpreter would make a constant of the result.
     factor = (-exponent + 2 * _EXPONENT_BIAS) << _FRACTION_BITS
     scaled = values * factor.to(tl.float32, bitcast=True)
     exponent += _DOUBLE_EXPONENT_BIAS - _EXPONENT_BIAS
@@ -350,7 +357,7 @@ def _add_block(
     sign = (bits >> _SIGN_SHIFT) & _WINDOW
     counter = tl.where(near, place + sign, zero.to(tl.int32) * _ZEROS)
     window += tl.histogram(counter, 2 * _WINDOW)
-    # Values outside the window are few, and are added to the row at once.
+    # The few values outside the window are added to the row at once.
     if tl.min(counter, axis=0) == 0:
         within = (magnitude >> _KEY_SHIFT) - _FIRST_KEY + 1
         within = tl.minimum(tl.maximum(within, 0), _LAST_WITHIN)
@@ -362,12 +369,12 @@ def _add_block(
 
 @triton.jit
 def _count_linear(table, counts, low, high, loss_scale, like, BLOCK: tl.constexpr):
-    """Reads one chunk, and adds its counts to the tensor's row."""
+    """Counts one chunk in equal buckets, and adds the counts to the tensor's row."""
     chunk = tl.program_id(0)
     source = tl.load(table + 3 * chunk).to(like.dtype)
     size = tl.load(table + 3 * chunk + 1).to(tl.int32)
     row = tl.load(table + 3 * chunk + 2)
-    # Half of each value, so that no difference overflows float64.
+    # Halves are used because the difference of two float64 may overflow.
     least = tl.load(low + row) / 2
     width = (tl.load(high + row) / 2 - least) / _LINEAR_BUCKETS
     width = tl.where(width > 0, width, 1.0)
@@ -384,7 +391,7 @@ def _count_linear(table, counts, low, high, loss_scale, like, BLOCK: tl.constexp
         place = (tl.where(finite, values, 0.0).to(tl.float64) / 2 - least) / width
         place = tl.minimum(tl.maximum(place, 0.0), _LINEAR_BUCKETS - 1.0).to(tl.int32)
         window += tl.histogram(tl.where(finite, place, 0), _LINEAR_BUCKETS)
-        # Values that are not counted were put into the first bucket.
+        # Non-finite values and padding were counted in the first bucket, and are taken out again.
         others = BLOCK - tl.sum(finite.to(tl.int32), axis=0)
         window -= tl.where(number == 0, others, 0)
     tl.atomic_add(

@@ -1,4 +1,4 @@
-"""Tensors of any strides cut into pieces that fit a cache, without copying the whole."""
+"""Cuts tensors of any strides into pieces, without copying the whole tensor."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 def in_order_of_memory(tensor: Tensor) -> Tensor:
-    """Orders the dimensions by stride: a transposed or channels-last tensor is then contiguous."""
+    """Returns a view with the dimensions ordered by stride.
+
+    The view of a transposed or channels-last tensor is contiguous.
+    """
     return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
 
 
@@ -14,12 +17,12 @@ def pieces(tensor: Tensor, most_elements: int, most_copied: int) -> Iterator[Ten
     """Cuts a tensor into views that together hold every element once.
 
     Args:
-        tensor: Strided, of any shape and strides.
-        most_elements: The most elements of a piece whose memory is in one piece.
-        most_copied: The most elements of any other.
+        tensor: A strided tensor of any shape and strides.
+        most_elements: The most elements of a contiguous piece.
+        most_copied: The most elements of a piece that is not contiguous.
 
     Yields:
-        Views, for `reshape(-1)`, which copies those whose memory is not in one piece.
+        Views. `reshape(-1)` flattens them; it copies the pieces that are not contiguous.
     """
     if tensor.dim() == 0:
         yield tensor

@@ -1,7 +1,8 @@
-"""The pass on an accelerator, in PyTorch operations that never wait for the device.
+"""Reads tensors on an accelerator with PyTorch operations for which the host never waits.
 
-These would wait: `bincount`, which needs the largest value on the host; selecting by a mask, which
-needs the size of the result on the host; and every value that Python looks at.
+Three things are avoided because the host would wait for them. `bincount` needs the largest value on
+the host. Indexing with a mask needs the size of the result on the host. Using a value of a tensor
+in Python needs that value on the host.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from tbtrainer.statistics.readers.batches import Batch, batches
 from tbtrainer.statistics.readers.pieces import pieces
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements read at a time: what bounds the memory of the intermediate results.
+# Most elements read at a time, which bounds the memory of intermediate results.
 CHUNK = 2**21
-# Elements. Tensors up to this share the launches of a batch.
+# Most elements of a tensor that is read together with others in a batch.
 SMALL_MAX_ELEMENTS = 2**14
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -31,12 +32,12 @@ _bucket_tables: dict[torch.device, Tensor] = {}
 
 
 class PytorchReader:
-    """Reads tensors of an accelerator in PyTorch operations that never wait for it."""
+    """Reads tensors on an accelerator with PyTorch operations for which the host never waits."""
 
     name = "PyTorch"
 
     def supports(self, tensor: Tensor) -> bool:
-        """Returns true: every measurable tensor is supported on a device with float64."""
+        """Returns True: on a device with float64, every measurable tensor is supported."""
         return True
 
     def measure_into(
@@ -65,7 +66,7 @@ class PytorchReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        # Half of each value, so that no difference of two float64 overflows.
+        # Halves are used because the difference of two float64 may overflow.
         low, high = minimum / 2, maximum / 2
         width = (high - low) / LINEAR_BUCKET_COUNT
         width = width.where(width > 0, 1.0)
@@ -74,19 +75,19 @@ class PytorchReader:
             values = _exact(batch.values, loss_scale).to(torch.float64) / 2
             finite = torch.isfinite(values)
             index = (values.where(finite, 0.0) - low[owners]) / width[owners]
-            # A row without a finite element has no ends.
+            # The extremes of a row without a finite element are infinite.
             index = index.nan_to_num(0.0).clamp_(0, LINEAR_BUCKET_COUNT - 1).to(torch.int64)
             places = owners * LINEAR_BUCKET_COUNT + index
             out.view(-1).scatter_add_(0, places, finite.to(torch.int64))
 
 
 def _beside(numbers: list[int], values: Tensor) -> Tensor:
-    """Whole numbers on the device of some values. int64, shape (numbers,)."""
+    """Copies integers to the device of `values`. int64, shape (numbers,)."""
     return moved(torch.tensor(numbers, dtype=torch.int64, device="cpu"), values.device)
 
 
 def _owners(batch: Batch) -> Tensor:
-    """The row of each element. int64, shape (elements,)."""
+    """Returns the row of each element of a batch. int64, shape (elements,)."""
     return torch.repeat_interleave(
         _beside(batch.rows, batch.values),
         _beside(batch.sizes, batch.values),
@@ -128,7 +129,7 @@ def _add_chunk(out: TensorStatistics, row: int, chunk: Tensor, loss_scale: Tenso
 def _count_buckets(
     buckets: Tensor, owners: Tensor | int, exact: Tensor, finite: Tensor, zeros: Tensor
 ) -> None:
-    """Adds the finite elements to the buckets of their rows."""
+    """Adds the finite elements to the fixed buckets of their rows."""
     single = exact.where(finite, 0.0).clamp_(-_FLOAT32_MAX, _FLOAT32_MAX).to(torch.float32)
     keys = (single.view(torch.int32) >> (32 - KEY_BITS)) & (KEY_COUNT - 1)
     bucket = _bucket_table(exact.device)[keys.to(torch.int64)].where(~zeros, ZERO_BUCKET)
@@ -137,7 +138,7 @@ def _count_buckets(
 
 
 def _exact(chunk: Tensor, loss_scale: Tensor | None) -> Tensor:
-    """The elements as they are, in float32 or float64."""
+    """Returns the elements in float32 or float64, divided by the loss scale if there is one."""
     narrow = chunk.is_floating_point() and chunk.dtype != torch.float64
     exact = chunk.to(torch.float32 if narrow and loss_scale is None else torch.float64)
     return exact if loss_scale is None else exact / moved(loss_scale, exact.device)

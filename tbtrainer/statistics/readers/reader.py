@@ -1,4 +1,4 @@
-"""What every reader offers: a way to read the elements of tensors and count them."""
+"""The protocol of the readers."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,12 +9,12 @@ from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 
 class Reader(Protocol):
-    """One technique of reading tensors of one device.
+    """Reads the elements of tensors of one device, and counts them.
 
-    All readers find the same counts and extremes, and the same sums but for rounding.
+    All readers find equal counts and equal extremes. Their sums differ by rounding only.
 
     Attributes:
-        name: The technique, for messages and tests.
+        name: Name of the technique, for messages and tests.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Reader(Protocol):
         """Adds the statistics of tensors to rows of `out`.
 
         Args:
-            out: Where the statistics are added, on the tensors' `statistics_device`.
+            out: The rows, on the `statistics_device` of the tensors' device.
             rows: The row of each tensor; several tensors may share a row.
-            tensors: On one device, each with an element, and supported.
-            loss_scale: What every element is divided by first, a scalar tensor.
+            tensors: Supported tensors on one device, none of them empty.
+            loss_scale: Loss scale that every element is divided by, a scalar tensor.
         """
         ...
 
@@ -52,11 +52,12 @@ class Reader(Protocol):
         """Adds to `out` the elements in equal buckets between the ends of each row.
 
         Args:
-            out: int64, shape (rows, LINEAR_BUCKET_COUNT), on the tensors' `statistics_device`.
-            rows: As for `measure_into`.
-            tensors: As for `measure_into`.
-            minimum: Lower end of each row of `out`. float64, shape (rows,), beside `out`.
-            maximum: Upper end of each row of `out`. float64, shape (rows,), beside `out`.
-            loss_scale: As for `measure_into`.
+            out: int64, shape (rows, LINEAR_BUCKET_COUNT), on the `statistics_device` of the
+                tensors' device.
+            rows: See `measure_into`.
+            tensors: See `measure_into`.
+            minimum: Lower end of each row of `out`. float64, shape (rows,), on the same device.
+            maximum: Upper end of each row of `out`. float64, shape (rows,), on the same device.
+            loss_scale: See `measure_into`.
         """
         ...
