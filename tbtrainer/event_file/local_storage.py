@@ -1,4 +1,4 @@
-"""The files of a run directory on a file system of the operating system."""
+"""The files of a run directory on a local or mounted file system."""
 
 import fcntl
 import os
@@ -6,18 +6,18 @@ import posixpath
 import shutil
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from tbtrainer.event_file.storage_protocol import STAGED, bounded
+from tbtrainer.event_file.storage_protocol import bounded, staged_name
+from tbtrainer.redaction import shown
 
 _SECONDS_BETWEEN_LOCKS = 0.05
 
 
 class LocalStorage:
-    """A directory of the operating system."""
+    """A local directory."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -27,7 +27,7 @@ class LocalStorage:
         os.makedirs(self._directory, exist_ok=True)
 
     def names(self) -> list[str]:
-        """Returns the names in the directory; none if it does not exist."""
+        """Returns the names in the directory; an empty list if it does not exist."""
         try:
             return os.listdir(self._directory)
         except FileNotFoundError:
@@ -47,16 +47,16 @@ class LocalStorage:
         descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(f"{path} is not a regular file")
+            raise OSError(f"{shown(path)} is not a regular file")
         return os.fdopen(descriptor, "rb")
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """Returns the content of a small regular file."""
+        """Returns the content of a regular file; an `OSError` if it has more than `most_bytes`."""
         with self.open(path) as file:
             return bounded(file.read(most_bytes + 1), path, most_bytes)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Makes a file unless there is one; of several processes, one makes it."""
+        """Makes a file unless it exists. If several processes try, exactly one makes it."""
         place = self._at(path)
         try:
             with open(place, "xb") as file:
@@ -70,7 +70,7 @@ class LocalStorage:
         return True
 
     def replace(self, path: str, data: bytes) -> None:
-        """Puts a file in one move."""
+        """Writes a file, replacing an existing one atomically."""
         with self.stage(path) as staged:
             staged.write(data)
             staged.publish(path)
@@ -85,7 +85,7 @@ class LocalStorage:
 
     @contextmanager
     def stage(self, like: str) -> Iterator["_StagedLocalFile"]:
-        """Begins a file of a unique name beside `like`; see `Storage.stage`."""
+        """Begins a file with a unique name in the folder of `like`; see `Storage.stage`."""
         staged = _StagedLocalFile(self._directory, like)
         try:
             yield staged
@@ -113,7 +113,9 @@ class LocalStorage:
                 return True
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"another process is rewriting {self._directory}") from None
+                    raise TimeoutError(
+                        f"another process is rewriting {shown(self._directory)}"
+                    ) from None
                 time.sleep(_SECONDS_BETWEEN_LOCKS)
             except OSError:
                 return False
@@ -123,15 +125,15 @@ class LocalStorage:
 
 
 class _StagedLocalFile:
-    """A file of a unique name, forced to the disk before it is moved to its place."""
+    """A file with a unique name, forced to the disk before it is renamed."""
 
     def __init__(self, directory: str, like: str) -> None:
         self._directory = directory
         self._folder = os.path.join(directory, posixpath.dirname(like))
-        self._part: str | None = os.path.join(self._folder, f".{uuid.uuid4().hex}{STAGED}")
+        self._part: str | None = os.path.join(self._folder, staged_name())
         self._file: BinaryIO | None = None
         try:
-            # At first for this user alone: the run may be private.
+            # The run may be private: only this user may read the file until its mode is copied.
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             self._file = os.fdopen(descriptor, "wb")
             with suppress(FileNotFoundError):
@@ -159,7 +161,7 @@ class _StagedLocalFile:
     def discard(self) -> None:
         """Closes the file, and deletes it unless it was published."""
         if self._file is not None:
-            # What is still in the buffer may find no room either.
+            # Closing writes the buffer, which also fails on a full disk.
             with suppress(OSError):
                 self._file.close()
         if self._part is not None:
@@ -175,7 +177,7 @@ def _is_regular(path: str) -> bool:
 
 
 def _sync_directory(folder: str) -> None:
-    # A directory cannot be synchronised on every system; the files themselves were.
+    # Some file systems cannot force a directory to the disk. The files in it already were.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,5 +1,6 @@
 """TFRecord framing: the bytes of one event in a file, and reading them back."""
 
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 # The step of an event is an int64.
 _LAST_STEP = 2**63 - 1
+# Records up to this size are read without asking for the size of the file.
+_SMALL_BYTES = 2**16
 
 
 def framed(payload: bytes) -> bytes:
@@ -30,23 +33,40 @@ def unframed(record: bytes) -> bytes:
 def whole_records(file: BinaryIO) -> Iterator[bytes]:
     """Reads records until the first that is torn or damaged, where every loader stops.
 
+    A record whose header claims more bytes than the file has left is torn. It is not read, so a
+    forged length costs no memory.
+
     Args:
-        file: Open at the beginning of a record.
+        file: Open at the beginning of a record. It can seek.
 
     Yields:
         The records with their framing: `unframed` returns the payload.
     """
     while len(header := file.read(_HEADER.size)) == _HEADER.size:
         length, checksum = _HEADER.unpack(header)
-        if checksum != _masked(header[:8]):
+        body_size = length + _FOOTER.size
+        if checksum != _masked(header[:8]) or not _has_left(file, body_size):
             return
-        body = file.read(length + _FOOTER.size)
-        if len(body) < length + _FOOTER.size:
+        body = file.read(body_size)
+        if len(body) < body_size:  # The file was cut short after its size was looked at.
             return
         payload, (checksum,) = body[:length], _FOOTER.unpack(body[length:])
         if checksum != _masked(payload):
             return
         yield header + body
+
+
+def size_of(file: BinaryIO) -> int:
+    """Returns how many bytes a file has now. Its position stays the same."""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size
+
+
+def _has_left(file: BinaryIO, count: int) -> bool:
+    """Whether `count` bytes can be read, or are so few that trying costs no memory."""
+    return count <= _SMALL_BYTES or count <= size_of(file) - file.tell()
 
 
 def file_header(start_step: int | None) -> bytes:

@@ -10,6 +10,7 @@ import fsspec  # type: ignore[import-untyped]
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 from tbtrainer.event_file.storage_protocol import bounded
+from tbtrainer.redaction import redacted_text, shown
 
 
 def filesystem(directory: str) -> tuple[Any, str]:
@@ -22,27 +23,37 @@ def filesystem(directory: str) -> tuple[Any, str]:
         The fsspec file system, and the directory's path in it.
 
     Raises:
-        ValueError: fsspec does not know the protocol, or the package for it is not installed.
+        ValueError: fsspec does not know the protocol, a package for it is not installed, or the
+            file system cannot be opened. The message has no secrets.
     """
     protocol = directory.split("://", 1)[0]
     try:
         opened, path = url_to_fs(directory)
-    except ImportError as error:
-        raise ValueError(
-            f"logging_dir: {protocol}:// needs a package that is not installed: {error}"
-        ) from error
-    except ValueError as error:
-        if protocol in fsspec.available_protocols():
-            raise
-        raise ValueError(
-            f"logging_dir: {protocol}:// is no protocol that fsspec knows. Name a local directory "
-            f"or one of {', '.join(sorted(fsspec.available_protocols()))}."
-        ) from error
+    except Exception as error:  # Every object store has exceptions of its own.
+        # Not `from error`: its text may contain the credentials of the URL, and would be printed.
+        raise ValueError(_why_not_opened(directory, protocol, error)) from None
     return opened, path.rstrip("/")
 
 
+def _why_not_opened(directory: str, protocol: str, error: Exception) -> str:
+    """Returns the message of the error that `filesystem` raises."""
+    name, why = shown(protocol), redacted_text(str(error))
+    if isinstance(error, ImportError):
+        return f"logging_dir: {name}:// needs a package that is not installed: {why}"
+    known = fsspec.available_protocols()
+    if isinstance(error, ValueError) and protocol not in known:
+        return (
+            f"logging_dir: {name}:// is no protocol that fsspec knows. Set logging_dir to a local "
+            f"directory, or to a URL with one of {', '.join(sorted(known))}."
+        )
+    return (
+        f"logging_dir={shown(directory)} cannot be opened ({type(error).__name__}: {why}). Correct "
+        "the URL or its credentials, or set logging_dir to another directory."
+    )
+
+
 def names_in(opened: Any, path: str) -> list[str]:
-    """Names of what lies in a remote directory; none if it does not exist."""
+    """Returns the names in a remote directory; an empty list if it does not exist."""
     opened.invalidate_cache()
     try:
         return [posixpath.basename(found.rstrip("/")) for found in opened.ls(path, detail=False)]
@@ -51,7 +62,7 @@ def names_in(opened: Any, path: str) -> list[str]:
 
 
 class RemoteStorage:
-    """A directory of an object store, where each put replaces an object in one move."""
+    """A directory of an object store, where each put replaces a whole object at once."""
 
     def __init__(self, directory: str) -> None:
         self._opened, self._root = filesystem(directory)
@@ -61,7 +72,7 @@ class RemoteStorage:
         self._opened.makedirs(self._root, exist_ok=True)
 
     def names(self) -> list[str]:
-        """Returns the names in the directory; none if it does not exist."""
+        """Returns the names in the directory; an empty list if it does not exist."""
         return names_in(self._opened, self._root)
 
     def files(self) -> list[str]:
@@ -83,8 +94,9 @@ class RemoteStorage:
     def create(self, path: str, data: bytes) -> bool:
         """Puts an object unless there is one.
 
-        Object stores can seldom do both at once. Of several processes at the same moment, the last
-        to put its object has made it, and the others see so when they read it.
+        Most object stores cannot check and put in one operation. If several processes put the
+        object at the same time, the last one wins. The others read the object back, find other
+        content, and return `False`.
         """
         if self._opened.exists(self._at(path)):
             return False
@@ -112,7 +124,7 @@ class RemoteStorage:
         yield _StagedObject(self)
 
     def free_bytes(self) -> float:
-        """Returns infinity: object stores do not say."""
+        """Returns infinity: the room on an object store is unknown."""
         return float("inf")
 
     @contextmanager
@@ -125,6 +137,8 @@ class RemoteStorage:
 
 
 class _StagedObject:
+    """An object that is collected in memory and put when it is complete."""
+
     def __init__(self, storage: RemoteStorage) -> None:
         self._storage = storage
         self._data = io.BytesIO()

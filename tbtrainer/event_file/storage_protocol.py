@@ -1,18 +1,24 @@
-"""What claims and rewinds ask of the files of a run directory.
+"""The interface to the files of a run directory, local or remote, for claims and rewinds.
 
 Paths are relative to the directory, with `/` between their parts. No method follows a link inside
 of the directory, so nothing outside of it is read or changed.
 """
 
+import posixpath
+import re
+import uuid
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, Protocol
 
+from tbtrainer.redaction import shown
+
 # End of the names of files that are being written. No loader reads them.
-STAGED = ".being-written"
+_STAGED_END = ".being-written"
+_STAGED_NAME = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(_STAGED_END)}")
 
 
 class StagedFile(Protocol):
-    """A file that no one can see before it is complete."""
+    """A file that gets its final name only when it is complete."""
 
     def write(self, data: bytes) -> None:
         """Appends bytes."""
@@ -22,7 +28,7 @@ class StagedFile(Protocol):
 
 
 class Storage(Protocol):
-    """What claims and rewinds ask of a run directory."""
+    """The files of one run directory."""
 
     def make(self) -> None:
         """Makes the directory and those above it."""
@@ -37,13 +43,13 @@ class Storage(Protocol):
         """Opens a regular file for reading."""
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """Returns the content of a small regular file, or raises an `OSError`."""
+        """Returns the content of a regular file; an `OSError` if it has more than `most_bytes`."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Makes a file unless there is one. Returns whether this call made it."""
+        """Makes a file unless it exists. Returns whether this call made it."""
 
     def replace(self, path: str, data: bytes) -> None:
-        """Puts a file in one move."""
+        """Writes a file, replacing an existing one atomically."""
 
     def remove(self, path: str) -> None:
         """Deletes a file."""
@@ -55,20 +61,33 @@ class Storage(Protocol):
         """Begins a file with the permissions of `like`. It is deleted if it is not published."""
 
     def free_bytes(self) -> float:
-        """Returns the room that is left; infinite where it is unknown."""
+        """Returns how many bytes can still be written; infinity if that is unknown."""
 
     def lock(self, seconds: float) -> AbstractContextManager[bool]:
-        """Keeps other processes that lock the directory waiting.
+        """Locks the directory: other processes that lock it wait.
 
-        Yields whether the lock is held; `False` where the file system has no locks.
+        Yields whether the lock is held; `False` if the file system has no locks.
+
+        Args:
+            seconds: The longest wait for another process.
 
         Raises:
-            TimeoutError: Another process held the lock for so long.
+            TimeoutError: Another process still holds the lock after `seconds`.
         """
+
+
+def staged_name() -> str:
+    """Returns a unique name for a file that is being written."""
+    return f".{uuid.uuid4().hex}{_STAGED_END}"
+
+
+def is_staged(path: str) -> bool:
+    """Whether a path has the name of a file that tbtrainer is writing, or left unfinished."""
+    return _STAGED_NAME.fullmatch(posixpath.basename(path)) is not None
 
 
 def bounded(data: Any, path: str, most_bytes: int) -> bytes:
     """Returns the content of a file, or raises an `OSError` if it is longer than allowed."""
     if len(data) > most_bytes:
-        raise OSError(f"{path} is longer than {most_bytes} bytes")
+        raise OSError(f"{shown(path)} is longer than {most_bytes} bytes")
     return bytes(data)

@@ -15,6 +15,7 @@ from tbtrainer.redaction.values import (
     redacted_json,
     redacted_name,
     redacted_text,
+    shown,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "redacted_json",
     "redacted_name",
     "redacted_text",
+    "shown",
     "without_url_credentials",
 ]

@@ -21,6 +21,8 @@ from tbtrainer.redaction.urls import without_login_credentials, without_url_cred
 _SHOWN_AS_TEXT = (str, PurePath, Enum, torch.dtype, torch.device)
 # Deeper than any configuration; a structure that contains itself ends here.
 _DEEPEST = 32
+# The most characters of a path or an error that `shown` returns.
+LONGEST_SHOWN = 200
 # `{"name": "DB_PASSWORD", "value": ...}`
 _NAME_FIELDS = frozenset(("name", "key", "variable", "var", "field", "env", "header", "option"))
 _VALUE_FIELDS = frozenset(("value", "val", "content", "data", "default"))
@@ -49,6 +51,18 @@ def redacted(value: Any, key: str = "") -> Any:
 def redacted_text(text: str) -> str:
     """Returns a text, such as a log message, with the secrets inside it replaced."""
     return _redacted_text(text, "", _DEEPEST)
+
+
+def shown(value: object) -> str:
+    """Returns a path, a URL or an error as a message may show it: on one line, without secrets.
+
+    At most `LONGEST_SHOWN` characters are shown. Control characters and line breaks, which a
+    downloaded file may have in its name, are shown as escape sequences.
+    """
+    text = redacted_text(str(value))
+    if len(text) > LONGEST_SHOWN:
+        text = f"{text[:LONGEST_SHOWN]}…"
+    return text if text.isprintable() else json.dumps(text)
 
 
 def redacted_name(name: str) -> str:

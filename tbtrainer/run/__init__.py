@@ -1,4 +1,4 @@
-"""The run directory: how it is chosen, claimed, written to, and continued after a resume."""
+"""The run directory: choosing, claiming and writing it, and continuing it after a resume."""
 
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS

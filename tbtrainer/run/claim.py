@@ -1,4 +1,4 @@
-"""The claim of a run directory: the file that says which run, of which training, owns it."""
+"""The claim of a run directory: a file that names the run and the training that own it."""
 
 import errno
 import hashlib
@@ -13,42 +13,44 @@ from typing import Any
 
 from tbtrainer.event_file.names import CLAIM, is_event_file, is_remote
 from tbtrainer.event_file.storage import storage_of
+from tbtrainer.redaction import shown
 
-# Numbered siblings that are tried for a fresh run.
+# How many numbered siblings are tried for a new run.
 _SIBLINGS = 10_000
-# Numbered directories inside of the one asked for, where it can have no siblings.
+# How many numbered directories inside the requested one are tried, if no sibling can be made.
 _INSIDE = 1_000
-# Errors after which the directory asked for holds no run: it is no directory, or it was found empty
-# and could not be claimed. After all others, such as those of object stores, it may hold one.
+# After these errors the requested directory certainly holds no run: it is not a directory, or it
+# was empty and could not be claimed. After any other error it may hold one.
 _HOLDS_NO_RUN = frozenset(
     (
         *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     )
 )
-# Far more than a claim has; a longer file is none.
+# A longer file is not a claim. A claim has less than a thousand bytes.
 _MOST_BYTES = 65_536
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class RunDirectoryUnavailable(OSError):
-    """The directory asked for is in use, and no other can be made beside it or inside it."""
+    """The requested directory is in use, and none can be made beside it or inside it."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Owner of a run directory, as its claim file has it.
+    """The content of a claim file: the run and the training that own a run directory.
 
-    Paths are kept as hashes: they are compared only, and may hold credentials.
+    Paths are stored as hashes, because they are only compared, and may contain credentials.
 
     Attributes:
         run_id: Random name of the run, 32 hexadecimal digits.
         output_dir: Hash of the real path of the training's `output_dir`.
         directory: Hash of the run directory's real path when the claim was written.
-        relative: The run directory as seen from `output_dir`; empty for a URL.
+        relative: Path of the run directory relative to `output_dir`; empty for a URL.
         first_training: When a training first began in the run, in seconds since 1970; `None` if
             the run has only evaluations.
-        last_training: When the latest one began or was resumed.
+        last_training: When a training last began or was resumed in the run, in seconds since 1970;
+            `None` if the run has only evaluations.
     """
 
     run_id: str
@@ -60,7 +62,7 @@ class Claim:
 
     @classmethod
     def new(cls, directory: str, output_dir: str, trains: bool) -> "Claim":
-        """Makes a claim of a run of its own.
+        """Makes the claim of a new run.
 
         Args:
             directory: Real path of the run directory, or its URL.
@@ -71,7 +73,7 @@ class Claim:
         return claim.training(directory, output_dir) if trains else claim
 
     def training(self, directory: str, output_dir: str) -> "Claim":
-        """Returns the claim after a training began in the run, which may have been moved."""
+        """Returns the claim renewed for a training that begins now, with today's paths."""
         now = time.time()
         output, place, relative = _position(directory, output_dir)
         return replace(
@@ -84,11 +86,15 @@ class Claim:
         )
 
     def belongs_to(self, directory: str, output_dir: str) -> bool:
-        """Whether a run, where it lies today, is that of the training that saves to `output_dir`.
+        """Whether this is the claim of a training that saves to `output_dir`.
 
-        It is if the claim names this `output_dir`. It also is if run and `output_dir` were both
-        moved or copied and lie to each other as before. A run that was not moved belongs to the
-        `output_dir` of its claim alone.
+        That is so if the claim names this `output_dir`. It is also so if the run directory and
+        `output_dir` were moved or copied together: the run directory has another path than in the
+        claim, but the same path relative to `output_dir`.
+
+        Args:
+            directory: Real path of the run directory today, or its URL.
+            output_dir: Real path of the training's `output_dir` today.
         """
         output, place, relative = _position(directory, output_dir)
         if output == self.output_dir:
@@ -97,10 +103,10 @@ class Claim:
 
     @classmethod
     def parsed(cls, data: bytes) -> "Claim":
-        """Reads a claim that anybody may have written.
+        """Reads the content of a claim file, which anybody may have written.
 
         Raises:
-            ValueError: It is no claim.
+            ValueError: It is not a valid claim.
         """
         try:
             values = json.loads(data)
@@ -110,9 +116,9 @@ class Claim:
         texts = (claim.output_dir, claim.directory, claim.relative)
         times = (claim.first_training, claim.last_training)
         if not is_run_id(claim.run_id) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("the claim holds no run")
+            raise ValueError("the claim has an invalid run id or path")
         if not all(moment is None or _is_time(moment) for moment in times):
-            raise ValueError("the claim holds a time that is no time")
+            raise ValueError("the claim has an invalid time")
         return claim
 
     def to_bytes(self) -> bytes:
@@ -121,24 +127,24 @@ class Claim:
 
 
 def is_run_id(value: Any) -> bool:
-    """Whether a value is the id of a run."""
+    """Whether a value has the form of a run id."""
     return isinstance(value, str) and _RUN_ID.fullmatch(value) is not None
 
 
 def real_path(directory: str) -> str:
-    """Returns a local directory without links; a URL as it is."""
+    """Returns the real path of a local directory; a URL unchanged."""
     return directory if is_remote(directory) else os.path.realpath(directory)
 
 
 def claim_run_directory(
     path: str, output_dir: str = "", *, trains: bool = True
 ) -> tuple[str, Claim]:
-    """Makes a directory that no other run is in, and claims it for a fresh run.
+    """Makes a directory that no other run uses, and claims it for a new run.
 
     Args:
-        path: The directory asked for. If it holds events, or another run claims it at the same
-            moment, the next numbered sibling that is free is taken: `path-1`, `path-2`, and so on.
-            If no sibling can be made, a numbered directory inside of it: `path/path-1`.
+        path: The requested directory. If it holds event files, or another run claims it first, the
+            first free numbered sibling is used: `path-1`, `path-2`, and so on. If no sibling can be
+            made, a numbered directory inside it is used: `path/path-1`.
         output_dir: Where the training saves its checkpoints.
         trains: Whether a training begins in the run.
 
@@ -146,8 +152,8 @@ def claim_run_directory(
         The directory, which exists, and the claim that was written to it.
 
     Raises:
-        RunDirectoryUnavailable: The directory is in use, and no other can be made.
-        Exception: The directory asked for cannot be made or written to. Object stores have
+        RunDirectoryUnavailable: The requested directory is in use, and no other can be made.
+        Exception: The requested directory cannot be made or written to. Object stores raise
             exceptions of their own.
     """
     owner = os.path.realpath(output_dir)
@@ -163,23 +169,23 @@ def claim_run_directory(
                     return name(path, number), claim
         except Exception as fault:  # Object stores have exceptions of their own.
             faults.append(fault)
+    reasons = "; ".join(map(shown, faults)) or "all numbers are in use"
     raise RunDirectoryUnavailable(
-        f"{path} is used by another run, and no directory for this run can be made beside it or "
-        f"inside it ({'; '.join(map(str, faults)) or 'all numbers are taken'}). Name another "
-        "logging_dir, make one of them writable, or make room."
+        f"{shown(path)} is used by another run, and no directory for this run can be made beside "
+        f"it or inside it ({reasons}). Set logging_dir to an unused directory, make this one or "
+        "the one above it writable, or free disk space."
     )
 
 
 def directory_without_claim(path: str, error: Exception) -> str:
-    """Returns where a run goes whose directory could not be claimed.
+    """Returns the directory for a run if the requested one could not be claimed.
 
     Args:
-        path: The directory asked for.
+        path: The requested directory.
         error: Why it could not be claimed.
 
     Returns:
-        The directory asked for if it holds no run. If it may hold one, a name beside it that no
-        other run has.
+        The requested directory if it certainly holds no run, else a sibling with a random name.
     """
     if isinstance(error, OSError) and error.errno in _HOLDS_NO_RUN:
         return path
@@ -192,12 +198,12 @@ def sibling(path: str, number: int) -> str:
 
 
 def inside(path: str, number: int) -> str:
-    """Returns the numbered directory inside of a run directory that can have no siblings."""
+    """Returns the numbered directory inside a run directory."""
     return f"{path.rstrip('/')}/{posixpath.basename(path.rstrip('/'))}-{number}"
 
 
 def is_place_of(directory: str, requested: str) -> bool:
-    """Whether a directory is the one asked for, or a numbered one that tbtrainer makes of it."""
+    """Whether a directory is the requested one, or a numbered one that tbtrainer makes for it."""
     directory, requested = directory.rstrip("/"), requested.rstrip("/")
     found = re.fullmatch(r"(.*)-([1-9]\d{0,3})", directory, re.DOTALL)
     if found is None or directory == requested:
@@ -207,15 +213,15 @@ def is_place_of(directory: str, requested: str) -> bool:
 
 
 def read_claim(directory: str) -> Claim | None:
-    """Reads the claim of a directory; `None` if it has none that is valid."""
+    """Returns the claim of a directory; `None` if it is missing, unreadable or invalid."""
     try:
         return Claim.parsed(storage_of(directory).read(CLAIM, _MOST_BYTES))
-    except Exception:  # Missing, or out of reach. Object stores have exceptions of their own.
+    except Exception:  # Every object store has exceptions of its own.
         return None
 
 
 def renew_claim(directory: str, run_id: str, output_dir: str) -> None:
-    """Notes in the claim of a run that a training of `output_dir` began in it."""
+    """Stores in the claim of a run that a training of `output_dir` began in it."""
     claim = read_claim(directory)
     if claim is not None and claim.run_id == run_id:
         renewed = claim.training(real_path(directory), os.path.realpath(output_dir))
@@ -223,6 +229,7 @@ def renew_claim(directory: str, run_id: str, output_dir: str) -> None:
 
 
 def _claimed(directory: str, output_dir: str, trains: bool) -> Claim | None:
+    """Claims a directory; `None` if it is in use."""
     storage = storage_of(directory)
     storage.make()
     names = storage.names()
@@ -233,7 +240,7 @@ def _claimed(directory: str, output_dir: str, trains: bool) -> Claim | None:
 
 
 def _position(directory: str, output_dir: str) -> tuple[str, str, str]:
-    """Hash of `output_dir`, hash of the run directory, and how the one lies to the other."""
+    """Returns the hashes of both paths, and the run directory relative to `output_dir`."""
     relative = "" if is_remote(directory) else os.path.relpath(directory, output_dir)
     return _hash(output_dir), _hash(directory), relative
 

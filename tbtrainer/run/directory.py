@@ -1,4 +1,4 @@
-"""Which directory a run is written to."""
+"""Chooses the run directory, and checks before training that it can be written to."""
 
 import os
 import socket
@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from tbtrainer.event_file.names import is_remote
 from tbtrainer.event_file.remote_storage import filesystem
+from tbtrainer.redaction import shown
 
 
 def named_run_directory(logging_dir: str | None) -> str | None:
@@ -16,8 +17,9 @@ def named_run_directory(logging_dir: str | None) -> str | None:
         logging_dir: As given by the user, or `None`.
 
     Returns:
-        `logging_dir`, without it the environment's `TENSORBOARD_LOGGING_DIR`, as an absolute path
-        or as a URL; `None` if neither is given.
+        `logging_dir`, or the environment variable `TENSORBOARD_LOGGING_DIR` if `logging_dir` is
+        `None` or empty. A local directory is made an absolute path; a URL stays as it is. `None` if
+        neither is given.
     """
     chosen = logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
     if not chosen:
@@ -28,7 +30,7 @@ def named_run_directory(logging_dir: str | None) -> str | None:
 
 
 def default_run_directory(output_dir: str) -> str:
-    """Returns the run directory where none was asked for: `{output_dir}/runs/{time}_{host}`."""
+    """Returns the run directory if none was asked for: `{output_dir}/runs/{time}_{host}`."""
     now = datetime.now().strftime("%b%d_%H-%M-%S")
     return os.path.join(os.path.abspath(output_dir), "runs", f"{now}_{socket.gethostname()}")
 
@@ -40,8 +42,9 @@ def check_run_directory(path: str) -> None:
         path: The run directory, which need not exist.
 
     Raises:
-        ValueError: It is a file, lies below one, its name is too long, or the directory it is in
-            cannot be written to. Of a remote directory: the package for it is missing.
+        ValueError: A local directory is a file, lies below a file, has a name that is too long, or
+            lies in a directory without write permission. A remote directory has a URL that fsspec
+            cannot open, for example because a package is missing. The message has no secrets.
     """
     if is_remote(path):
         filesystem(path)
@@ -52,18 +55,19 @@ def check_run_directory(path: str) -> None:
     if not os.path.isdir(existing):
         kind = "a link that leads nowhere" if os.path.islink(existing) else "a file"
         raise ValueError(
-            f"logging_dir={path!r} cannot be a run directory: {existing} is {kind}. "
-            "Name another directory, or remove it."
+            f"logging_dir={shown(path)} cannot be a run directory: {shown(existing)} is {kind}. "
+            f"Set logging_dir to another directory, or remove {kind}."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
-            f"logging_dir={path!r} cannot be written to: no permission for {existing}. "
-            "Name another directory, or change its permissions."
+            f"logging_dir={shown(path)} cannot be written to: no permission for {shown(existing)}. "
+            "Set logging_dir to another directory, or change the permissions of this one."
         )
     longest = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     for name in os.path.relpath(os.path.abspath(path), existing).split(os.sep):
         if len(os.fsencode(name)) > longest:
             raise ValueError(
-                f"logging_dir={path!r} cannot be made: {name!r} is longer than the {longest} bytes "
-                f"that a name below {existing} may have. Name a shorter one."
+                f"logging_dir={shown(path)} cannot be made: the name {shown(name)} is longer than "
+                f"the {longest} bytes that a name in {shown(existing)} may have. Set logging_dir "
+                "to a directory with a shorter name."
             )

@@ -1,4 +1,4 @@
-"""A run that is open: its writer, its id, and the texts that it shows already."""
+"""An open run: its writer, its id, and the texts that it already shows."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from tbtrainer.run.summary_writer import RunWriter
 
 @dataclass
 class OpenRun:
-    """The present run of a session.
+    """The current run of a session.
 
     Attributes:
         writer: Its writer.
         run_id: The id in its claim; empty if its directory could not be claimed.
-        output_dir: The `output_dir` it was opened for, absolute.
-        cards: Digests of the texts that are written only when they change, by tag.
+        output_dir: The training's `output_dir` when the run was opened, absolute.
+        cards: Digests of the texts that are written only if they have changed, by tag.
     """
 
     writer: RunWriter
@@ -26,10 +26,10 @@ class OpenRun:
     cards: dict[str, str] = field(default_factory=dict)
 
     def write(self, records: Records, step: int) -> None:
-        """Writes records at `step`. Secrets are taken out of texts.
+        """Writes records at `step`. Secrets in texts are replaced by `<hidden>`.
 
         Raises:
-            TypeError: One of them is no record.
+            TypeError: One of the values is not a record.
         """
         for record in records:
             if isinstance(record, Text):
@@ -40,10 +40,14 @@ class OpenRun:
             elif isinstance(record, Scalar):
                 self.writer.add_scalar(record.tag, record.value, step)
             else:
-                raise TypeError(f"{record!r} is not a record; return those of tbtrainer.records.")
+                # Not the value itself, which may contain a secret.
+                raise TypeError(
+                    f"a {type(record).__name__} is not a record; return a Scalar, a Text or a "
+                    "HistogramRecord of tbtrainer.records."
+                )
 
     def mark(self, checkpoint: str, step: int) -> None:
-        """Stores the run and the step in a checkpoint."""
+        """Writes the marker of a checkpoint."""
         directory = str(self.writer.log_dir)
         SavedRun.of(directory, self.run_id, checkpoint, step, self.cards).write(checkpoint)
 

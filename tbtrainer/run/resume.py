@@ -1,36 +1,37 @@
-"""Which run a resumed training continues, if any.
+"""Decides which run a resumed training continues, if any.
 
-A checkpoint may have been downloaded, copied or edited, so its marker is data from somebody else.
-Nothing in it makes tbtrainer look at, write to or rewrite a directory that this training was not
-given. The marker only chooses among directories that are this training's.
+A checkpoint may have been downloaded, copied or edited, so its marker is not trusted. It only
+chooses among the directories that this training may write to. No other directory is read or changed
+because of what a marker contains.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from tbtrainer.event_file.names import is_remote
-from tbtrainer.redaction import redacted_text, without_url_credentials
+from tbtrainer.redaction import shown, without_url_credentials
 from tbtrainer.run.claim import Claim, inside, is_place_of, read_claim, real_path, sibling
 from tbtrainer.run.saved_run import BrokenMarker, SavedRun, step_of
 
-# Numbered directories without a claim, after which no more are looked for.
+# The search for numbered directories ends after this many in a row without a claim.
 _GAP = 3
-# A checkpoint saved this much before a training began was not saved by it; clocks may differ.
+# How much earlier than the beginning of its training a checkpoint may seem to be saved: the clocks
+# of the machine and of the file system may differ.
 _CLOCK_SECONDS = 60.0
-_LONGEST_SHOWN = 200
+# What happens if no run is continued. Ends the message that gives the reason.
+NEW_RUN = "The training continues from the checkpoint and begins a new run."
 
 
 @dataclass(frozen=True)
 class Training:
-    """Where a training was told to write.
+    """The directories of a training.
 
     Attributes:
         output_dir: Where it saves its checkpoints, absolute.
-        requested: The run directory that was asked for, absolute, or its URL; `None` if none was,
-            and runs go to `output_dir`.
+        requested: The run directory that the user asked for, absolute, or its URL; `None` for the
+            default, a directory below `output_dir`.
     """
 
     output_dir: str
@@ -54,13 +55,14 @@ class FoundRun:
 
 @dataclass(frozen=True)
 class ResumedCheckpoint:
-    """What is known of the checkpoint that a training resumes from.
+    """The checkpoint that a training resumes from, and what its files say about its run.
 
     Attributes:
-        path: Where it is.
+        path: The directory of the checkpoint.
         step: Optimizer steps taken when it was saved; `None` if unknown.
         saved: Its marker, or that of a checkpoint beside it; `None` if there is none.
-        saved_at: When its training state was written, in seconds since 1970; `None` if unknown.
+        saved_at: When its `trainer_state.json` was written, in seconds since 1970; `None` if
+            unknown.
     """
 
     path: str
@@ -75,9 +77,9 @@ class Continued:
 
     Attributes:
         run: The run.
-        step: The last step that stays.
-        cards: Digests of the texts it shows, by tag.
-        is_assumed: Whether no marker names the run.
+        step: The last step whose events are kept.
+        cards: Digests of the texts that the run shows, by tag.
+        is_assumed: Whether no marker names the run, so that it was chosen by its claim alone.
     """
 
     run: FoundRun
@@ -89,46 +91,58 @@ class Continued:
 def run_to_continue(
     checkpoint: ResumedCheckpoint, found: Iterable[FoundRun], training: Training
 ) -> Continued | str:
-    """Decides which run a resumed training continues. Touches no file.
+    """Decides which run a resumed training continues. Reads no file.
 
-    A run is continued if it lies where this training writes, its claim names this training's
-    `output_dir`, and its id is that of the checkpoint's marker. Without a marker it is the run in
-    which a training of this `output_dir` last began, before the checkpoint was saved.
+    A run is continued if it lies in a directory of this training, its claim names this training's
+    `output_dir`, and it has the id of the checkpoint's marker. If there is no marker, the choice is
+    among the runs of this `output_dir` in which a training began before the checkpoint was saved:
+    the one in which a training began last is continued.
 
     Args:
         checkpoint: The checkpoint.
         found: Claimed directories.
-        training: Where this training writes, its paths without links.
+        training: The directories of this training, without links.
 
     Returns:
-        The run, or the reason why a new one begins, as a sentence that names the checkpoint.
+        The run, or a message that says why none is continued and what happens instead.
     """
     name = shown(checkpoint.path)
     if checkpoint.step is None:
-        return f"{name} was saved without a run: a new one begins."
+        return (
+            f"{name} has no readable tensorboard_run.json, and its name gives no step, so its run "
+            f"cannot be found. {NEW_RUN}"
+        )
     found = list(found)
     ours = [run for run in found if _is_ours(run, training)]
     saved = checkpoint.saved
     if saved is None:
         trained = [run for run in ours if _may_have_saved(run, checkpoint)]
         if not trained:
-            return f"{name} was saved without a run: a new one begins."
+            return (
+                f"{name} and the checkpoints beside it have no readable tensorboard_run.json, and "
+                f"no run that may have saved it was found. {NEW_RUN}"
+            )
         newest = max(trained, key=lambda run: run.claim.last_training or 0.0)
         return Continued(newest, checkpoint.step, {}, is_assumed=True)
     if not saved.run_id:
-        return f"{name} was saved while its run directory had no claim: a new run begins."
+        return (
+            f"The run that saved {name} had no claim of its directory, so it cannot be found. "
+            f"{NEW_RUN}"
+        )
     for run in ours:
         if run.claim.run_id == saved.run_id:
             return Continued(run, checkpoint.step, dict(saved.cards))
     exists = any(run.claim.run_id == saved.run_id for run in found)
     if not exists and _lies_where(saved.run_directory, training):
         return (
-            f"The run of {name}, {shown(saved.run_directory)}, is gone, or its claim is: "
-            "a new one begins."
+            f"The run of {name} is not at {shown(saved.run_directory)} any more, or its file "
+            f".tbtrainer-run is missing. {NEW_RUN} To continue the old run, put the directory back "
+            "with its hidden files, and resume again."
         )
     return (
-        f"{name} belongs to the run {shown(saved.run_directory)}, which is left as it is: this "
-        "training has another output_dir or logging_dir, and begins a run of its own."
+        f"{name} belongs to the run {shown(saved.run_directory)}, which is left as it is, because "
+        f"this training has another output_dir or logging_dir. {NEW_RUN} To continue that run, "
+        "resume with its output_dir and logging_dir."
     )
 
 
@@ -137,7 +151,7 @@ def _is_ours(run: FoundRun, training: Training) -> bool:
 
 
 def _lies_where(directory: str, training: Training) -> bool:
-    """Whether a directory is one that this training may write to. Compares text only."""
+    """Whether this training may write to a directory. Compares paths, and reads no file."""
     if training.requested is not None:
         if is_remote(directory) or is_remote(training.requested):
             directory = without_url_credentials(directory)
@@ -152,26 +166,28 @@ def _is_below(directory: str, output_dir: str) -> bool:
 
 
 def _may_have_saved(run: FoundRun, checkpoint: ResumedCheckpoint) -> bool:
+    """Whether a training began in the run before the checkpoint was saved."""
     began = run.claim.first_training
     if began is None:
         return False
     return checkpoint.saved_at is None or checkpoint.saved_at >= began - _CLOCK_SECONDS
 
 
-# ---- What the decision needs to know ----
+# ---- Reading the checkpoint and looking for runs ----
 
 
 def run_of_checkpoint(checkpoint: str, training: Training) -> Continued | str:
-    """Reads a checkpoint, looks for its run, and decides; see `run_to_continue`."""
+    """Reads a checkpoint, looks for its run, and decides as `run_to_continue` does."""
     read = resumed_checkpoint(checkpoint)
     return run_to_continue(read, runs_of(training, read), without_links(training))
 
 
 def resumed_checkpoint(checkpoint: str) -> ResumedCheckpoint:
-    """Reads what a checkpoint, or one beside it, says of its run.
+    """Reads the marker of a checkpoint, or that of a checkpoint in the same folder.
 
-    A process may have been killed before it wrote the marker, or while it did. The run is then that
-    of the nearest checkpoint beside it, earlier ones first.
+    A process may have been killed before or while it wrote the marker. Then the marker of the
+    nearest earlier checkpoint is used. If no earlier one has a marker, that of the nearest later one
+    is used.
     """
     step = step_of(checkpoint)
     saved = _marker(checkpoint)
@@ -187,13 +203,14 @@ def resumed_checkpoint(checkpoint: str) -> ResumedCheckpoint:
 
 
 def _marker(checkpoint: str) -> SavedRun | None:
+    """Returns the marker of a checkpoint; `None` if it has none, or a broken one."""
     with suppress(BrokenMarker):
         return SavedRun.read(checkpoint)
     return None
 
 
 def _beside(checkpoint: str, step: int) -> Iterator[str]:
-    """Checkpoints beside one: the nearest earlier one first, then the nearest later one."""
+    """Yields the other checkpoints of a folder: earlier ones first, nearest first."""
     folder = os.path.dirname(os.path.abspath(checkpoint))
     try:
         names = os.listdir(folder)
@@ -206,12 +223,12 @@ def _beside(checkpoint: str, step: int) -> Iterator[str]:
 
 
 def runs_of(training: Training, checkpoint: ResumedCheckpoint) -> list[FoundRun]:
-    """Looks for the claimed directories that this training may write to, the likeliest first.
+    """Returns the claimed directories that this training may write to, the most likely first.
 
     Args:
-        training: Where the training writes, as it was told.
-        checkpoint: What the checkpoint says: it only chooses the order, and which directories below
-            `output_dir` are looked at.
+        training: The directories of the training, which may contain links.
+        checkpoint: The checkpoint. Its marker decides the order, and which directories below
+            `output_dir` are looked at besides those in `runs`.
     """
     real = without_links(training)
     found: dict[str, FoundRun] = {}
@@ -229,13 +246,13 @@ def runs_of(training: Training, checkpoint: ResumedCheckpoint) -> list[FoundRun]
 
 
 def without_links(training: Training) -> Training:
-    """Returns the places of a training as real paths."""
+    """Returns the directories of a training as real paths."""
     requested = None if training.requested is None else real_path(training.requested)
     return Training(os.path.realpath(training.output_dir), requested)
 
 
 def _places(training: Training, checkpoint: ResumedCheckpoint) -> Iterator[str]:
-    """Directories to look at. None lies elsewhere, unless a link leads there."""
+    """Yields the directories to look at. `runs_of` leaves out those that a link leads out of."""
     if training.requested is not None:
         yield from _numbered(training.requested, checkpoint.saved)
         return
@@ -252,7 +269,7 @@ def _places(training: Training, checkpoint: ResumedCheckpoint) -> Iterator[str]:
 
 
 def _numbered(requested: str, saved: SavedRun | None) -> Iterator[str]:
-    """The directory asked for and the numbered ones made of it; that of the marker first."""
+    """Yields the requested directory, that of the marker, and the other numbered ones."""
     yield requested
     start = without_url_credentials(requested)
     if saved is not None and is_place_of(saved.run_directory, start):
@@ -263,11 +280,3 @@ def _numbered(requested: str, saved: SavedRun | None) -> Iterator[str]:
             number += 1
             missing = 0 if read_claim(name(requested, number)) is not None else missing + 1
             yield name(requested, number)
-
-
-def shown(path: str) -> str:
-    """Returns a path as a message may show it: short, printable and without secrets."""
-    text = redacted_text(path)
-    if len(text) > _LONGEST_SHOWN:
-        text = f"{text[:_LONGEST_SHOWN]}…"
-    return text if text.isprintable() else json.dumps(text)

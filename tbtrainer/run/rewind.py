@@ -1,8 +1,7 @@
-"""Taking the events after a step out of a run, so that a resumed training continues cleanly."""
+"""Takes the events after a step out of the event files of a run that is resumed."""
 
 import errno
 import logging
-import os
 import posixpath
 import re
 from collections import defaultdict
@@ -14,43 +13,46 @@ import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
 from tbtrainer.event_file.names import CLAIM, PART_OF_RUN, is_event_file
-from tbtrainer.event_file.records import unframed, whole_records
+from tbtrainer.event_file.records import size_of, unframed, whole_records
 from tbtrainer.event_file.storage import storage_of
-from tbtrainer.event_file.storage_protocol import STAGED, StagedFile, Storage
+from tbtrainer.event_file.storage_protocol import StagedFile, Storage, is_staged
+from tbtrainer.redaction import shown
 
 logger = logging.getLogger(__name__)
 
 _COPY_BYTES = 2**20
-# Two trainings that resume the same run take turns.
+# How long to wait for another training that rewinds the same run.
 _LOCK_SECONDS = 60.0
-# Of the records that earlier rewinds took out, so many files stay in each folder.
+# How many files with records of earlier rewinds are kept in each folder.
 _EARLIER_KEPT = 3
 _REMOVED = re.compile(r".*\.removed-after-\d+\.[0-9a-f]{8}")
+# How many files an error names.
 _NAMED_FILES = 3
 
 
 class RewindIncomplete(OSError):
-    """Some event files could not be rewound. All others were."""
+    """Some event files could not be rewound. All others were rewound."""
 
 
 def rewind(directory: str, step: int) -> int:
     """Rewrites the event files of a run without the events after `step`.
 
-    `purge_step` alone does not do it: the default loader of TensorBoard ignores it, and keeps tags
-    that are not logged again. The events taken out are kept in a file beside, under a name that no
-    loader reads. A crash at any moment loses no record: what was removed is on the disk before the
-    new file replaces the old one in one move. Rewinding again to the same step changes nothing.
+    A START record with `purge_step` is not enough: TensorBoard's default loader ignores it.
+
+    The removed events are kept in a file in the same folder, under a name that no loader reads. A
+    crash at any moment loses no record: the removed events are on the disk before the new event
+    file atomically replaces the old one. Rewinding again to the same step changes no file.
 
     Args:
         directory: The run directory, local or remote.
-        step: The last step that stays.
+        step: The last step whose events are kept.
 
     Returns:
-        How many events were taken out.
+        How many events were removed.
 
     Raises:
-        TimeoutError: Another process was rewinding the run for a minute.
-        RewindIncomplete: Event files, which the message names, could not be read or rewritten.
+        TimeoutError: Another process was still rewinding the run after a minute.
+        RewindIncomplete: Some event files could not be read or rewritten. The message names them.
     """
     storage = storage_of(directory)
     faults: list[tuple[str, Exception]] = []
@@ -67,26 +69,27 @@ def rewind(directory: str, step: int) -> int:
                 faults.append((path, fault))
         _remove_earlier(storage, files, removed)
     if faults:
-        named = "; ".join(f"{path}: {fault}" for path, fault in faults[:_NAMED_FILES])
+        named = "; ".join(f"{shown(path)}: {shown(fault)}" for path, fault in faults[:_NAMED_FILES])
         more = len(faults) - _NAMED_FILES
         raise RewindIncomplete(f"{named}; and {more} more" if more > 0 else named)
     return total
 
 
 def _of_this_run(files: list[str]) -> list[str]:
-    """Leaves out the files of other runs below a run, such as the trials of a search."""
+    """Leaves out the files of other runs in directories below, such as the trials of a search."""
     others = {posixpath.dirname(path) for path in files if posixpath.basename(path) == CLAIM}
     others.discard("")
     return [path for path in files if not others.intersection(_folders_of(path))]
 
 
 def _folders_of(path: str) -> Iterator[str]:
+    """Yields the folders that a path lies in, except the run directory itself."""
     while path := posixpath.dirname(path):
         yield path
 
 
 def _event_files(files: list[str]) -> Iterator[str]:
-    """Event files in the run's directory, and those of ours in directories below."""
+    """Yields event files in the run directory, and tbtrainer's in directories below it."""
     for path in files:
         folder, name = posixpath.split(path)
         if is_event_file(name) and (not folder or name.endswith(PART_OF_RUN)):
@@ -94,14 +97,15 @@ def _event_files(files: list[str]) -> Iterator[str]:
 
 
 def _rewind_file(storage: Storage, path: str, step: int, removed_files: list[str]) -> int:
+    """Rewinds one file. Returns how many events were removed."""
     with storage.open(path) as file:
         removed, readable = 0, 0
         for record in whole_records(file):
             readable += len(record)
             removed += _is_after(record, step)
-        if not removed and readable == _size_of(file):
+        if not removed and readable == size_of(file):
             return 0
-        if storage.free_bytes() < _size_of(file):
+        if storage.free_bytes() < size_of(file):
             raise OSError(errno.ENOSPC, "no room for a copy of the file")
         file.seek(0)
         _split_file(storage, path, file, step, removed_files)
@@ -111,11 +115,11 @@ def _rewind_file(storage: Storage, path: str, step: int, removed_files: list[str
 def _split_file(
     storage: Storage, path: str, file: BinaryIO, step: int, removed_files: list[str]
 ) -> None:
-    """Puts what stays in the place of a file, after what goes is safe beside it."""
+    """Replaces a file by its kept records, after the removed ones are stored beside it."""
     with storage.stage(path) as kept, storage.stage(path) as removed:
         checksum, end = _distribute(_pieces(file, step), kept, removed)
-        # The same records have the same name: after a crash before the last line, the next rewind
-        # does not keep them twice.
+        # The name depends on the records alone. After a crash before the last line, the next rewind
+        # writes the removed records to the same file again, and not to a second one.
         name = _removed_name(path, step, checksum)
         removed_files.append(name)
         removed.publish(name)
@@ -126,19 +130,19 @@ def _split_file(
 def _distribute(
     pieces: Iterable[tuple[bytes, bool]], kept: StagedFile, removed: StagedFile
 ) -> tuple[int, int]:
-    """Writes the pieces of a file. Returns the checksum of the removed ones, and all bytes."""
+    """Writes pieces to two files. Returns the checksum of the removed ones, and the total size."""
     checksum = size = 0
-    for piece, goes in pieces:
-        (removed if goes else kept).write(piece)
+    for piece, is_removed in pieces:
+        (removed if is_removed else kept).write(piece)
         size += len(piece)
-        checksum = google_crc32c.extend(checksum, piece) if goes else checksum
+        checksum = google_crc32c.extend(checksum, piece) if is_removed else checksum
     return checksum, size
 
 
 def _keep_late_records(
     storage: Storage, path: str, file: BinaryIO, end: int, step: int, removed_files: list[str]
 ) -> None:
-    """Keeps what a process that still has the old file open wrote until it was replaced."""
+    """Stores what another process appended to the old file before it was replaced."""
     file.seek(end)
     late = file.read()
     if late:
@@ -150,15 +154,15 @@ def _keep_late_records(
 
 
 def _pieces(file: BinaryIO, step: int) -> Iterator[tuple[bytes, bool]]:
-    """Yields each record of a file and whether it goes. A torn end goes, too.
+    """Yields each record of a file, and whether it is removed. A torn end is removed.
 
-    A process that still writes the file may complete a torn record meanwhile. So the end is looked
-    at again until the file has not grown.
+    Another process that still writes the file may complete a torn record meanwhile. So reading is
+    repeated from the end of the last whole record until the file has not grown.
     """
     readable = 0
     size = -1
-    while size != _size_of(file):
-        size = _size_of(file)
+    while size != size_of(file):
+        size = size_of(file)
         file.seek(readable)
         for record in whole_records(file):
             readable += len(record)
@@ -166,13 +170,6 @@ def _pieces(file: BinaryIO, step: int) -> Iterator[tuple[bytes, bool]]:
     file.seek(readable)
     while piece := file.read(_COPY_BYTES):
         yield piece, True
-
-
-def _size_of(file: BinaryIO) -> int:
-    position = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(position)
-    return size
 
 
 def _is_after(record: bytes, step: int) -> bool:
@@ -184,15 +181,15 @@ def _is_after(record: bytes, step: int) -> bool:
 
 
 def _remove_staged(storage: Storage, files: list[str]) -> None:
-    """Deletes what a rewind that was killed left unfinished. Under the lock there is no other."""
+    """Deletes unfinished files of a rewind that was killed. Call it only under the lock."""
     for path in files:
-        if path.endswith(STAGED):
+        if is_staged(path):
             with suppress(OSError):
                 storage.remove(path)
 
 
 def _remove_earlier(storage: Storage, files: list[str], of_this_rewind: list[str]) -> None:
-    """Deletes records that earlier rewinds took out, but for the newest files of each folder."""
+    """Deletes files with records of earlier rewinds, except the newest of each folder."""
     if not of_this_rewind:
         return
     by_folder: dict[str, list[str]] = defaultdict(list)
@@ -205,11 +202,11 @@ def _remove_earlier(storage: Storage, files: list[str], of_this_rewind: list[str
             for path in paths[:-_EARLIER_KEPT]:
                 storage.remove(path)
         except Exception as fault:  # Every object store has exceptions of its own.
-            logger.debug("removed records of an earlier rewind stay: %s", fault)
+            logger.debug("Files with records of earlier rewinds are not deleted: %s", shown(fault))
 
 
 def _unread(path: str) -> str:
-    """A path beside, of a name that no loader reads: they read those with "tfevents" in them."""
+    """Returns a path in the same folder without "tfevents": loaders read names that contain it."""
     folder, name = posixpath.split(path)
     return posixpath.join(folder, name.replace("tfevents", "events"))
 

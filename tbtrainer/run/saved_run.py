@@ -1,4 +1,4 @@
-"""The marker of a checkpoint: which run it belongs to, and how far that had come."""
+"""The marker of a checkpoint: a file with the run and the step it was saved in."""
 
 import json
 import os
@@ -10,32 +10,33 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tbtrainer.event_file.names import is_remote
-from tbtrainer.redaction import without_url_credentials
+from tbtrainer.redaction import shown, without_url_credentials
 from tbtrainer.run.claim import is_run_id
 
-# The one file of ours in a checkpoint; all others are stock's, byte for byte.
+# The only file that tbtrainer adds to a checkpoint. `Trainer` writes all others.
 RUN_FILE = "tensorboard_run.json"
-# What a marker may hold at most. A checkpoint may come from anybody.
+# Limits for the content of a marker. A checkpoint may come from anybody.
 _MOST_BYTES, _LONGEST_PATH, _MOST_CARDS = 65_536, 4_096, 256
-# Events hold their step in 64 bits with a sign, and the step after it is written, too.
+# The step of an event is an int64, and the step after the last one is written too.
 _LARGEST_STEP = 2**62
 
 
 class BrokenMarker(ValueError):
-    """A marker that does not hold what a marker holds."""
+    """A marker that cannot be read or has invalid content."""
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The run of a checkpoint.
+    """The content of a marker.
 
     Attributes:
-        run_directory: The run directory, absolute, as it was when the checkpoint was saved; of a
-            URL without its credentials, because checkpoints are given away.
-        relative_directory: The same, seen from the checkpoint: it holds when both were moved.
+        run_directory: Absolute path of the run directory when the checkpoint was saved, or its URL
+            without credentials, because checkpoints are shared.
+        relative_directory: Path of the run directory relative to the checkpoint, which stays right
+            if both are moved; of a URL the same as `run_directory`.
         run_id: Id in the claim of the run directory; empty if the directory could not be claimed.
         step: Optimizer steps taken when the checkpoint was saved.
-        cards: Digests of the texts that the run shows, by tag.
+        cards: Digests of the texts that the run already shows, by tag.
     """
 
     run_directory: str
@@ -48,19 +49,19 @@ class SavedRun:
     def of(
         cls, run_directory: str, run_id: str, checkpoint: str, step: int, cards: Mapping[str, str]
     ) -> "SavedRun":
-        """Describes a run for a checkpoint, without looking at the run directory."""
+        """Makes the content of a marker. Does not access the run directory."""
         if is_remote(run_directory):
-            shown = without_url_credentials(run_directory)
-            return cls(shown, shown, run_id, step, dict(cards))
+            url = without_url_credentials(run_directory)
+            return cls(url, url, run_id, step, dict(cards))
         relative = os.path.relpath(run_directory, checkpoint)
         return cls(os.path.abspath(run_directory), relative, run_id, step, dict(cards))
 
     @classmethod
     def read(cls, checkpoint: str) -> "SavedRun | None":
-        """Reads the marker of a checkpoint; `None` if it has none, as one saved by `Trainer`.
+        """Reads the marker of a checkpoint; `None` if it has none, as after the stock `Trainer`.
 
         Raises:
-            BrokenMarker: Its marker cannot be read, or holds what no marker holds.
+            BrokenMarker: The marker cannot be read or has invalid content.
         """
         try:
             with open(os.path.join(checkpoint, RUN_FILE), "rb", opener=_opened) as file:
@@ -70,7 +71,7 @@ class SavedRun:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise BrokenMarker(str(error)) from error
+            raise BrokenMarker(shown(error)) from error
         return cls._parsed(data, step_of(checkpoint))
 
     @classmethod
@@ -85,20 +86,23 @@ class SavedRun:
                 f"it is not the JSON of a marker ({type(error).__name__})"
             ) from error
         if not (_is_path(saved.run_directory) and _is_path(saved.relative_directory)):
-            raise BrokenMarker("a directory in it is no path")
+            raise BrokenMarker("it has an invalid path")
         if saved.run_id != "" and not is_run_id(saved.run_id):
-            raise BrokenMarker("run_id is no id of a run")
+            raise BrokenMarker("it has an invalid run_id")
         if not is_step(saved.step) or named_step not in (None, saved.step):
-            raise BrokenMarker("step is not the step of this checkpoint")
+            raise BrokenMarker("its step is not that of the checkpoint")
         if not _are_cards(saved.cards):
-            raise BrokenMarker("cards are no digests")
+            raise BrokenMarker("its cards are not digests of texts")
         return saved
 
     def write(self, checkpoint: str) -> None:
-        """Writes the marker into the checkpoint, whole or not at all."""
+        """Writes the marker into a checkpoint atomically."""
         path = os.path.join(checkpoint, RUN_FILE)
+        # A checkpoint directory that was downloaded may contain a link or a pipe of this name.
+        with suppress(FileNotFoundError):
+            os.unlink(f"{path}.part")
         try:
-            with open(f"{path}.part", "w", encoding="utf-8") as file:
+            with open(f"{path}.part", "x", encoding="utf-8") as file:
                 json.dump(asdict(self), file, indent=2)
                 file.write("\n")
             os.replace(f"{path}.part", path)
@@ -109,18 +113,24 @@ class SavedRun:
 
 
 def step_of(checkpoint: str) -> int | None:
-    """Returns the step in the name of a checkpoint, `None` if it has another name."""
+    """Returns the step in the name of a checkpoint; `None` for other names."""
     found = re.fullmatch(r"checkpoint-(\d{1,18})", os.path.basename(os.path.abspath(checkpoint)))
     return int(found[1]) if found else None
 
 
 def is_step(value: Any) -> bool:
-    """Whether a value is a number of optimizer steps."""
+    """Whether a value can be a number of optimizer steps."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_STEP
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST_PATH and "\0" not in value
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_PATH or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # JSON can hold text that no path can.
+        return False
+    return True
 
 
 def _are_cards(value: Any) -> bool:
@@ -132,5 +142,5 @@ def _are_cards(value: Any) -> bool:
 
 
 def _opened(path: str, flags: int) -> int:
-    # The opening of a pipe would wait for a writer.
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
     return os.open(path, flags | os.O_NONBLOCK)

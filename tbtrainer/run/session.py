@@ -1,13 +1,13 @@
-"""The runs of one trainer, from its building to its last evaluation."""
+"""The runs of one trainer, from its construction to its last evaluation."""
 
 import logging
 import os
+from functools import partial
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import Records
-from tbtrainer.redaction import redacted_text
+from tbtrainer.redaction import redacted_text, shown
 from tbtrainer.run.claim import (
-    Claim,
     RunDirectoryUnavailable,
     claim_run_directory,
     directory_without_claim,
@@ -15,7 +15,7 @@ from tbtrainer.run.claim import (
 )
 from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
 from tbtrainer.run.open_run import OpenRun
-from tbtrainer.run.resume import Continued, Training, run_of_checkpoint, shown
+from tbtrainer.run.resume import NEW_RUN, Continued, Training, run_of_checkpoint
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.silent_writer import SilentWriter
 from tbtrainer.run.summary_writer import RunWriter
@@ -23,24 +23,25 @@ from tbtrainer.run.time_limit import within
 
 logger = logging.getLogger(__name__)
 
-# A file system that has not answered for so long when a run is opened counts as hung.
+# While a run is opened, each operation on its file system is waited for at most this long.
 OPEN_SECONDS = 30.0
 
 
 class RunSession:
-    """One run directory after another, and the writer of the present one.
+    """The runs of one trainer, one after another, and the writer of the current one.
 
-    The storage of a run directory is asked when the run is opened. After that only the thread of
-    its event file touches it, so a mount that hangs does not keep the training waiting.
+    Opening a run reads and claims its directory. After that, only the thread that writes the event
+    file uses the directory. So a mount that hangs later does not delay the training.
 
-    On ranks that do not write, everything here does nothing.
+    On ranks that do not write, all methods do nothing.
 
     Args:
-        logging_dir: Run directory as asked for; `None` for the default below `output_dir`.
+        logging_dir: The run directory that the user asked for; `None` for the default below
+            `output_dir`.
         output_dir: Where the trainer saves its checkpoints.
         writes: Whether this rank writes: true on world rank zero alone.
-        isolation: What happens to an error of a writer's `add_*` methods.
-        private: Whether other users may not read the event files.
+        isolation: Reports errors of the writer's `add_*` methods; see `RunWriter`.
+        private: Whether the event files are readable by this user only.
         fsync: Whether a checkpoint also forces the event files to the disk.
     """
 
@@ -56,7 +57,7 @@ class RunSession:
     ) -> None:
         self._named = named_run_directory(logging_dir)
         self._output_dir = os.path.abspath(output_dir)
-        # The default run directory, which has the time in its name, and the `output_dir` it is for.
+        # The `output_dir` and the default run directory below it, which has the time in its name.
         self._default: tuple[str, str] | None = None
         self._trial_name: str | None = None
         self._writes = writes
@@ -67,34 +68,38 @@ class RunSession:
         self._trains = False
 
     def check(self) -> None:
-        """Raises a `ValueError` if the directory that was asked for cannot be written to.
+        """Checks that the run directory that the user asked for can be written to.
 
-        The default lies below the trainer's output directory, which need not be writable by who
-        evaluates alone.
+        The default directory is not checked: it lies below `output_dir`, which may be read-only if
+        the trainer is only used to evaluate.
+
+        Raises:
+            ValueError: The directory cannot be written to.
         """
-        if self._named is None:
+        if self._named is None or not self._writes:
             return
         try:
             within(OPEN_SECONDS, check_run_directory, self._named)
         except TimeoutError as error:
-            logger.warning("%s cannot be checked: %s.", shown(self._named), error)
+            logger.warning(
+                "logging_dir=%s was not checked before training (%s). Training continues. If the "
+                "directory cannot be written to, a later warning says where the records are.",
+                shown(self._named),
+                error,
+            )
 
     @property
     def writer(self) -> RunWriter | SilentWriter:
-        """The writer of the present run, which is opened if there is none."""
-        return self.open()
+        """The writer of the current run. If there is none, a run is opened first.
 
-    def open(self) -> RunWriter | SilentWriter:
-        """Opens a run of its own, unless one is open, and returns its writer.
-
-        The directory is chosen and claimed here. It is absolute, so it stays the same if the
-        process changes its working directory.
+        Opening a run chooses and claims its directory. The path is absolute, so the directory stays
+        the same if the process changes its working directory.
         """
         return self._opened_run().writer if self._writes else _SILENT
 
     def _opened_run(self) -> OpenRun:
         if self._run is None:
-            self._run = self._fresh()
+            self._run = self._open_new()
         return self._run
 
     def begin_training(
@@ -106,13 +111,13 @@ class RunSession:
     ) -> None:
         """Chooses the run of a training that is about to begin.
 
-        A run that continues is opened here; a new one with its first record.
+        A run that is continued is opened here. A new run is opened with its first record.
 
         Args:
-            checkpoint: The checkpoint it resumes from, if it does.
-            resume: `"auto"` to continue the checkpoint's run, `"new"` for another.
-            trial_name: Name of the hyper-parameter-search trial, if it is one.
-            output_dir: Where the trainer saves its checkpoints now; `None` if as before.
+            checkpoint: The checkpoint that the training resumes from; `None` if it starts anew.
+            resume: `"auto"` to continue the checkpoint's run, `"new"` to begin a new one.
+            trial_name: Name of the trial of a hyper-parameter search; `None` outside of a search.
+            output_dir: Where the trainer saves its checkpoints now; `None` if that is unchanged.
         """
         if not self._writes:
             return
@@ -122,46 +127,44 @@ class RunSession:
         if continued is not None:
             self._continue(continued)
         elif self._trains or trial_name is not None or self._was_opened_elsewhere():
-            # Another training counts its steps from zero: its own run, beside the first.
-            self._leave()
+            # Another training counts its steps from zero, so it gets a run of its own.
+            self._close_run()
         elif self._run is not None and self._run.run_id:
             self._renew(self._run)
         self._trains = True
 
     def write(self, records: Records, step: int) -> None:
-        """Writes records at `step`: the one door through which what observers show reaches the run.
-
-        Secrets are taken out of texts. On ranks that do not write, nothing happens.
-        """
+        """Writes the records that observers returned, at `step`. Secrets in texts are hidden."""
         if not self._writes:
             return
         self._opened_run().write(records, step)
 
     def flush(self, wait_seconds: float | None = None) -> None:
-        """Hands what was written to the operating system.
+        """Waits until what was written has been handed to the operating system.
 
         Args:
-            wait_seconds: The longest wait. `None` suits a log call: 50 ms. Anything else is for a
-                checkpoint or a signal, and also forces the files to the disk if that was asked for.
+            wait_seconds: The longest wait. `None`, for a log call, waits 50 ms at most. With a
+                number, for a checkpoint or a signal, files are also forced to the disk if `fsync`
+                is set.
         """
         if self._run is not None:
             self._run.writer.flush(wait_seconds)
 
     def release(self) -> None:
-        """Closes the event file until the next record; tools that follow the run do not notice."""
+        """Closes the event file until the next record. Tools that follow the run see no end."""
         if self._run is not None:
             self._run.writer.release()
 
     def close(self) -> None:
         """Closes the event file, and ends the run for tools that follow it.
 
-        What is written later continues the same run.
+        Records that are written later are added to the same run.
         """
         if self._run is not None:
             self._run.writer.close()
 
     def mark_checkpoint(self, checkpoint: str, step: int) -> None:
-        """Stores the run and the step in a checkpoint, from which a resumed training continues."""
+        """Writes the marker of a checkpoint, by which a resumed training finds its run."""
         if not self._writes:
             return
         self._opened_run().mark(checkpoint, step)
@@ -169,7 +172,7 @@ class RunSession:
     # ---- A new run ----
 
     def _requested(self) -> str:
-        """The directory of a fresh run."""
+        """Returns the directory for a new run, as asked for or the default."""
         named = self._named_for_trial()
         if named is not None:
             return named
@@ -182,30 +185,36 @@ class RunSession:
             return self._named
         return f"{self._named.rstrip('/')}/{self._trial_name}"
 
-    def _fresh(self) -> OpenRun:
+    def _open_new(self) -> OpenRun:
+        """Chooses and claims a directory for a new run, and opens it."""
         requested = self._requested()
         try:
-            directory, claim = within(
-                OPEN_SECONDS, _claimed, requested, self._output_dir, self._trains
+            claim_it = partial(
+                claim_run_directory, requested, self._output_dir, trains=self._trains
             )
+            directory, claim = within(OPEN_SECONDS, claim_it)
         except Exception as error:  # Every object store has exceptions of its own.
-            return self._unclaimed(requested, error)
+            return self._open_unclaimed(requested, error)
         if directory != requested:
             logger.warning(
-                "%s is used by another run or writer; this run is written to %s.",
+                "%s already holds another run or other event files. They stay as they are, and "
+                "this run is written to %s. To choose its place, set logging_dir to an unused "
+                "directory.",
                 shown(requested),
                 shown(directory),
             )
         return self._opened(directory, claim.run_id)
 
-    def _unclaimed(self, requested: str, error: Exception) -> OpenRun:
-        """A run whose directory cannot be claimed now. Its writer keeps records and tries again."""
+    def _open_unclaimed(self, requested: str, error: Exception) -> OpenRun:
+        """Opens a run whose directory cannot be claimed. Its writer keeps records and retries."""
         directory = directory_without_claim(requested, error)
         level = logging.ERROR if isinstance(error, RunDirectoryUnavailable) else logging.WARNING
         logger.log(
             level,
-            "No run directory can be claimed (%s). Training continues; records are kept, and "
-            "written to %s when possible. A training resumed from this one begins a new run.",
+            "No run directory can be claimed (%s). Training continues. Records are kept in memory "
+            "and written to %s as soon as that is possible. A training that resumes from a "
+            "checkpoint of this one begins a new run. To avoid this, set logging_dir to a "
+            "directory that can be written to.",
             redacted_text(str(error)),
             shown(directory),
         )
@@ -221,12 +230,13 @@ class RunSession:
         )
         return OpenRun(writer, run_id, self._output_dir)
 
-    def _leave(self) -> None:
+    def _close_run(self) -> None:
+        """Closes the current run. The next record opens another."""
         self.close()
         self._run = None
 
     def _was_opened_elsewhere(self) -> bool:
-        """Whether `output_dir` was changed after an evaluation had opened the default run."""
+        """Whether `output_dir` was changed after an evaluation opened a default directory."""
         if self._run is None or self._named is not None:
             return False
         return self._run.output_dir != self._output_dir
@@ -234,41 +244,42 @@ class RunSession:
     # ---- The run of a checkpoint ----
 
     def _run_of(self, checkpoint: str) -> Continued | None:
-        """The run to continue, or `None`, with the reason logged."""
+        """Returns the run to continue, or `None`. Logs why a new run begins."""
         checkpoint = os.fspath(checkpoint)
         if not os.path.isdir(checkpoint):
-            return None  # `Trainer` raises an error.
+            return None  # `Trainer` itself raises an error for it.
         training = Training(self._output_dir, self._named_for_trial())
         try:
             decision = within(OPEN_SECONDS, run_of_checkpoint, checkpoint, training)
-        except TimeoutError as error:
-            decision = (
-                f"The run of {shown(checkpoint)} cannot be looked for ({error}): a new one begins."
-            )
+        except Exception as error:  # What is read may be broken in unforeseen ways.
+            decision = f"The run of {shown(checkpoint)} was not found ({shown(error)}). {NEW_RUN}"
         if isinstance(decision, str):
             logger.warning("%s", decision)
             return None
         directory = shown(decision.run.directory)
         if decision.is_assumed:
             logger.warning(
-                "%s was saved without a run. It continues %s, the run in which a training of this "
-                "output_dir began last; with run_resume='new' it would begin another.",
+                "%s and the checkpoints beside it have no readable tensorboard_run.json. Training "
+                "continues the run %s, in which a training of this output_dir began last. To begin "
+                "a new run instead, set run_resume='new'.",
                 shown(checkpoint),
                 directory,
             )
-        logger.info("The run %s is continued after step %d.", directory, decision.step)
+        logger.info("Training continues the run %s after step %d.", directory, decision.step)
         return decision
 
     def _continue(self, continued: Continued) -> None:
-        self._leave()
+        """Removes the events after the checkpoint from its run, and opens the run."""
+        self._close_run()
         directory, step = continued.run.directory, continued.step
         try:
             rewind(directory, step)
         except Exception as error:
-            # Still the right place: the next resume takes out what stays now.
+            # The run is still the right one. The next resume removes what could not be removed now.
             logger.warning(
-                "Events after step %d could not be taken out of %s (%s): until the training is "
-                "resumed once more, they are shown beside what it logs now.",
+                "Events after step %d could not be taken out of %s (%s). Training continues this "
+                "run. TensorBoard shows those events beside the new ones, until the training is "
+                "resumed again and they can be taken out.",
                 step,
                 shown(directory),
                 redacted_text(str(error)),
@@ -278,16 +289,12 @@ class RunSession:
         self._renew(self._run)
 
     def _renew(self, run: OpenRun) -> None:
-        """Notes in the claim that a training begins. The run is the same if that fails."""
+        """Stores in the claim that a training begins. An error here does not change the run."""
         directory = str(run.writer.log_dir)
         try:
             within(OPEN_SECONDS, renew_claim, directory, run.run_id, self._output_dir)
         except Exception as error:  # Every object store has exceptions of its own.
-            logger.debug("the claim of %s stays as it was: %s", shown(directory), error)
-
-
-def _claimed(requested: str, output_dir: str, trains: bool) -> tuple[str, Claim]:
-    return claim_run_directory(requested, output_dir, trains=trains)
+            logger.debug("The claim of %s was not renewed: %s", shown(directory), shown(error))
 
 
 _SILENT = SilentWriter()

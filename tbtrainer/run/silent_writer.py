@@ -1,4 +1,4 @@
-"""The `SummaryWriter` of all ranks but world rank zero: it does nothing."""
+"""The `SummaryWriter` of ranks that do not write: its methods do nothing."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _Writer = TypeVar("_Writer", bound=type[SummaryWriter])
 
 
 def disable_public_methods(writer_class: _Writer) -> _Writer:
-    """Class decorator: every public method of torch's `SummaryWriter` does nothing."""
+    """Class decorator: overrides every public method of torch's `SummaryWriter` to do nothing."""
     for name in dir(SummaryWriter):
         method = getattr(SummaryWriter, name)
         if not name.startswith("_") and callable(method):
@@ -30,16 +30,16 @@ def _disabled(method: Callable[..., Any]) -> Callable[..., None]:
 
 @disable_public_methods
 class SilentWriter(SummaryWriter):
-    """A `SummaryWriter` whose methods do nothing: the writer of all ranks but world rank zero.
+    """A `SummaryWriter` whose methods do nothing, for all ranks except world rank zero.
 
-    With it, code that writes to `trainer.writer` does not have to ask for the rank.
+    With it, code that writes to `trainer.writer` does not have to check the rank.
     """
 
     log_dir: Any = None
     counters = Counters()
 
     def __init__(self) -> None:
-        """Opens no file."""
+        """Does not open a file."""
 
     def flush(self, wait_seconds: float | None = None) -> None:
         """Does nothing."""

@@ -1,4 +1,4 @@
-"""On SIGTERM the run is flushed first; then what SIGTERM did before happens."""
+"""Flushes the run on SIGTERM, before the previous handler of SIGTERM is called."""
 
 import os
 import queue
@@ -13,17 +13,18 @@ from tbtrainer.event_file.waiting import SIGTERM_SECONDS
 
 @contextmanager
 def flushed_on_sigterm(flush: Callable[[], None]) -> Iterator[None]:
-    """Calls `flush` when SIGTERM comes, and then does what SIGTERM did before.
+    """Installs a handler of SIGTERM that calls `flush`, and then acts as SIGTERM did before.
 
-    A handler that was there is called, the default ends the process, an ignored signal stays
-    ignored. Outside the main thread, where Python allows no handlers, nothing is changed.
+    If there was a handler, it is called. If SIGTERM had its default action, the process ends. If
+    SIGTERM was ignored, it stays ignored. Outside the main thread, where Python does not allow
+    signal handlers, no handler is installed.
 
     Args:
-        flush: Called in a thread of its own, because the main thread may hold a lock that `flush`
-            needs when the signal comes. It is waited for `SIGTERM_SECONDS` at most.
+        flush: Called in a separate thread, because the main thread may hold a lock that `flush`
+            needs when the signal arrives. The handler waits `SIGTERM_SECONDS` for it at most.
     """
     previous = signal.getsignal(signal.SIGTERM)
-    # `None`: a handler that was not set from Python, which Python could not put back.
+    # `None` means a handler that was not installed from Python. Python cannot restore it.
     if threading.current_thread() is not threading.main_thread() or previous is None:
         yield
         return
@@ -49,18 +50,19 @@ def flushed_on_sigterm(flush: Callable[[], None]) -> Iterator[None]:
 class _FlushingThread:
     """A thread that waits for requests to flush.
 
-    It is started before training, because at the time of the signal the process may be at its limit
-    of threads. If it cannot be started at all, `flush` does nothing. Requests are passed through
-    `SimpleQueue`, the only queue that a signal handler may use.
+    It is started before the training, because when the signal arrives the process may have reached
+    its limit of threads. If the thread cannot be started, `flush` does nothing. Requests are passed
+    through a `SimpleQueue`, the only queue that is safe in a signal handler.
 
     Args:
-        flush: What a request calls.
+        flush: The function that a request calls.
     """
 
     def __init__(self, flush: Callable[[], None]) -> None:
         self._flush = flush
         self._process = os.getpid()
-        # A request is the queue on which its end is announced; `None` ends the thread.
+        # A request is a queue: the thread puts `None` into it when it has flushed. A request of
+        # `None` ends the thread.
         self._requests: queue.SimpleQueue[queue.SimpleQueue[None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = threading.Thread(
             target=self._run, name="tbtrainer-sigterm", daemon=True
@@ -71,8 +73,8 @@ class _FlushingThread:
             self._thread = None
 
     def flush(self, seconds: float) -> None:
-        """Flushes, waiting at most `seconds`. Never raises."""
-        # A forked child, such as a worker of a data loader, has no such thread.
+        """Requests a flush and waits for it, at most `seconds`. Never raises."""
+        # A forked child, such as a worker of a data loader, does not have the thread.
         if self._thread is None or os.getpid() != self._process:
             return
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -84,7 +86,7 @@ class _FlushingThread:
         """Ends the thread."""
         if self._thread is not None and os.getpid() == self._process:
             self._requests.put(None)
-            # One that still flushes ends later: it is a daemon.
+            # A thread that is still flushing may end later. It is a daemon, so it delays no exit.
             self._thread.join(SIGTERM_SECONDS)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""A limit on the time that a training waits for a file system."""
+"""Limits how long a training waits for a file system."""
 
 import threading
 from collections.abc import Callable
@@ -8,22 +8,22 @@ _Result = TypeVar("_Result")
 
 
 def within(seconds: float, function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Calls a function in a thread of its own and waits for it a limited time.
+    """Calls a function in a separate thread and waits for it for a limited time.
 
-    Python cannot interrupt a system call on a mount that hangs. The thread is then left behind. It
-    is a daemon, so it does not keep the process from ending.
+    Python cannot interrupt a system call on a mount that hangs. So after the limit the thread is
+    left running. It is a daemon, so it does not prevent the process from ending.
 
     Args:
         seconds: The longest wait.
-        function: What is called. What it does after the limit must do no harm.
-        arguments: Its arguments.
+        function: The function. It may continue after the limit, so that must do no harm.
+        arguments: Arguments of the function.
 
     Returns:
-        What the function returns.
+        The result of the function.
 
     Raises:
-        TimeoutError: It has not returned in time.
-        BaseException: What the function raises.
+        TimeoutError: The function did not return in time.
+        BaseException: Any error of the function.
     """
     outcome: list[tuple[_Result | None, BaseException | None]] = []
 
@@ -36,7 +36,7 @@ def within(seconds: float, function: Callable[..., _Result], *arguments: Any) ->
     thread = threading.Thread(target=call, name="tbtrainer-open-run", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # The system has no more threads.
+    except RuntimeError:  # No more threads can be started: call it here, without a limit.
         return function(*arguments)
     thread.join(seconds)
     if not outcome:

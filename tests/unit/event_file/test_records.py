@@ -41,3 +41,22 @@ def test_a_torn_record_ends_the_reading() -> None:
     records = [framed(b"first"), framed(b"second")]
     torn = b"".join(records)[:-1]
     assert list(whole_records(io.BytesIO(torn))) == records[:1]
+
+
+class CountingFile(io.BytesIO):
+    """A file that notes the largest number of bytes it was asked for."""
+
+    largest = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.largest = max(self.largest, -1 if size is None else size)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("length", [2**31, 2**62, 2**64 - 1])
+def test_a_length_beyond_the_end_is_not_read(length: int) -> None:
+    header = length.to_bytes(8, "little")
+    forged = header + framed(header)[-4:]
+    file = CountingFile((framed(b"first") + forged).ljust(100, b"x"))
+    assert list(whole_records(file)) == [framed(b"first")]
+    assert file.largest <= 100

@@ -1,5 +1,6 @@
 """A run has a directory of its own, and its claim says whose it is."""
 
+import errno
 import json
 import multiprocessing
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tbtrainer.event_file.local_storage import LocalStorage
 from tbtrainer.event_file.names import CLAIM
 from tbtrainer.run.claim import (
     Claim,
@@ -76,7 +78,7 @@ def test_a_used_directory_without_inodes_left_is_an_error(tmp_path: Path) -> Non
     with small_disk(tmp_path / "disk", "nr_inodes=3") as disk:
         (disk / "run").mkdir()
         (disk / "run" / EVENT_FILE).touch()
-        with pytest.raises(RunDirectoryUnavailable, match=r"Name another logging_dir"):
+        with pytest.raises(RunDirectoryUnavailable, match=r"Set logging_dir to"):
             claimed(disk / "run")
 
 
@@ -189,3 +191,22 @@ def test_what_is_no_claim_is_read_as_none(content: bytes, tmp_path: Path) -> Non
 )
 def test_only_numbered_directories_are_places_of_a_run(directory: str, is_place: bool) -> None:
     assert is_place_of(directory, "/logs/run") is is_place
+
+
+def test_the_error_without_a_directory_has_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "password=MARKER7f3a9c")
+    claim_run_directory(path)
+    make = LocalStorage.make
+
+    def refused(self: LocalStorage) -> None:
+        if self._directory != path:
+            raise PermissionError(errno.EACCES, "no permission", self._directory)
+        make(self)
+
+    monkeypatch.setattr(LocalStorage, "make", refused)
+    with pytest.raises(RunDirectoryUnavailable) as raised:
+        claim_run_directory(path)
+    assert "MARKER7f3a9c" not in str(raised.value)
+    assert "no permission" in str(raised.value)

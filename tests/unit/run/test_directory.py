@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 import pytest
 
 from tbtrainer.run import check_run_directory
@@ -61,3 +63,46 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 def test_a_name_that_is_too_long_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="longer than the 255 bytes"):
         check_run_directory(str(tmp_path / "below" / ("n" * 256)))
+
+
+SECRET = "password=MARKER7f3a9c"
+
+
+def test_no_secret_of_a_path_is_in_an_error(tmp_path: Path, monkeypatch: Any) -> None:
+    file, closed, link = (tmp_path / f"{name}-{SECRET}" for name in ("file", "closed", "link"))
+    file.touch()
+    closed.mkdir()
+    link.symlink_to(tmp_path / "missing")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)
+    for path in (file, closed / "run", link, tmp_path / f"{SECRET}-{'n' * 256}"):
+        with pytest.raises(ValueError) as raised:
+            check_run_directory(str(path))
+        assert "MARKER7f3a9c" not in printed(raised.value)
+
+
+class FailingFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """Of a store whose package names the whole URL in its error."""
+
+    protocol = "failing"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        raise (OSError if "broken" in path else ValueError)(f"{path} is wrong")
+
+
+@pytest.mark.parametrize("protocol", ["nowhere", "s3", "failing"])
+@pytest.mark.parametrize("name", ["run", "broken"])
+def test_no_credentials_of_a_url_are_in_an_error(protocol: str, name: str) -> None:
+    fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
+    with pytest.raises(ValueError) as raised:
+        check_run_directory(f"{protocol}://user:MARKER7f3a9c@host/{name}")
+    assert "logging_dir" in str(raised.value)
+    assert "MARKER7f3a9c" not in printed(raised.value)
+
+
+def printed(error: BaseException) -> str:
+    """What Python prints of an error that ends the program, without the lines of source."""
+    causes = [error, error.__cause__]
+    if not error.__suppress_context__:
+        causes.append(error.__context__)
+    return "\n".join(str(cause) for cause in causes)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tbtrainer.event_file.local_storage import LocalStorage
+from tbtrainer.redaction import shown
 from tbtrainer.run.claim import Claim, claim_run_directory
 from tbtrainer.run.resume import (
+    NEW_RUN,
     Continued,
     FoundRun,
     ResumedCheckpoint,
@@ -19,7 +21,6 @@ from tbtrainer.run.resume import (
     run_of_checkpoint,
     run_to_continue,
     runs_of,
-    shown,
 )
 from tbtrainer.run.saved_run import RUN_FILE, SavedRun
 
@@ -117,8 +118,8 @@ def test_a_run_of_this_training_is_continued(
 
 REFUSED = {
     "empty_id": (checkpoint(run_id=""), [run("/out/runs/x", "")], DEFAULT, "no claim"),
-    "other_id": (checkpoint(), [run("/out/runs/x", OTHER)], DEFAULT, "is gone"),
-    "nothing_found": (checkpoint(), [], DEFAULT, "is gone"),
+    "other_id": (checkpoint(), [run("/out/runs/x", OTHER)], DEFAULT, "is missing"),
+    "nothing_found": (checkpoint(), [], DEFAULT, "is missing"),
     "link_out_of_output_dir": (
         checkpoint(),
         [replace(run("/out/runs/x"), real="/victim")],
@@ -160,30 +161,30 @@ REFUSED = {
         REMOTE,
         "left as it is",
     ),
-    "no_marker_and_no_run": (checkpoint(None), [], DEFAULT, "without a run"),
+    "no_marker_and_no_run": (checkpoint(None), [], DEFAULT, "no readable tensorboard_run.json"),
     "no_marker_evaluations_only": (
         checkpoint(None),
         [run("/out/runs/x", began=None)],
         DEFAULT,
-        "without a run",
+        "no readable tensorboard_run.json",
     ),
     "no_marker_saved_before": (
         checkpoint(None, saved_at=10.0),
         [run("/out/runs/x", began=100.0)],
         DEFAULT,
-        "without a run",
+        "no readable tensorboard_run.json",
     ),
     "no_marker_run_of_others": (
         checkpoint(None),
         [run("/out/trial/runs/x", output_dir="/out/trial")],
         DEFAULT,
-        "without a run",
+        "no readable tensorboard_run.json",
     ),
     "no_step": (
         replace(checkpoint(None), path="/out/best", step=None),
         [run("/out/runs/x")],
         DEFAULT,
-        "without a run",
+        "no readable tensorboard_run.json",
     ),
 }
 
@@ -194,7 +195,7 @@ def test_a_run_of_another_training_is_not_continued(case: tuple[Any, ...]) -> No
     decision = run_to_continue(saved, found, training)
     assert isinstance(decision, str)
     assert reason in decision
-    assert "new" in decision or "of its own" in decision
+    assert NEW_RUN in decision
 
 
 def mark(path: Path, run_directory: str, run_id: str, step: int) -> None:

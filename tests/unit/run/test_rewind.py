@@ -404,3 +404,27 @@ def test_one_rewind_keeps_all_that_it_takes_out(tmp_path: Path) -> None:
     everything = {r for path in tmp_path.iterdir() for r in records(path)}
     rewind(str(tmp_path), 2)
     assert {r for path in tmp_path.iterdir() for r in records(path)} == everything
+
+
+def test_a_file_of_the_user_that_looks_unfinished_stays(tmp_path: Path) -> None:
+    written(tmp_path, [1, 2])
+    (tmp_path / "notes.being-written").write_text("kept")
+    (tmp_path / f".{'0' * 32}.being-written").write_text("of a rewind that was killed")
+    rewind(str(tmp_path), 1)
+    assert (tmp_path / "notes.being-written").read_text() == "kept"
+    assert not (tmp_path / f".{'0' * 32}.being-written").exists()
+
+
+def test_the_error_of_a_rewind_has_no_secret(tmp_path: Path, monkeypatch: Any) -> None:
+    written(tmp_path, [1, 2])
+    (file,) = event_files(tmp_path)
+    file.rename(tmp_path / "events.out.tfevents.1.password=MARKER7f3a9c\nforged line")
+
+    def refused(self: LocalStorage, path: str) -> None:
+        raise PermissionError(errno.EACCES, "no permission", str(tmp_path / path))
+
+    monkeypatch.setattr(LocalStorage, "open", refused)
+    with pytest.raises(RewindIncomplete) as raised:
+        rewind(str(tmp_path), 1)
+    assert "MARKER7f3a9c" not in str(raised.value)
+    assert "\n" not in str(raised.value)

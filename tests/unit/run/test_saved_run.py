@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def test_credentials_of_a_url_are_in_no_checkpoint(tmp_path: Path) -> None:
         {"run_directory": None},
         {"run_directory": ""},
         {"run_directory": "/a\0b"},
+        {"run_directory": "/a\ud800b"},
+        {"relative_directory": "../\ud800"},
         {"run_directory": "/" + "x" * 5_000},
         {"relative_directory": ["..", "runs"]},
         {"run_id": None},
@@ -114,3 +117,26 @@ def test_a_marker_without_room_leaves_no_part(
     with pytest.raises(OSError, match="No space"):
         SavedRun.of("/run", RUN_ID, str(checkpoint), 7, {}).write(str(checkpoint))
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == {RUN_FILE: before}
+
+
+@pytest.mark.parametrize("in_the_way", ["link", "pipe"])
+def test_a_marker_is_never_written_through_what_is_there(in_the_way: str, tmp_path: Path) -> None:
+    """A downloaded checkpoint may hold a link or a pipe under the name of the unfinished file."""
+    checkpoint = tmp_path / "checkpoint-7"
+    checkpoint.mkdir()
+    (tmp_path / "of-others").write_text("kept")
+    if in_the_way == "link":
+        (checkpoint / f"{RUN_FILE}.part").symlink_to(tmp_path / "of-others")
+    else:
+        os.mkfifo(checkpoint / f"{RUN_FILE}.part")
+    written = threading.Thread(target=marked_in, args=(checkpoint,), daemon=True)
+    written.start()
+    written.join(5)
+    assert not written.is_alive()
+    assert (tmp_path / "of-others").read_text() == "kept"
+    assert SavedRun.read(str(checkpoint)) is not None
+    assert [path.name for path in checkpoint.iterdir()] == [RUN_FILE]
+
+
+def marked_in(checkpoint: Path) -> None:
+    SavedRun.of("/runs/a", RUN_ID, str(checkpoint), 7, {}).write(str(checkpoint))

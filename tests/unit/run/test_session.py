@@ -1,6 +1,7 @@
 """The session gives a writer whatever the store does, and none to ranks that do not write."""
 
 import errno
+import logging
 import os
 import shutil
 import threading
@@ -57,7 +58,9 @@ def test_an_occupied_directory_without_room_beside_is_never_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unavailable(*args: object, **kwargs: object) -> None:
-        raise RunDirectoryUnavailable("it is used by another run. Name another logging_dir.")
+        raise RunDirectoryUnavailable(
+            "it is used by another run. Set logging_dir to another directory."
+        )
 
     monkeypatch.setattr(session, "claim_run_directory", unavailable)
     run = made(tmp_path, tmp_path / "run")
@@ -65,7 +68,7 @@ def test_an_occupied_directory_without_room_beside_is_never_written_to(
     run.close()
     assert event_files(tmp_path / "run") == []
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "Name another logging_dir" in caplog.text
+    assert "Set logging_dir to another directory" in caplog.text
 
 
 def test_other_ranks_touch_no_file(tmp_path: Path) -> None:
@@ -197,3 +200,45 @@ def test_a_used_directory_of_another_user_gives_a_directory_inside(tmp_path: Pat
     (tmp_path / "parent").chmod(0o555)
     assert place_of(made(tmp_path, tmp_path / "parent" / "run")).name == "run-1"
     (tmp_path / "parent").chmod(0o755)
+
+
+def test_no_debug_message_of_a_session_has_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*args: object) -> None:
+        raise RuntimeError("https://user:MARKER7f3a9c@host refused")
+
+    run = made(tmp_path, tmp_path / "run")
+    assert isinstance(run.writer, RunWriter)
+    monkeypatch.setattr(session, "renew_claim", refused)
+    with caplog.at_level(logging.DEBUG):
+        run.begin_training(None, "auto", None)
+    assert "refused" in caplog.text
+    assert "MARKER7f3a9c" not in caplog.text
+    run.close()
+
+
+def test_an_error_in_the_search_for_a_run_begins_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("password=MARKER7f3a9c is wrong")
+
+    monkeypatch.setattr(session, "run_of_checkpoint", broken)
+    run = made(tmp_path)
+    first = place_of(run)
+    run.begin_training(None, "auto", None)
+    (tmp_path / "checkpoint-1").mkdir()
+    run.begin_training(str(tmp_path / "checkpoint-1"), "auto", None)
+    assert place_of(run) != first
+    assert "begins a new run" in caplog.text
+    assert "MARKER7f3a9c" not in caplog.text
+    run.close()
+
+
+def test_what_is_no_record_is_named_by_its_type(tmp_path: Path) -> None:
+    run = made(tmp_path, tmp_path / "run")
+    with pytest.raises(TypeError, match="a dict is not a record") as raised:
+        run.write([{"password": "MARKER7f3a9c"}], 1)  # type: ignore[list-item]
+    assert "MARKER7f3a9c" not in str(raised.value)
+    run.close()
