@@ -128,7 +128,7 @@ class ObservedSteps:
         training = self._observers.training
         if training is not None and self._observers.gradients_are_due(step):
             gradients = None
-            with self._measured("read the gradients"):
+            with self._clock.measured(), self._isolation.guard("read the gradients"):
                 parts = training.parameters.gradients()
                 gradients = Gradients(parts, loss_scale_of(self._trainer, self._model))
             # Also without gradients: an observer may have a collective to reach.

@@ -175,20 +175,24 @@ class ObserverSet(Observer):
         return self._ask_all(moment, step, *facts) if self.is_observing else ()
 
     def _ask_all(self, moment: str, step: int, *facts: Any) -> tuple[()]:
+        does_nothing = getattr(Observer, moment)
         for observer in self._observers:
-            if _overrides(type(observer), moment) and id(observer) not in self._left_out:
-                self._ask(observer, moment, step, *facts)
+            if getattr(type(observer), moment) is does_nothing or id(observer) in self._left_out:
+                continue
+            self._ask(observer, moment, step, *facts)
         return ()
 
     def _ask(self, observer: Observer, moment: str, step: int, *facts: Any) -> bool:
         """Asks one observer and writes its records; returns whether it raised nothing."""
-        place = f"observe {moment} with {type(observer).__name__}"
-        with self._clock.measured(), self._isolation.guard(place):
-            records = list(getattr(observer, moment)(step, *facts) or ())
-            if self._writes:
-                self._write_or_defer(records, step, place)
-            return True
-        return False
+        with self._clock.measured():
+            try:
+                records = list(getattr(observer, moment)(step, *facts) or ())
+                if records and self._writes:
+                    self._write_or_defer(records, step, _place(observer, moment))
+                return True
+            except Exception as error:
+                self._isolation.report(_place(observer, moment), error)
+                return False
 
     def _write_or_defer(self, records: list[Record], step: int, place: str) -> None:
         self._write([r for r in records if not isinstance(r, Deferred)], step)
@@ -197,5 +201,5 @@ class ObserverSet(Observer):
                 self._background.submit(record.make, step, place)
 
 
-def _overrides(kind: type[Observer], moment: str) -> bool:
-    return getattr(kind, moment) is not getattr(Observer, moment)
+def _place(observer: Observer, moment: str) -> str:
+    return f"observe {moment} with {type(observer).__name__}"
