@@ -203,13 +203,16 @@ class ObserverSet(Observer):
 
     def _call(self, observer: Observer, moment: Moment, step: int, *facts: Any) -> bool:
         """Calls one observer and writes its records; returns whether no error occurred."""
-        what = f"observe {moment.__name__} with {type(observer).__name__}"
-        with self.guarded(what):
-            records = list(getattr(observer, moment.__name__)(step, *facts) or ())
-            if self._writes:
-                self._write_or_defer(records, step, what)
-            return True
-        return False
+        # Not `guarded`: this runs several times per step, and its phrase is seldom needed.
+        with self._clock.measured():
+            try:
+                records = list(getattr(observer, moment.__name__)(step, *facts) or ())
+                if records and self._writes:
+                    self._write_or_defer(records, step, _what(observer, moment))
+                return True
+            except Exception as error:
+                self._isolation.report(_what(observer, moment), error)
+                return False
 
     def _write_or_defer(self, records: list[Record], step: int, what: str) -> None:
         self._write([r for r in records if not isinstance(r, Deferred)], step)
@@ -220,3 +223,7 @@ class ObserverSet(Observer):
 
 def _overrides(kind: type[Observer], moment: Moment) -> bool:
     return getattr(kind, moment.__name__) is not moment
+
+
+def _what(observer: Observer, moment: Moment) -> str:
+    return f"observe {moment.__name__} with {type(observer).__name__}"
