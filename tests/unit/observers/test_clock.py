@@ -74,16 +74,5 @@ def test_a_block_that_raises_is_counted(wait: Wait) -> None:
     assert clock.fraction() == pytest.approx(0.5)
 
 
-def test_the_time_of_the_training_stands_still_in_a_block(wait: Wait) -> None:
-    clock = Clock()
-    began = clock.training_seconds()
-    wait(2.0)
-    with clock.measured():
-        wait(5.0)
-        assert clock.training_seconds() - began == pytest.approx(2.0)
-    wait(1.0)
-    assert clock.training_seconds() - began == pytest.approx(3.0)
-
-
 def test_a_window_without_time_has_no_overhead(wait: Wait) -> None:
     assert Clock().fraction() == 0.0
