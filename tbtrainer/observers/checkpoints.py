@@ -15,7 +15,7 @@ class Checkpoints(Observer):
     """Shows the seconds that saving each checkpoint took, and a card with path, size and metric."""
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
-        """Returns the seconds, and the card as deferred, because it asks for the size of every file."""
+        """Returns the seconds, and the card deferred, because it needs the size of every file."""
         return [
             Scalar(tags.CHECKPOINT_SECONDS.name, checkpoint.seconds),
             Deferred(lambda: [Text(tags.CHECKPOINT_SAVED.name, checkpoint_card(step, checkpoint))]),

@@ -42,7 +42,7 @@ class Clock:
         self._spent_before = self.spent_seconds()
 
     def fraction(self) -> float:
-        """Returns the share of the window that was spent in tbtrainer, 0 to 1; begins a new window."""
+        """Returns the share of the window spent in tbtrainer, 0 to 1, and begins a new window."""
         elapsed = time.perf_counter() - self._window_began
         spent = self.spent_seconds() - self._spent_before
         self.restart()

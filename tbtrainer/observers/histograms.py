@@ -38,7 +38,7 @@ class Histograms(Observer):
         self._last_parameters = -1
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Sets the rows, which are the same on every rank, and allocates buffers for collectives."""
+        """Sets the rows, which are the same on every rank, and allocates the buffers."""
         arguments = training.arguments
         self._table: ParameterTable = training.parameters.select(
             arguments.histogram_include, arguments.histogram_exclude
