@@ -1,4 +1,4 @@
-"""Keeps errors inside the telemetry from reaching the training."""
+"""Keeps errors in the telemetry from ending the training."""
 
 import logging
 import traceback
@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 class Isolation:
     """Turns errors of the telemetry into one warning per cause, or raises them.
 
-    The warning has the error's text, and a debug message its traceback; both without secrets.
+    The warning contains the text of the error. A debug message contains the traceback. Secrets in
+    both are hidden.
 
     Args:
         action: `"warn"` or `"raise"`, the value of `telemetry_errors`.
@@ -25,12 +26,12 @@ class Isolation:
 
     @contextmanager
     def guard(self, place: str) -> Iterator[None]:
-        """Runs a block whose errors must not end the training.
+        """Reports errors of a block, so that they do not end the training.
 
-        `KeyboardInterrupt` and `SystemExit` always pass.
+        `KeyboardInterrupt` and `SystemExit` are always raised.
 
         Args:
-            place: What the block does, as a phrase that completes "tbtrainer could not …".
+            place: What the block does: a phrase that completes "tbtrainer could not …".
         """
         try:
             yield
@@ -38,7 +39,7 @@ class Isolation:
             self.report(place, error)
 
     def report(self, place: str, error: Exception) -> None:
-        """Logs an error once per place, type and source line, or raises it again."""
+        """Logs an error, once per place, type and source line. With `"raise"`, raises it."""
         if self._raises:
             raise error
         cause = (place, type(error), _source_of(error))
@@ -47,13 +48,14 @@ class Isolation:
         self._reported.add(cause)
         logger.warning(
             "tbtrainer could not %s: %s: %s (at %s). Training continues. Further errors of this "
-            "kind are not logged. With telemetry_errors='raise' the error would end the training.",
+            "kind are not logged. To let such errors end the training, set "
+            "telemetry_errors='raise'.",
             redacted_text(place),
             type(error).__name__,
             redacted_text(str(error)),
             redacted_text(_source_of(error)),
         )
-        # Not `exc_info=error`: the formatter would write the error's text as it is.
+        # Not `exc_info=error`: the formatter of the log would write the error's text unredacted.
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s", redacted_text("".join(traceback.format_exception(error))))
 

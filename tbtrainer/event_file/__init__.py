@@ -1,1 +1,1 @@
-"""Bytes into event files, whatever the disk does."""
+"""Event files: records are queued, written by a thread, and retried after faults of the disk."""

@@ -1,4 +1,4 @@
-"""From the queue to the event file: a thread that writes and retries, waited for within limits."""
+"""Writes queued records to the event file, in a thread that retries after faults of the disk."""
 
 import atexit
 import logging
@@ -16,19 +16,21 @@ from tbtrainer.redaction import redacted_text
 
 logger = logging.getLogger(__name__)
 
-# Between two tries, doubling from the first to the second.
+# Seconds between two tries. They double with each failure, from the first value to the second.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _BATCH_BYTES = 2**18
 
 
 class Delivery:
-    """Writes the records of one run to its event file, whatever the disk does.
+    """Writes the records of one run to its event file, with a thread of its own.
+
+    Faults of the disk are logged and retried. They are never raised.
 
     Args:
-        file: Where records are written.
-        fallback: Where they are written when the run directory cannot be written to at the end.
-        place: The run directory, without credentials, for warnings.
-        queue_bytes: The most bytes of records that wait.
+        file: The event file.
+        fallback: The file for the records that the event file does not take before it is closed.
+        place: The run directory without secrets, for warnings.
+        queue_bytes: The most bytes of records that wait in the queue.
     """
 
     def __init__(
@@ -42,8 +44,8 @@ class Delivery:
         self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
         self._fault: Exception | None = None
-        # Requests to the thread. Records put before a request are written without delay; records
-        # that other threads put later do not hold it up.
+        # Requests to the thread. Records with a number below `_write_before` are written without
+        # delay. Records that are put after a request do not delay its end.
         self._write_before = 0
         self._sync_wanted = self._close_wanted = False
 
@@ -59,7 +61,7 @@ class Delivery:
         return self._fault
 
     def put(self, record: bytes, is_scalar: bool) -> None:
-        """Takes a record; see `EventFileWriter.add_event`."""
+        """Adds a record to the queue; see `EventFileWriter.add_event`."""
         with self._changed:
             if not self._queue.has_room(record):
                 is_oversized = self._queue.is_oversized(record)
@@ -71,12 +73,12 @@ class Delivery:
             self._start_if_needed()
             counters, busy_since = self._queue.counters, self._waiting.busy_since
             self._changed.notify_all()
-        # Outside of the lock: a handler of log messages may write to the run.
+        # Outside the lock: a handler of log messages may write to the run, which takes the lock.
         self._report.note_dropped(counters)
         self._report.note_silence(busy_since)
 
     def flush(self, seconds: float | None, sync: bool) -> bool:
-        """Waits until all records put so far are written; see `EventFileWriter.flush`."""
+        """Waits until the records added so far are written; see `EventFileWriter.flush`."""
         with self._changed:
             self._start_if_needed()
             end = self._queue.put_count
@@ -95,17 +97,17 @@ class Delivery:
             return not self._queue.waits_before(end)
 
     def close(self, seconds: float) -> bool:
-        """Writes the records put so far, closes the file and ends the thread if no others wait.
+        """Writes the records added so far and closes the file. Ends the thread if no others wait.
 
         Args:
-            seconds: The most to wait for it; 0 to request it only.
+            seconds: The longest wait; 0 requests the close without waiting for it.
 
         Returns:
             Whether the file is closed.
         """
         with self._changed:
             self._start_if_needed()
-            # Python starts no more threads when the interpreter ends.
+            # While the interpreter ends, Python starts no threads: this thread writes instead.
             must_write_here = self._thread is None and len(self._queue) > 0
             if must_write_here:
                 self._thread = threading.current_thread()
@@ -120,7 +122,7 @@ class Delivery:
             return not self._close_wanted
 
     def report_close(self, is_closed: bool) -> None:
-        """Logs what was dropped, failed, or was not written when a close ended."""
+        """Logs which records were dropped or are not written when a close ends."""
         with self._changed:
             counters, is_hung = self._queue.counters, self._waiting.is_hung
         self._report.note_closed(counters)
@@ -128,13 +130,13 @@ class Delivery:
             self._report.note_unwritten(counters, is_hung, CLOSE_SECONDS)
 
     def _wait_without_fault(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Waits while a condition holds, but not during a fault or for a hung disk."""
+        """Waits while a condition holds. Ends early during a fault, or when the disk hangs."""
         self._wait_while(lambda: condition() and self._fault is None, seconds)
         if condition() and self._fault is None:
             self._waiting.note_timeout()
 
     def _wait_while(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Waits while a condition holds, but not for a hung disk."""
+        """Waits while a condition holds. Ends early when the disk hangs."""
         deadline = time.monotonic() + seconds
         while condition():
             remaining = min(deadline - time.monotonic(), self._waiting.seconds_until_hung())
@@ -145,14 +147,14 @@ class Delivery:
     # ---- The thread ----
 
     def _start_if_needed(self) -> None:
-        """Starts the thread if records wait and it does not run."""
+        """Starts the thread if records wait and it is not running."""
         if self._thread is not None or not self._queue:
             return
         self._thread = threading.Thread(target=self._run, name="tbtrainer-event-file", daemon=True)
         try:
             self._thread.start()
             _running.add(self)
-        except RuntimeError:  # The interpreter ends, or no more threads can be made now.
+        except RuntimeError:  # The interpreter ends, or no more threads can be started now.
             self._thread = None
 
     def _run(self) -> None:
@@ -176,7 +178,7 @@ class Delivery:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _next_batch(self) -> list[bytes]:
-        """Waits until there is something to do. Returns no records if it is to sync or close."""
+        """Waits for work. Returns the records to write; none if it is to sync or close the file."""
         with self._changed:
             while (seconds := self._seconds_until_due()) != 0.0:
                 self._changed.wait(seconds)
@@ -187,21 +189,21 @@ class Delivery:
             return self._queue.take(_BATCH_BYTES)
 
     def _seconds_until_due(self) -> float | None:
-        """Returns the seconds until there is something to do, or `None` if there is nothing."""
+        """Returns the seconds until there is work; `None` if no work is planned."""
         is_urgent = self._queue.waits_before(self._write_before)
         if self._close_wanted or self._sync_wanted or is_urgent:
             return 0.0
         return self._waiting.seconds_until_append() if self._queue else None
 
     def _begin_call(self) -> None:
-        """Notes that the disk is called: those who wait compute anew when it counts as hung."""
+        """Records that a call of the disk begins, and wakes waiting callers to compute their limit."""
         self._waiting.begin_call()
         self._changed.notify_all()
 
     def _append(self, batch: list[bytes]) -> Appended:
         try:
             return self._file.append(batch)
-        except Exception as error:  # The thread must not die: nothing more would be written.
+        except Exception as error:  # The thread must not end: later records would not be written.
             return Appended(0, error)
 
     def _confirm(self, appended: Appended) -> None:
@@ -227,11 +229,10 @@ class Delivery:
             self._waiting.end_call()
             self._changed.notify_all()
         if error is not None:
-            where, why = redacted_text(str(self._file.path)), redacted_text(str(error))
-            logger.warning("%s was not forced to the disk: %s.", where, why)
+            self._report.note_unsynced(self._file.path, error)
 
     def _has_ended(self) -> bool:
-        """Closes the file if that was requested. Returns whether the thread is to end."""
+        """Closes the file if that was requested. Returns whether the thread ends."""
         if not self._close_wanted:
             return False
         with self._changed:
@@ -243,18 +244,18 @@ class Delivery:
         with self._changed:
             self._waiting.end_call()
             self._changed.notify_all()
-            # A record may have been put before the request, while the file was being closed.
+            # While the file was being closed, a record and another request may have been added.
             if self._queue.waits_before(self._write_before):
                 return False
             self._close_wanted = False
-            if self._queue:  # Other threads continue to write.
+            if self._queue:  # Other threads have added records.
                 return False
             self._thread = None
             _running.discard(self)
             return True
 
     def _save_elsewhere(self) -> None:
-        """Writes what the run directory did not accept to the fallback file."""
+        """Writes the records that the event file did not take to the fallback file."""
         with self._changed:
             waiting = len(self._queue)
             batch = self._queue.take(2 * self._queue_bytes)
@@ -273,7 +274,7 @@ class Delivery:
 
 
 def close_all(deliveries: Iterable[Delivery]) -> None:
-    """Closes event files at the same time, so that a hung disk is waited for once."""
+    """Closes event files at the same time, so that one limit holds for all of them together."""
     deliveries = list(deliveries)
     deadline = time.monotonic() + CLOSE_SECONDS
     for delivery in deliveries:
@@ -283,9 +284,9 @@ def close_all(deliveries: Iterable[Delivery]) -> None:
         delivery.report_close(is_closed)
 
 
-# Deliveries with a running thread, so that they stay reachable when their writer is no longer.
+# Deliveries with a running thread. They are closed at exit, also if their writer was deleted.
 _running: set[Delivery] = set()
-# A forked child has no such thread: the records that wait are written by its parent.
+# A forked child does not have these threads. Its parent writes the records that wait.
 os.register_at_fork(after_in_child=_running.clear)
 
 

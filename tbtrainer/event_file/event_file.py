@@ -1,4 +1,4 @@
-"""The interface of an event file, to which records are appended."""
+"""The interface of an event file, local or remote."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Appended:
     """Result of `EventFile.append`.
 
     Attributes:
-        records: The first `records` of those given are in the file whole; the others are not in it.
-        fault: Why not all of them are, or `None`.
-        lost_file: What happened to the file written so far, if another program deleted or changed
-            it and a new one was begun, as a phrase such as "was deleted"; otherwise `None`.
+        records: How many of the given records were written whole. The others are not in the file.
+        fault: Why not all records were written, or `None`.
+        lost_file: What another program did to the previous file, so that a new one was begun: a
+            phrase such as "was deleted". `None` if that did not happen.
     """
 
     records: int
@@ -22,12 +22,12 @@ class Appended:
 
 
 class EventFile(Protocol):
-    """Takes records; one class for local directories and one for object stores.
+    """A file to which records are appended. `LocalEventFile` and `RemoteEventFile` implement it.
 
     Attributes:
-        path: The file that is written to now, or `None` before the first record.
-        seconds_between_appends: How long to collect records between two appends.
-        hung_after_seconds: A call that takes longer counts as hung: no caller waits for it.
+        path: The current file, or `None` before the first record.
+        seconds_between_appends: How long records are collected between two appends.
+        hung_after_seconds: A call that takes longer counts as hung, and callers stop waiting.
     """
 
     path: str | None
@@ -35,28 +35,28 @@ class EventFile(Protocol):
     hung_after_seconds: float
 
     def append(self, records: Sequence[bytes]) -> Appended:
-        """Writes records. Returns faults in the result and does not raise them."""
+        """Writes records. A fault is returned in the result and not raised."""
 
     def sync(self) -> None:
         """Forces what was appended to the disk. Raises an `OSError` if that fails."""
 
     def close(self) -> None:
-        """Closes what is open. The next `append` opens it again."""
+        """Closes the file. The next `append` opens it again."""
 
 
 def first_start_step(purge_step: int | None, is_empty_directory: bool) -> int | None:
     """Returns the step of the START record with which the first file of a session begins.
 
-    TensorBoard's loaders in Python hide the steps from a START on in all that they have read
-    before. So only a session that replaces steps of an earlier one may write its step. Files that a
-    session begins later have no START at all: they replace nothing.
+    When TensorBoard's loaders in Python read a START record, they hide events of this step and
+    later ones in the files that they have read before. So only a session that replaces steps of
+    earlier sessions writes its step. The later files of a session have no START record.
 
     Args:
         purge_step: First step of earlier sessions that this session replaces, or `None`.
         is_empty_directory: Whether the run directory has no event file yet.
 
     Returns:
-        The step, or `None` for a file without START.
+        The step, or `None` for a file without a START record.
     """
     if purge_step is not None:
         return purge_step

@@ -1,4 +1,4 @@
-"""Where records go that the run directory did not accept until the end."""
+"""The file for records that could not be written to the run directory before it was closed."""
 
 import os
 import tempfile
@@ -9,12 +9,12 @@ from tbtrainer.event_file.local_file import LocalEventFile
 
 
 class FallbackFile:
-    """An event file outside of the run directory, made with the first record.
+    """An event file outside the run directory, created with its first record.
 
     Args:
-        run: Name of the run: the file is in a directory of this name.
-        directory: Where that directory is made; `None` for a new directory among the system's
-            temporary files.
+        run: Name of the run. The file is in a directory of this name.
+        directory: Where that directory is created; `None` for a new directory in the system's
+            directory of temporary files.
     """
 
     def __init__(self, run: str, directory: str | None) -> None:
@@ -23,16 +23,16 @@ class FallbackFile:
 
     @property
     def path(self) -> str | None:
-        """The file, or `None` if none could be made."""
+        """The path of the file, or `None` if it could not be created."""
         return self._file.path if self._file is not None else None
 
     def append(self, records: Sequence[bytes]) -> Appended:
-        """Writes records and closes the file. Returns faults and does not raise them."""
+        """Writes records and closes the file. A fault is returned and not raised."""
         try:
             if self._file is None:
-                # A new directory: other users could prepare a name that they can predict.
+                # A new directory: other users could occupy a name that they can predict.
                 directory = self._directory or tempfile.mkdtemp(prefix="tbtrainer-")
-                # Without START, so that the file may be moved into the run directory.
+                # Without a START record, so that the file may be moved into the run directory.
                 self._file = LocalEventFile(os.path.join(directory, self._run), continues=True)
             appended = self._file.append(records)
             self._file.close()

@@ -1,4 +1,4 @@
-"""The event file of a local run directory: one descriptor, whole records, no torn end."""
+"""The event file of a local run directory."""
 
 import itertools
 import os
@@ -10,17 +10,17 @@ from tbtrainer.event_file.names import event_file_name, event_files_in
 from tbtrainer.event_file.records import file_header
 from tbtrainer.event_file.waiting import HUNG_SECONDS
 
-# The one system call that writes data, under a name that a test can replace.
+# The only system call that writes data. Tests replace this name.
 os_write = os.write
 # Distinguishes the event files of this process.
 _numbers = itertools.count()
 
 
 class LocalEventFile:
-    """Appends to one event file, and begins a new one when the first is lost or damaged.
+    """Appends to an event file, and begins a new one if the file is deleted or damaged.
 
     Args:
-        directory: The run directory. It is made with the first record.
+        directory: The run directory. It is created with the first record.
         purge_step: First step of earlier sessions that this session replaces, or `None`.
         mode: Permissions of the files, before the process's umask.
         suffix: End of the files' names.
@@ -44,10 +44,10 @@ class LocalEventFile:
         self._purge_step, self._continues = purge_step, continues
         self._descriptor: int | None = None
         self._identity = (0, 0)
-        # How far the file holds whole records, and whether there may be anything after them.
+        # The size of the whole records in the file, and whether a torn one may follow them.
         self._size = 0
         self._torn = False
-        # What another program did to the previous file, until an `Appended` reports it.
+        # What another program did to the previous file, until an `Appended` has reported it.
         self._lost_file: str | None = None
 
     def append(self, records: Sequence[bytes]) -> Appended:
@@ -81,7 +81,7 @@ class LocalEventFile:
         """Closes the descriptor. The next `append` opens the file again."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            # Network file systems may report a last error here; the data cannot be written again.
+            # Network file systems may report a late error here. The data cannot be written again.
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -104,13 +104,13 @@ class LocalEventFile:
         self._lost_file = lost or self._lost_file
 
     def _how_lost(self, descriptor: int) -> str | None:
-        """Returns what another program did to the open file, or `None` if nothing."""
+        """Returns what another program did to the open file; `None` if it is unchanged."""
         try:
             named = os.stat(self.path or "")
         except (FileNotFoundError, NotADirectoryError):
             return "was deleted"
         except PermissionError:
-            return None  # The path cannot be read any more, but the descriptor can be written to.
+            return None  # The path is no longer readable, but the open file can be written to.
         try:
             size = os.fstat(descriptor).st_size
         except OSError:
@@ -123,7 +123,7 @@ class LocalEventFile:
         return "was cut short" if size < self._size else None
 
     def _cut_torn_end(self) -> bool:
-        """Cuts the file after its last whole record: loaders stop reading at a torn one."""
+        """Truncates the file after its last whole record, because loaders stop at a torn one."""
         assert self._descriptor is not None
         try:
             os.ftruncate(self._descriptor, self._size)
@@ -134,9 +134,9 @@ class LocalEventFile:
         return True
 
     def _reopen(self, path: str) -> None:
-        """Opens the file again after a close, or abandons it if it changed meanwhile."""
+        """Opens the file again after a close, or abandons it if it was changed meanwhile."""
         try:
-            # Raises FileNotFoundError without the directory.
+            # Raises FileNotFoundError if the directory is missing.
             is_newest = max(event_files_in(self._directory), default="") == os.path.basename(path)
             descriptor = os.open(path, os.O_WRONLY)
         except (FileNotFoundError, NotADirectoryError):
@@ -146,7 +146,7 @@ class LocalEventFile:
         lost = self._how_changed(opened, opened.st_size)
         if lost is None and opened.st_size > self._size:
             lost = "was appended to by another program"
-        # A loader that has begun to read a newer file does not return to an older one.
+        # A loader that has begun to read a newer file does not read an older one again.
         if lost is not None or not is_newest:
             os.close(descriptor)
             self._abandon_file(lost)
@@ -177,7 +177,7 @@ def _write(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
     """Writes data in as many calls as the system needs.
 
     Returns:
-        How many bytes were written, and the error that ended it, or `None`.
+        How many bytes were written, and the error that stopped the writing, or `None`.
     """
     done = 0
     view = memoryview(data)

@@ -6,10 +6,10 @@ import socket
 import time
 from collections.abc import Iterable
 
-# The claim file: marks the directory as owned by one run, whose unique id it holds.
+# The claim file. It says which run owns the directory; see `tbtrainer.run.claim`.
 CLAIM = ".tbtrainer-run"
-# End of the names of event files in directories below a run that belong to it: `add_scalars` and
-# `add_hparams` of `SummaryWriter` make such directories.
+# End of the names of event files that belong to a run but lie in directories below it.
+# `add_scalars` and `add_hparams` of `SummaryWriter` make such directories.
 PART_OF_RUN = ".part-of-run"
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
@@ -25,24 +25,24 @@ def is_event_file(name: str) -> bool:
 
 
 def event_files_in(directory: str) -> list[str]:
-    """Names of the event files in a local directory, in the order in which loaders read them."""
+    """Returns the names of the event files in a local directory, in the order of the loaders."""
     return sorted(filter(is_event_file, os.listdir(directory)))
 
 
 def event_file_name(existing: Iterable[str], number: int) -> str:
-    """Returns the name of an event file that loaders read after all existing ones.
+    """Returns a name for a new event file, which loaders read after all existing ones.
 
-    Loaders order event files by name, and the name begins with the time. So the time is after the
-    newest in the directory, also if the clock was set back. It is compared as text: a time of more
-    digits than any clock has is followed by a longer one.
+    Loaders order event files by name, and the name begins with the time. So the time in the name is
+    later than that of every existing file, even if the clock was set back. Loaders compare names as
+    text, so a time of all nines is followed by one with an additional digit.
 
-    Before the number stands a hyphen, where tensorboard's own writer has a dot. So a stock
-    `SummaryWriter` in the same directory, process and second never makes this name, and its file is
-    ordered after ours.
+    The number follows a hyphen; in the names of tensorboard's own writer it follows a dot. So a
+    stock `SummaryWriter` in the same directory, process and second never makes the same name, and
+    its file comes after ours.
 
     Args:
         existing: Names of the files in the run directory.
-        number: Distinguishes the files of one process.
+        number: A number that no other event file of this process has.
     """
     times = [found[1] for name in existing if (found := _EVENT_FILE.match(name))]
     moment = max([f"{int(time.time()):010d}", *map(_after, times)])
@@ -50,6 +50,6 @@ def event_file_name(existing: Iterable[str], number: int) -> str:
 
 
 def _after(moment: str) -> str:
-    """Returns digits that come after others both as a number and as text."""
+    """Returns digits that are larger than others, both as a number and as text."""
     following = str(int(moment) + 1).zfill(len(moment))
     return following if len(following) == len(moment) else f"{moment}1"

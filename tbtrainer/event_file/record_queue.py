@@ -1,10 +1,10 @@
-"""Records that wait for the disk: in order, bounded in bytes, scalars dropped last."""
+"""The queue of records that wait for the disk. It has a limit in bytes, and drops scalars last."""
 
 from collections import deque
 from dataclasses import dataclass
 
-# What Python needs for a record besides its bytes. A scalar has about 50 bytes, so without this the
-# queue would need four times its limit.
+# The memory that Python needs for a record in addition to its bytes. A scalar has about 50 bytes,
+# so if this were not counted, the queue would need four times its limit.
 RECORD_OVERHEAD_BYTES = 150
 
 
@@ -19,7 +19,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A record in the queue. `number` counts all records, from 0, in the order of `put`."""
+    """A record in the queue. `number` is its position among all records that were put, from 0."""
 
     number: int
     record: bytes
@@ -31,14 +31,14 @@ class _Waiting:
 
 
 class RecordQueue:
-    """Takes records, returns them in order, and keeps those that could not be written.
+    """Holds records in order until they are written, and drops some when it is full.
 
-    Every operation takes constant time, however many records wait. Not safe for several threads:
-    the caller holds a lock.
+    The time of each operation does not depend on how many records wait. The queue is not
+    thread-safe: the caller must hold a lock.
 
     Args:
-        limit_bytes: The most bytes of waiting records, with what Python needs for them. A single
-            record may be larger if no other waits.
+        limit_bytes: The most bytes of waiting records, including `RECORD_OVERHEAD_BYTES` for each.
+            A single record may be larger if no other record waits.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -47,7 +47,7 @@ class RecordQueue:
         self._others: deque[_Waiting] = deque()
         self._in_flight: list[_Waiting] = []
         self._bytes = 0
-        # How many records were put so far: the number of the next one.
+        # How many records were put so far. This is also the number of the next record.
         self.put_count = 0
         self._written = self._dropped = 0
 
@@ -64,7 +64,7 @@ class RecordQueue:
         return len(record) + RECORD_OVERHEAD_BYTES > self._limit
 
     def waits_before(self, number: int) -> bool:
-        """Whether one of the first `number` records that were put still waits."""
+        """Whether a record with a smaller number than `number` still waits."""
         oldest = self._in_flight or self._oldest()
         return oldest is not None and oldest[0].number < number
 
@@ -73,11 +73,11 @@ class RecordQueue:
         return not self or self._bytes + len(record) + RECORD_OVERHEAD_BYTES <= self._limit
 
     def put(self, record: bytes, is_scalar: bool) -> None:
-        """Appends a record. Drops others to make room: the oldest that is not a scalar first."""
+        """Adds a record. If the queue is full, the oldest records are dropped, scalars last."""
         waiting = _Waiting(self.put_count, record, is_scalar)
         self.put_count += 1
         if waiting.size > self._limit and self:
-            self._dropped += 1  # Otherwise all others would have to be dropped.
+            self._dropped += 1  # To keep this record, all others would have to be dropped.
             return
         (self._scalars if is_scalar else self._others).append(waiting)
         self._bytes += waiting.size
@@ -87,6 +87,9 @@ class RecordQueue:
         """Returns the oldest records, at least one if any waits.
 
         They count as waiting until `confirm` is called.
+
+        Args:
+            most_bytes: No further record is taken once the taken ones have this size.
         """
         size = 0
         while (oldest := self._oldest()) and (not self._in_flight or size < most_bytes):
@@ -95,7 +98,7 @@ class RecordQueue:
         return [waiting.record for waiting in self._in_flight]
 
     def confirm(self, written: int) -> None:
-        """Counts the first `written` of the records taken as written; the others wait again."""
+        """Counts the first `written` of the taken records as written. The others wait again."""
         self._bytes -= sum(waiting.size for waiting in self._in_flight[:written])
         self._written += written
         for waiting in reversed(self._in_flight[written:]):
@@ -104,7 +107,7 @@ class RecordQueue:
         self._make_room()
 
     def drop_all(self) -> None:
-        """Drops all waiting records, and counts them."""
+        """Drops all waiting records, and counts them as dropped."""
         self._dropped += len(self)
         self._scalars.clear()
         self._others.clear()
@@ -112,13 +115,13 @@ class RecordQueue:
         self._bytes = 0
 
     def _oldest(self) -> deque[_Waiting] | None:
-        """Returns the deque that begins with the oldest record, or `None` if both are empty."""
+        """Returns the deque whose first record is the oldest; `None` if both are empty."""
         if not self._scalars or not self._others:
             return self._scalars or self._others or None
         return min(self._scalars, self._others, key=lambda records: records[0].number)
 
     def _make_room(self) -> None:
-        # Records that are being written cannot be dropped: the queue may exceed its limit by them.
+        # Records that are being written cannot be dropped, so the queue may exceed its limit.
         while self._bytes > self._limit and len(self) > 1 and (self._others or self._scalars):
             self._bytes -= (self._others or self._scalars).popleft().size
             self._dropped += 1

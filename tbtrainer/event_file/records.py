@@ -1,4 +1,4 @@
-"""TFRecord framing: the bytes of one event in a file, and reading them back."""
+"""TFRecord framing: how an event is stored in an event file."""
 
 import os
 import struct
@@ -73,11 +73,12 @@ def file_header(start_step: int | None) -> bytes:
     """Returns the records with which an event file begins.
 
     Args:
-        start_step: Step of the START of a session, or `None` for a file without one. TensorBoard's
-            loaders in Python hide this step and later ones in the files that they read before.
+        start_step: Step of the START record of a session, or `None` for a file without one.
+            TensorBoard's loaders in Python hide events of this step and later ones in the files
+            that they have read before.
 
     Returns:
-        The record of the version, which a loader requires first, and the START of the session.
+        The record of the version, which loaders require first, and the START record, if any.
     """
     now = time.time()
     header = framed(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
@@ -89,6 +90,6 @@ def file_header(start_step: int | None) -> bytes:
 
 
 def _masked(data: bytes) -> int:
-    """The checksum of a TFRecord: CRC-32C, rotated and shifted by a constant."""
+    """Returns the checksum of a TFRecord: CRC-32C, rotated, plus a constant."""
     checksum: int = google_crc32c.value(data)
     return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF

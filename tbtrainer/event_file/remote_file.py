@@ -1,4 +1,4 @@
-"""The event file of a run directory on an object store: parts that are put whole."""
+"""The event file of a run directory on an object store, written as several parts."""
 
 import itertools
 import os
@@ -11,16 +11,16 @@ from tbtrainer.event_file.records import file_header
 from tbtrainer.event_file.remote_storage import filesystem, names_in
 from tbtrainer.event_file.waiting import REMOTE_HUNG_SECONDS
 
-# Objects cannot be appended to. The newest part is put again, longer each time, until it has this
-# size and the next is begun.
+# Objects cannot be appended to. So the newest part is put again with more records each time. Once
+# it has this size, the next part is begun.
 _PART_BYTES = 4 * 2**20
-# Every put on a hub is a commit.
+# On the Hugging Face Hub every put is a commit, so records are collected for longer.
 _SECONDS_BETWEEN_PUTS = {"hf": 60.0}
 _numbers = itertools.count()
 
 
 class RemoteEventFile:
-    """Puts records into parts of a few megabytes, each a whole event file.
+    """Puts records into parts of a few megabytes. Each part is a complete event file.
 
     Args:
         directory: URL of the run directory.
@@ -42,13 +42,13 @@ class RemoteEventFile:
         self.path: str | None = None
         self._directory, self._suffix = directory, suffix
         self._purge_step, self._continues = purge_step, continues
-        # The header of the newest part, and all that it holds so far.
+        # The header of the newest part, and its whole content so far.
         self._header = self._part = b""
         protocol = directory.split("://", 1)[0]
         self.seconds_between_appends = _SECONDS_BETWEEN_PUTS.get(protocol, 10.0)
 
     def append(self, records: Sequence[bytes]) -> Appended:
-        """Puts the newest part again, with these records at its end.
+        """Puts the newest part again, with the records added at its end.
 
         Args:
             records: Whole records.
@@ -66,10 +66,10 @@ class RemoteEventFile:
         return Appended(len(records))
 
     def sync(self) -> None:
-        """Does nothing: a part that was put is stored."""
+        """Does nothing, because a part that was put is stored."""
 
     def close(self) -> None:
-        """Does nothing: no part stays open."""
+        """Does nothing, because objects are not kept open."""
 
     def _begin_part(self, opened: Any, directory: str) -> None:
         opened.makedirs(directory, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The storage of a run directory, local or on an object store: one interface for both."""
+"""Chooses the storage of a run directory, local or on an object store."""
 
 from tbtrainer.event_file.local_storage import LocalStorage
 from tbtrainer.event_file.names import is_remote

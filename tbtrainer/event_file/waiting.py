@@ -1,32 +1,33 @@
-"""How long a caller waits for the disk. Every time limit of the event files is defined here."""
+"""Decides how long a caller waits for the disk. Defines all time limits of event files."""
 
 import time
 
-# A log call waits this long for what it logged to be handed to the operating system.
+# The longest wait of a log call, until its records are handed to the operating system.
 LOG_SECONDS = 0.05
-# A checkpoint waits this long.
+# The longest wait of a checkpoint.
 CHECKPOINT_SECONDS = 0.8
-# The end of a run waits this long for a disk that is slow but answers.
+# The longest wait at the end of a run, for a disk that is slow but answers.
 CLOSE_SECONDS = 10.0
-# The handler of SIGTERM waits this long: schedulers send SIGKILL some seconds later.
+# The longest wait of the handler of SIGTERM. Schedulers send SIGKILL some seconds later.
 SIGTERM_SECONDS = 2.0
-# A call on a local disk that takes longer counts as hung, and is not waited for. So a hung disk
-# delays a training by less than two seconds.
+# A call of a local disk that takes longer counts as hung, and callers stop waiting for it. So a
+# disk that hangs delays a training by less than two seconds in total.
 HUNG_SECONDS = 0.8
-# To put a part of some megabytes into an object store takes longer.
+# The same limit for an object store, where putting a part of some megabytes takes longer.
 REMOTE_HUNG_SECONDS = 10.0
-# A call that takes longer is reported in a warning.
+# After this time a call that has not returned is reported in a warning.
 SILENT_SECONDS = 5.0
-# Between two warnings about faults of one run directory, after the first begin and the first end.
+# Time between two warnings about faults of one run directory. The beginning and the end of the
+# first fault are logged at once.
 WARNING_SECONDS = 600.0
-# A log call does not wait for a disk whose last writes, this many in a row, took longer than this.
+# If this many writes in a row took longer than `_SLOW_SECONDS`, log calls do not wait.
 _SLOW_SECONDS, _SLOW_WRITES = 0.01, 3
 
 
 class WaitingPolicy:
-    """Decides how long callers wait, by how quickly the last calls of the disk returned.
+    """Decides how long callers wait, from the duration of the last calls of the disk.
 
-    Not safe for several threads: the caller holds a lock.
+    It is not thread-safe: the caller must hold a lock.
 
     Args:
         hung_after_seconds: A call that takes longer counts as hung.
@@ -36,39 +37,39 @@ class WaitingPolicy:
     def __init__(self, hung_after_seconds: float, seconds_between_appends: float) -> None:
         self._hung_after_seconds = hung_after_seconds
         self._seconds_between_appends = seconds_between_appends
-        # When the call that lasts now began, as `time.monotonic`.
+        # When the running call of the disk began, by `time.monotonic`; `None` if none is running.
         self.busy_since: float | None = None
         self._next_append = 0.0
         self._slow_writes = 0
-        # A caller waited in vain, and nothing has been written since.
+        # Whether a caller reached its limit, and no write has succeeded since.
         self._wait_timed_out = False
 
     @property
     def is_hung(self) -> bool:
-        """Whether the call that lasts now has lasted too long."""
+        """Whether the running call of the disk counts as hung."""
         return self.busy_since is not None and self.seconds_until_hung() <= 0
 
     def seconds_until_hung(self) -> float:
-        """Seconds until the call that lasts now counts as hung; infinite if there is none."""
+        """Returns the seconds until the running call counts as hung; infinity if there is none."""
         if self.busy_since is None:
             return float("inf")
         return self.busy_since + self._hung_after_seconds - time.monotonic()
 
     def seconds_until_append(self) -> float:
-        """Seconds until the next append is due."""
+        """Returns the seconds until the next append is due."""
         return max(0.0, self._next_append - time.monotonic())
 
     def log_seconds(self) -> float:
-        """Seconds that a log call may wait."""
+        """Returns how long a log call may wait, in seconds."""
         is_slow = self._wait_timed_out or self._slow_writes >= _SLOW_WRITES
         return 0.0 if is_slow or self._seconds_between_appends else LOG_SECONDS
 
     def room_seconds(self) -> float:
-        """Seconds that a caller may wait for room for a record larger than the whole queue."""
+        """Returns how long a caller may wait to add a record larger than the queue, in seconds."""
         return CHECKPOINT_SECONDS if self.log_seconds() else 0.0
 
     def note_timeout(self) -> None:
-        """Records that a caller waited as long as it may: log calls stop waiting."""
+        """Records that a caller reached its limit. Log calls do not wait until a write succeeds."""
         self._wait_timed_out = True
 
     def begin_call(self) -> None:

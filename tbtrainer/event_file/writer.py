@@ -1,8 +1,8 @@
-"""The event file's writer: a bounded queue, and a thread whose disk faults never reach the caller.
+"""The writer of event files, with the interface of tensorboard's `EventFileWriter`.
 
-It has the interface of tensorboard's `EventFileWriter`. Adding a record never raises for a fault of
-the disk, and seldom waits for it. What cannot be written is kept and retried. When the queue is
-full, the oldest records that are not scalars are dropped first, and counted.
+Records go to a queue, and a thread writes them. A fault of the disk is never raised to the caller.
+Records that cannot be written are kept and retried. When the queue is full, the oldest records that
+are not scalars are dropped first, and the dropped ones are counted.
 """
 
 import os
@@ -21,20 +21,20 @@ from tbtrainer.event_file.remote_file import RemoteEventFile
 from tbtrainer.redaction import redacted_text
 
 QUEUE_BYTES = 64 * 2**20
-# Distinguishes this process from one that imports this module anew, also if containers give both
-# the same number.
+# Identifies this process. The process number alone is not enough: processes of two containers may
+# have the same one.
 _PROCESS_TOKEN = uuid.uuid4().hex
 
 
 class EventFileWriter:
-    """Writes the event file of one run directory, from the first record on.
+    """Writes the event file of one run directory. The file is created with the first record.
 
     Args:
         logdir: The run directory: a local path, or a URL that fsspec knows.
         purge_step: First step of earlier sessions in the directory that this one replaces.
-        queue_bytes: The most bytes of records that wait.
-        fallback: Where records are written that the directory did not accept until the end; `None`
-            for a new directory among the system's temporary files.
+        queue_bytes: The most bytes of records that wait in the queue.
+        fallback: The directory for records that could not be written to `logdir` before the writer
+            was closed; `None` for a new directory in the system's directory of temporary files.
         file_mode: Permissions of a local event file, before the process's umask.
         suffix: End of the event file's name.
     """
@@ -86,46 +86,48 @@ class EventFileWriter:
         return Counters() if self.is_other_process else self._delivery.counters
 
     def add_event(self, event: Any) -> None:
-        """Takes a record. Never raises for faults of the disk.
+        """Adds an event to the queue. Never raises an error for a fault of the disk.
 
-        Waits only if the queue is full and the disk quick: `LOG_SECONDS` at most, and
-        `CHECKPOINT_SECONDS` for a record larger than the whole queue.
+        If the queue is full and the last writes were fast, it waits for room: at most
+        `LOG_SECONDS`, or `CHECKPOINT_SECONDS` for a record larger than the whole queue.
 
         Args:
             event: An `Event` message.
         """
         if self.is_other_process:
-            return  # Such as a worker of a data loader: only the parent process writes.
+            return  # For example in a worker of a data loader: only the parent process writes.
         is_scalar = all(map(_is_scalar, event.summary.value))
         self._delivery.put(framed(event.SerializeToString()), is_scalar)
 
     def flush(self, seconds: float | None = None, sync: bool = False) -> bool:
-        """Waits until everything added so far has been handed to the operating system.
+        """Waits until the records added so far have been handed to the operating system.
+
+        During a fault of the disk it does not wait.
 
         Args:
-            seconds: The most to wait. `None` suits a log call: `LOG_SECONDS`, and no time on a disk
-                whose last writes were slow. During a fault no time is waited in any case.
+            seconds: The longest wait. `None`, for a log call, waits `LOG_SECONDS` at most, and not
+                at all if the last writes were slow.
             sync: Whether the file is also forced to the disk.
 
         Returns:
-            Whether everything was written.
+            Whether all these records were written.
         """
         return self.is_other_process or self._delivery.flush(seconds, sync)
 
     def close(self) -> None:
-        """Writes what is left and closes the file. A later record opens it again.
+        """Writes the waiting records and closes the file. A later record opens it again.
 
-        Waits at most `CLOSE_SECONDS`, and less than a second for a disk that does not answer. What
-        the run directory does not accept is written to a fallback file, which a warning names.
+        Waits at most `CLOSE_SECONDS`, and less than a second for a disk that hangs. Records that
+        cannot be written to the run directory are written to a fallback file. A warning names it.
         """
         close_all([self])
 
     def reopen(self) -> None:
-        """Does nothing: the next record opens the file."""
+        """Does nothing, because the next record opens the file."""
 
     @property
     def is_other_process(self) -> bool:
-        """Whether this is a copy in a process that did not make the writer: it writes nothing."""
+        """Whether this is a copy in another process than that of the writer: it never writes."""
         return self._process != _this_process()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,13 +141,13 @@ class EventFileWriter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # The copy's file must not hide what the original has written.
+        # Without a START record the copy's file hides no events of the original.
         self._continues = True
         self._delivery = self._new_delivery()
 
 
 def close_all(writers: Iterable[EventFileWriter]) -> None:
-    """Closes event files at the same time, so that a hung disk is waited for once."""
+    """Closes event files at the same time, so that one limit holds for all of them together."""
     delivery.close_all(w._delivery for w in writers if not w.is_other_process)
 
 

@@ -186,8 +186,8 @@ def resumed_checkpoint(checkpoint: str) -> ResumedCheckpoint:
     """Reads the marker of a checkpoint, or that of a checkpoint in the same folder.
 
     A process may have been killed before or while it wrote the marker. Then the marker of the
-    nearest earlier checkpoint is used. If no earlier one has a marker, that of the nearest later one
-    is used.
+    nearest earlier checkpoint is used. If no earlier one has a marker, that of the nearest later
+    one is used.
     """
     step = step_of(checkpoint)
     saved = _marker(checkpoint)
