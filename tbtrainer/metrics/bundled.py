@@ -107,16 +107,7 @@ class _PerClassMetric(BundledMetric):
         actual = np.bincount(actual_codes, minlength=count)
         hits = np.bincount(actual_codes[predicted_codes == actual_codes], minlength=count)
         if average == "binary":
-            if count > 2:
-                raise ValueError(
-                    f"average='binary' needs two classes, but there are {count}; "
-                    "use 'micro', 'macro' or 'weighted'."
-                )
-            if count == 2 and pos_label not in classes:
-                raise ValueError(
-                    f"pos_label={pos_label} is neither of the two classes, "
-                    f"{classes[0]} and {classes[1]}."
-                )
+            _check_binary(classes, pos_label)
             chosen = classes == pos_label
             value = self.ratio(hits[chosen].sum(), predicted[chosen].sum(), actual[chosen].sum())
         elif average == "micro":
@@ -130,6 +121,19 @@ class _PerClassMetric(BundledMetric):
                 f"average={average!r} is not known; use 'binary', 'micro', 'macro' or 'weighted'."
             )
         return {self.key: float(value)}
+
+
+def _check_binary(classes: NDArray, pos_label: int) -> None:
+    """Raises a `ValueError` if these classes have no ratio of the class `pos_label`."""
+    if len(classes) > 2:
+        raise ValueError(
+            f"average='binary' needs two classes, but there are {len(classes)}; "
+            "use 'micro', 'macro' or 'weighted'."
+        )
+    if len(classes) == 2 and pos_label not in classes:
+        raise ValueError(
+            f"pos_label={pos_label} is neither of the two classes, {classes[0]} and {classes[1]}."
+        )
 
 
 def _divide(numerator: NDArray, denominator: NDArray) -> NDArray:

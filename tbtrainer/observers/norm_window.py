@@ -53,10 +53,10 @@ class NormWindow:
     measure are marked as missing.
 
     Args:
-        rows: Norms per step.
-        dtype: Of the norms: float64, or float32 on a device without float64.
-        unit: What a norm of 1 in the lines stands for.
-        device: Where the lines are kept.
+        rows: Number of norms per step.
+        dtype: Dtype of the norms: float64, or float32 on a device without float64.
+        unit: The norms in the lines are multiples of this number.
+        device: The device on which the lines are kept.
         max_norm: The total norm that gradients are clipped to; 0 means no clipping.
         reduces: Whether the squares of all ranks are added up.
     """

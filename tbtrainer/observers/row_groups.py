@@ -1,7 +1,7 @@
 """Which tensors share a row of a snapshot.
 
 A mixture of experts can have tens of thousands of tensors. A row for each would take gigabytes, and
-nobody can look at so many histograms. Tensors whose names differ only in a number, such as the
+so many histograms are of no use. Tensors whose names differ only in a number, such as the
 experts of a layer, can therefore share a row.
 """
 

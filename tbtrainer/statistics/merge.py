@@ -34,45 +34,47 @@ def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
         One histogram per row, `None` for a row without a finite element.
     """
     statistics = snapshot.statistics
-    result: list[Histogram | None] = [None] * len(statistics.count)
-    counts, linear = statistics.buckets.numpy(), snapshot.linear.numpy()
-    finite = statistics.count - statistics.nonfinite
-    # In the order of the fields of a histogram.
-    numbers = list(
-        zip(
-            statistics.minimum.tolist(),
-            statistics.maximum.tolist(),
-            finite.tolist(),
-            statistics.sum.tolist(),
-            statistics.sum_of_squares.tolist(),
-            strict=True,
-        )
-    )
     low, high = statistics.minimum.numpy(), statistics.maximum.numpy()
     zeros = statistics.zeros.numpy()
+    counts, linear = statistics.buckets.numpy(), snapshot.linear.numpy()
     filled = np.flatnonzero(counts.any(axis=1)).tolist()
-    finer = {
-        row: linear_row
-        for row, linear_row in snapshot.rows.linear_row_of.items()
-        # The linear pass counted every element, and spread them over more buckets.
-        if linear[linear_row].sum() == numbers[row][2]
-        and _spread(linear[linear_row]) >= _spread(counts[row])
-    }
+    finer = _rows_of_linear_pass(snapshot)
+    merged: dict[int, tuple[Floats, Floats]] = {}
     for rows in _in_parts([row for row in filled if row in finer]):
         edges, elements = _linear_buckets(
             linear[[finer[row] for row in rows]], low[rows], high[rows], zeros[rows]
         )
-        for row, merged in zip(rows, _merged(edges, elements, max_buckets), strict=True):
-            result[row] = Histogram(*numbers[row], *merged)
+        merged.update(zip(rows, _merged(edges, elements, max_buckets), strict=True))
     for rows in _in_parts([row for row in filled if row not in finer]):
         # Only the columns that some row fills. They are usually a third of all.
         columns = np.flatnonzero(counts[rows].any(axis=0))
         first, last = columns[0], columns[-1] + 1
         edges = np.clip(BUCKET_EDGES[None, first : last + 1], low[rows, None], high[rows, None])
         elements = counts[rows, first:last].astype(np.float64)
-        for row, merged in zip(rows, _merged(edges, elements, max_buckets), strict=True):
-            result[row] = Histogram(*numbers[row], *merged)
-    return result
+        merged.update(zip(rows, _merged(edges, elements, max_buckets), strict=True))
+    finite = statistics.count - statistics.nonfinite
+    sums = (statistics.minimum, statistics.maximum, finite, statistics.sum)
+    numbers = zip(*(field.tolist() for field in (*sums, statistics.sum_of_squares)), strict=True)
+    return [
+        Histogram(*fields, *merged[row]) if row in merged else None
+        for row, fields in enumerate(numbers)
+    ]
+
+
+def _rows_of_linear_pass(snapshot: Snapshot) -> dict[int, int]:
+    """Returns the rows for which the linear pass is the finer one, and their rows in it.
+
+    The linear pass has to hold every finite element, and to spread them over more buckets.
+    """
+    statistics = snapshot.statistics
+    finite = (statistics.count - statistics.nonfinite).tolist()
+    counts, linear = statistics.buckets.numpy(), snapshot.linear.numpy()
+    return {
+        row: linear_row
+        for row, linear_row in snapshot.rows.linear_row_of.items()
+        if linear[linear_row].sum() == finite[row]
+        and _spread(linear[linear_row]) >= _spread(counts[row])
+    }
 
 
 def _spread(counts: NDArray[np.int64]) -> float:
