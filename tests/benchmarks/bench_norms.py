@@ -1,6 +1,6 @@
 """Host time per step of the gradient norms, beside `torch.nn.utils.get_total_norm`.
 
-    PYTHONPATH=. python tests/benchmarks/bench_norms.py [--threads 1] [--repeats 15]
+    PYTHONPATH=. python tests/benchmarks/bench_norms.py [--threads 1] [--repeats 15] [--counts 62 300]
 
 Every figure is the median of interleaved repeats, in milliseconds per step, from listing the
 gradients to their norms by parameter in the window. The gradients are new tensors at each repeat,
@@ -63,13 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--counts", type=int, nargs="+", default=[62, 300, 1000, 10_000])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh("cpu", (1,))
     print("sizes  parameters  kind     norms  get_total_norm  ratio  of DTensors  ratio")
     for label, sizes in (("small", SMALL), ("large", LARGE)):
-        for count in (300, 1000, 10000):
+        for count in options.counts:
             for kind in ("plain", "dtensor"):
                 model = model_of(
                     count,
