@@ -3,8 +3,11 @@
 Every error is a `ValueError` that names the field, the value and what is allowed.
 """
 
+import math
 import os
 import re
+from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy
@@ -33,29 +36,29 @@ def checked_strategy(name: str, value: Any) -> IntervalStrategy:
 def checked_steps_or_ratio(name: str, value: Any) -> float:
     """Returns a whole number of steps, or a ratio of all steps between 0 and 1."""
     problem = f"{name}={value!r} is neither a whole number of steps nor a ratio below 1"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
         raise ValueError(
             f"{problem}; it has to be above 0. histogram_strategy='no' switches histograms off."
         )
     if value < 1:
-        return value
-    if value != int(value) or value == float("inf"):
+        return float(value)
+    if math.isinf(value) or value != int(value):
         raise ValueError(f"{problem}; for every second step use 2.")
     return int(value)
 
 
 def checked_whole_number(name: str, value: Any, low: int, high: int) -> int:
     """Returns a whole number within bounds, both included."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
         raise ValueError(
             f"{name}={value!r} is not allowed; use a whole number from {low} to {high}."
         )
-    return value
+    return int(value)
 
 
 def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str]:
     """Returns the names of targets, each once, in the order of `allowed`."""
-    targets = [value] if isinstance(value, str) else list(value)
+    targets = _listed(name, value)
     for target in targets:
         checked_choice(name, target, allowed)
     if not targets:
@@ -70,7 +73,9 @@ def checked_patterns(name: str, value: Any) -> list[str] | None:
     """Returns regular expressions, given as a list or as one text; `None` stays `None`."""
     if value is None:
         return None
-    patterns = [value] if isinstance(value, str) else list(value)
+    patterns = _listed(name, value)
+    if not patterns:
+        raise ValueError(f"{name}={value!r} is empty; use None for no choice by name.")
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -91,3 +96,12 @@ def checked_directory(name: str, value: Any) -> str | None:
             f"{name}={value!r} is not a path; give the run directory as text, or None."
         )
     return os.path.expanduser(os.fspath(value))
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    """Returns a list of what may be one text or several."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{name}={value!r} is not allowed; use a text or a list of texts.")
+    return list(value)

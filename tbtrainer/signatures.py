@@ -8,26 +8,27 @@ from typing import Any
 def show_extended_signatures(mixin: type, cls: type) -> None:
     """Makes `help`, completion and `inspect.signature` show what the methods of a mixin extend.
 
-    For each method of `mixin` that `cls` inherits, `cls` gets a method that calls it. That method
-    has the signature and the documentation of the one that is called through `super()`. Methods
-    that `cls` defines itself stay as they are.
+    For each method of `mixin` that `cls` inherits, `cls` gets a method that calls the next one in
+    the class order. It has the signature and the documentation of the method that `mixin` extends.
+    Methods that `cls` defines itself stay as they are, and so do the subclasses of `cls`.
 
     Args:
         mixin: Its methods take `*args` and `**kwargs`, because they extend methods of many classes.
-        cls: A subclass of `mixin`.
+        cls: A class that names `mixin` among its bases; for others nothing is done.
     """
+    if mixin not in cls.__bases__:
+        return
     for name, method in vars(mixin).items():
         extended = getattr(super(mixin, cls), name, None)
-        if isinstance(method, FunctionType) and isinstance(extended, FunctionType):
-            inherited = getattr(cls, name)
-            if getattr(inherited, "_extension", inherited) is method:
-                setattr(cls, name, _extending(extended, method))
+        is_extension = isinstance(method, FunctionType) and isinstance(extended, FunctionType)
+        if is_extension and getattr(cls, name) is method:
+            setattr(cls, name, _calling_next(cls, name, extended))
 
 
-def _extending(extended: FunctionType, method: FunctionType) -> FunctionType:
-    @functools.wraps(extended)
+def _calling_next(cls: type, name: str, documented: Any) -> Any:
+    @functools.wraps(documented)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return method(self, *args, **kwargs)
+        # Whatever comes next for this object: with several bases, another class's method.
+        return getattr(super(cls, self), name)(*args, **kwargs)
 
-    call._extension = method  # type: ignore[attr-defined]
-    return call  # type: ignore[return-value]
+    return call

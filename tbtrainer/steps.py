@@ -32,7 +32,7 @@ class ObservedSteps:
         self, trainer: Any, arguments: TensorBoardArguments, observers: ObserverSet
     ) -> None:
         self._trainer = trainer
-        self._arguments = arguments
+        self.arguments = arguments
         self._observers = observers
         # The model whose training is observed, as `training_step` gets it; `None` outside of it.
         self._model: nn.Module | None = None
@@ -57,14 +57,15 @@ class ObservedSteps:
         """
         own = vars(self._trainer)
         before = own.get("training_step")
-        own["training_step"] = partial(self.observed_step, self._trainer.training_step)
+        observed = own["training_step"] = partial(self.observed_step, self._trainer.training_step)
         try:
             yield
         finally:
-            if before is None:
+            # Unless a callback has replaced it meanwhile.
+            if own.get("training_step") is observed:
                 del own["training_step"]
-            else:
-                own["training_step"] = before
+                if before is not None:
+                    own["training_step"] = before
 
     def observed_step(self, take: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Calls a `training_step`, then shows its loss and the gradients if they are complete.
@@ -108,11 +109,12 @@ class ObservedSteps:
         if model is self._model:
             return
         training = None
-        with self._observers.guarded("list what is trained"):
+        with self._observers.guarded("stop observing another model"):
             self.stop()
+        with self._observers.guarded("list what is trained"):
             # Set before anything can fail, so that a failure is not repeated at every step.
             self._model = model
-            training = Training.of(self._trainer, model, self._arguments)
+            training = Training.of(self._trainer, model, self.arguments)
         with self._observers.guarded("begin to observe the training"):
             # Also without a description: the other ranks wait in a collective for this one.
             self._observers.run_begins(self.count, training)

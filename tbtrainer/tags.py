@@ -159,7 +159,7 @@ RECORDS_WRITTEN = Tag(
     "tbtrainer/records_written",
     "scalar",
     "records",
-    "Records written to the event file since the process began.",
+    "Records written to the event file of this run by this process.",
     "logging steps",
 )
 RECORDS_PENDING = Tag(

@@ -21,7 +21,7 @@ from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.observer import EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
-from tbtrainer.sharding.parameter_names import clean_name
+from tbtrainer.sharding.parameter_names import clean_names
 from tbtrainer.steps import ObservedSteps
 
 
@@ -38,6 +38,7 @@ class Telemetry:
 
     def __init__(self, trainer: Any, given: TensorBoardArguments | None) -> None:
         self._trainer = trainer
+        self._given = given
         self._arguments = telemetry_arguments(trainer.args, given)
         isolation = Isolation(self._arguments.telemetry_errors)
         clock = Clock()
@@ -51,7 +52,7 @@ class Telemetry:
             fsync=self._arguments.event_file_fsync,
         )
         self.observers = ObserverSet(
-            built_in_observers(trainer.args, self.run, clock, isolation),
+            built_in_observers(self.run, clock, isolation),
             self.run.write,
             writes=self._writes,
             isolation=isolation,
@@ -74,10 +75,13 @@ class Telemetry:
             ValueError: The run directory cannot be written to. World rank zero only.
         """
         self._remove_stock_callback()
-        if self._writes:
-            self.run.check()
-            names = (clean_name(name) for name, _ in self._trainer.model.named_parameters())
-            warn_of_patterns_without_match(self._arguments, names)
+        if not self._writes:
+            return
+        self.run.check()
+        if self._arguments.histogram_include or self._arguments.histogram_exclude:
+            with self.observers.guarded("look for what the patterns match"):
+                names = clean_names([n for n, _ in self._trainer.model.named_parameters()])
+                warn_of_patterns_without_match(self._arguments, names)
 
     # ---- A run ----
 
@@ -97,9 +101,12 @@ class Telemetry:
         finally:
             self._uses -= 1
             if self._uses == 0:
-                with self.observers.guarded("close the run"):
-                    self.observers.drain()
-                    close()
+                try:
+                    with self.observers.guarded("write the last records"):
+                        self.observers.drain()
+                finally:
+                    with self.observers.guarded("close the run"):
+                        close()
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -126,6 +133,9 @@ class Telemetry:
         """
         with self.observers.guarded("discard the telemetry of the previous attempt"):
             self.steps.stop()
+            # The user may have given the trainer other arguments since it was built.
+            self._arguments = telemetry_arguments(self._trainer.args, self._given)
+            self.steps.arguments = self._arguments
         if not self._run_has_begun:
             self._run_has_begun = True
             with self.observers.guarded("begin the run"):
@@ -156,16 +166,16 @@ class Telemetry:
             logs: What `log` was called with. Stock adds "step" to an entry. If `logs` has a "step"
                 of its own, that one is shown as a value.
         """
-        self._remove_stock_callback()
         known = len(self._trainer.state.log_history)
-        # `log` may call itself. The outermost call shows all entries, once each.
-        self._open_logs += 1
-        try:
-            yield
-        finally:
-            self._open_logs -= 1
-            if self._open_logs == 0:
-                self._show_entries(self._trainer.state.log_history[known:], logs)
+        with self._in_use(self.run.release):
+            # `log` may call itself. The outermost call shows all entries, once each.
+            self._open_logs += 1
+            try:
+                yield
+            finally:
+                self._open_logs -= 1
+                if self._open_logs == 0:
+                    self._show_entries(self._trainer.state.log_history[known:], logs)
 
     def _show_entries(self, entries: list[dict[str, Any]], logs: dict[str, Any]) -> None:
         for entry in entries:
@@ -200,12 +210,13 @@ class Telemetry:
             # Another trainer in the class order may save without `save_model`, or elsewhere.
             if os.path.isdir(path):
                 self.mark_checkpoint(path)
-                saved = saved_checkpoint(self._trainer, path, time.perf_counter() - began)
-                self.observers.checkpoint_saved(self.steps.count, saved)
-                with self.observers.guarded("flush the run after a checkpoint"):
-                    self.run.flush()
         finally:
             self._unmarked = None
+        saved = saved_checkpoint(self._trainer, path, time.perf_counter() - began)
+        # On every rank, whether it sees the files or not: an observer may communicate.
+        self.observers.checkpoint_saved(self.steps.count, saved)
+        with self.observers.guarded("flush the run after a checkpoint"):
+            self.run.flush()
 
     def mark_checkpoint(self, path: str | None) -> None:
         """Stores the run in the checkpoint that is being saved, if `path` is that checkpoint."""

@@ -146,6 +146,11 @@ class TBTrainerMixin(_AnyTrainer):
             self._tb.evaluation_ended(metrics)
             return metrics
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Predicts as `Trainer.predict` does. Outside a training no event file stays open."""
+        with self._tb.evaluation():
+            return super().predict(*args, **kwargs)
+
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Predicts a batch as `Trainer.prediction_step` does, and shows it."""
         predicted = super().prediction_step(model, inputs, *args, **kwargs)

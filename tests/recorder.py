@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from tbtrainer import TensorBoardArguments
 from tbtrainer.isolation import Isolation
@@ -49,6 +50,7 @@ class Recorder:
         training = Training(
             model=nn.Module(),
             unwrapped_model=nn.Module(),
+            training_arguments=TrainingArguments(output_dir="unused", report_to="none"),
             arguments=TensorBoardArguments(**arguments),
             parameters=table,
             schedule=SnapshotSchedule(every=1, last=2**40),

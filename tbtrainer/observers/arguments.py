@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from transformers import TrainingArguments
-
 from tbtrainer import tags
 from tbtrainer.observers.observer import Observer, Training
 from tbtrainer.records import Text
@@ -11,18 +9,11 @@ from tbtrainer.redaction import redacted_json
 
 
 class ArgumentCards(Observer):
-    """Shows arguments and configuration under the tags of the stock callback, without secrets.
-
-    Args:
-        arguments: The trainer's arguments.
-    """
-
-    def __init__(self, arguments: TrainingArguments) -> None:
-        self._arguments = arguments
+    """Shows arguments and configuration under the tags of the stock callback, without secrets."""
 
     def run_begins(self, step: int, training: Training) -> list[Text]:
         """Returns the cards. The run does not write a card again that it already shows."""
-        cards = [_card(tags.ARGUMENTS, self._arguments)]
+        cards = [_card(tags.ARGUMENTS, training.training_arguments)]
         config = getattr(training.unwrapped_model, "config", None)
         if hasattr(config, "to_dict"):
             cards.append(_card(tags.MODEL_CONFIG, config))

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import Records
@@ -42,8 +43,10 @@ class Background:
 
     def drain(self) -> None:
         """Waits until all tasks are done. With `telemetry_errors="raise"` it raises their error."""
-        while self._pending:
-            self._pending.popleft().result()
+        pending, self._pending = self._pending, deque()
+        wait(pending)
+        for task in pending:
+            task.result()
 
     def close(self) -> None:
         """Waits until all tasks are done, and ends the thread. A later task starts it again."""
@@ -53,6 +56,10 @@ class Background:
             thread, self._thread = self._thread, None
             if thread is not None:
                 thread.shutdown()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no thread and no tasks: those are the original's."""
+        return {**vars(self), "_thread": None, "_pending": deque()}
 
     def _run(self, make: Callable[[], Records], step: int, place: str) -> None:
         with self._isolation.guard(place):

@@ -16,6 +16,8 @@ class Checkpoints(Observer):
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
         """Returns the seconds, and the card deferred, because it needs the size of every file."""
+        if not os.path.isdir(checkpoint.path):
+            return []  # The trainer saved elsewhere, or another node has the files.
         return [
             Scalar(tags.CHECKPOINT_SECONDS.name, checkpoint.seconds),
             Deferred(lambda: [Text(tags.CHECKPOINT_SAVED.name, checkpoint_card(step, checkpoint))]),
@@ -75,6 +77,7 @@ def _metric_at(trainer: Any, step: int) -> tuple[str, float] | None:
         return None
     key = name if name.startswith("eval_") else f"eval_{name}"
     for entry in reversed(trainer.state.log_history):
-        if entry.get("step") == step and key in entry:
-            return key, float(entry[key])
+        value = entry.get(key)
+        if entry.get("step") == step and isinstance(value, int | float):
+            return key, float(value)
     return None

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -34,68 +35,94 @@ class Histograms(Observer):
     """
 
     def __init__(self) -> None:
-        self._training: Training | None = None
+        # `None` outside of a training: the rows hold its parameters.
+        self._watched: _Watched | None = None
         self._last_parameters = -1
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
         """Sets the rows, which are the same on every rank, and allocates the buffers."""
-        arguments = training.arguments
-        self._table: ParameterTable = training.parameters.select(
-            arguments.histogram_include, arguments.histogram_exclude
-        )
-        names = [row.name for row in self._table.rows]
-        counts = [row.global_count for row in self._table.rows]
-        shared_names = row_names(names, counts, arguments.histogram_detail)
-        self._rows = SnapshotRows.of(shared_names, counts, training.device)
-        self._reduction: Reduction = WholeTensors()
-        if self._table.needs_reduction:
-            self._reduction = AllRanks(self._rows)
-        # If no tensor is sharded, world rank zero has all of them whole and needs no other rank.
-        self._takes_part = training.is_world_process_zero or self._table.needs_reduction
-        self._training = training
+        self._watched = _Watched.of(training)
         self._last_parameters = -1
         return ()
 
     def gradients_ready(self, step: int, gradients: Gradients | None) -> list[Deferred]:
         """Returns the histograms of the gradients, if a snapshot is due."""
-        if not self._shows("gradients") or not self._is_due(step):
+        watched = self._watched
+        if watched is None or not watched.shows("gradients") or not watched.is_due(step):
             return []
+        table = watched.table
 
         def parts() -> Sequence[Tensor | None]:
             if gradients is None:
                 raise RuntimeError("the gradients could not be read")
-            return self._table.measurable("gradient", self._table.selected(gradients.parts))
+            return table.measurable("gradient", table.selected(gradients.parts))
 
         loss_scale = None if gradients is None else gradients.loss_scale
-        return self._taken("gradients", step, parts, loss_scale)
+        return watched.taken("gradients", step, parts, loss_scale)
 
     def step_taken(self, step: int) -> list[Deferred]:
         """Returns the histograms of the parameters, if a snapshot is due."""
-        return self._parameters(step) if self._is_due(step) else []
+        is_due = self._watched is not None and self._watched.is_due(step)
+        return self._parameters(step) if is_due else []
 
     def run_ends(self, step: int) -> list[Deferred]:
         """Returns the histograms of the parameters, unless `step_taken` did at this step."""
-        return self._parameters(step) if self._training and self._training.schedule.every else []
+        takes_any = self._watched is not None and self._watched.training.schedule.every > 0
+        return self._parameters(step) if takes_any else []
 
     def close(self) -> None:
-        """Frees the buffers for collectives."""
-        self._training = None
-        self._reduction = WholeTensors()
+        """Releases the parameters, and the buffers for collectives."""
+        self._watched = None
 
     def _parameters(self, step: int) -> list[Deferred]:
-        if not self._shows("parameters") or step == self._last_parameters:
+        watched = self._watched
+        if watched is None or not watched.shows("parameters") or step == self._last_parameters:
             return []
         self._last_parameters = step
-        return self._taken("parameters", step, self._table.parameters, None)
+        return watched.taken("parameters", step, watched.table.parameters, None)
 
-    def _shows(self, target: str) -> bool:
-        training = self._training
-        return training is not None and target in training.arguments.histogram_targets
 
-    def _is_due(self, step: int) -> bool:
-        return self._training is not None and self._training.schedule.is_due(step)
+@dataclass(frozen=True)
+class _Watched:
+    """The tensors of a training that are shown.
 
-    def _taken(
+    Attributes:
+        training: What is known of it.
+        table: The parameters chosen by name.
+        rows: The rows of a snapshot: one tensor each, or several.
+        reduction: What puts the parts of all ranks together.
+        takes_part: Whether this rank measures. If no tensor is sharded, world rank zero has all of
+            them whole and needs no other rank.
+    """
+
+    training: Training
+    table: ParameterTable
+    rows: SnapshotRows
+    reduction: Reduction
+    takes_part: bool
+
+    @classmethod
+    def of(cls, training: Training) -> "_Watched":
+        """Chooses the tensors, as the arguments of the training say."""
+        arguments = training.arguments
+        table = training.parameters.select(arguments.histogram_include, arguments.histogram_exclude)
+        names = [row.name for row in table.rows]
+        counts = [row.global_count for row in table.rows]
+        shared_names = row_names(names, counts, arguments.histogram_detail)
+        rows = SnapshotRows.of(shared_names, counts, training.device)
+        is_sharded = table.needs_reduction
+        reduction = AllRanks(rows) if is_sharded else WholeTensors()
+        return cls(training, table, rows, reduction, training.is_world_process_zero or is_sharded)
+
+    def shows(self, target: str) -> bool:
+        """Returns whether a target was chosen."""
+        return target in self.training.arguments.histogram_targets
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether a snapshot is due at a step: the same on every rank."""
+        return self.training.schedule.is_due(step)
+
+    def taken(
         self,
         target: str,
         step: int,
@@ -110,13 +137,13 @@ class Histograms(Observer):
             parts: Returns the part of each tensor that this rank counts, in the table's order.
             loss_scale: What the tensors are still multiplied by, a scalar tensor.
         """
-        if not self._takes_part or self._training is None:
+        if not self.takes_part:
             return []
-        snapshot = take_snapshot(parts, self._rows, self._reduction, loss_scale)
-        if not self._training.is_world_process_zero:
+        snapshot = take_snapshot(parts, self.rows, self.reduction, loss_scale)
+        if not self.training.is_world_process_zero:
             return []
         on_host = snapshot.to_host()
-        most = self._training.arguments.histogram_buckets
+        most = self.training.arguments.histogram_buckets
         return [Deferred(lambda: histogram_records(target, step, on_host, most))]
 
 

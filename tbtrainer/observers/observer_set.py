@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -61,10 +62,12 @@ class ObserverSet(Observer):
         self._background = Background(write, isolation)
         self.training: Training | None = None
         self._left_out: set[int] = set()
-        self._last_gradients = self._last_step = self._last_run_end = -1
+        self._last_gradients = self._last_step = self._last_logging = self._last_run_end = -1
 
     def add(self, observer: Observer) -> None:
         """Adds an observer, which is called after those that are there.
+
+        During a training its `run_begins` is called at once, on this rank alone.
 
         Raises:
             TypeError: It is not an instance of `Observer`.
@@ -75,6 +78,10 @@ class ObserverSet(Observer):
                 f"{observer!r}."
             )
         self._observers.append(observer)
+        if self.training is not None:
+            step = max(self._last_step, 0)
+            if not self._call(observer, Observer.run_begins, step, self.training):
+                self._left_out.add(id(observer))
 
     @property
     def is_observing(self) -> bool:
@@ -91,24 +98,27 @@ class ObserverSet(Observer):
         Args:
             step: Optimizer steps taken so far.
             training: `None` if this rank could not describe the training. The rank then still takes
-                part in the collective, and every observer is left out on every rank.
+                part in the collective, and no moment of the training is observed on any rank.
         """
         self._left_out = set()
-        failed = [
-            training is None or not self._call(observer, Observer.run_begins, step, training)
+        self._last_gradients = self._last_step = self._last_logging = self._last_run_end = -1
+        # Now, so that `close` reaches the observers if an error passes.
+        self.training = training
+        failed = [training is None] + [
+            training is not None and not self._call(observer, Observer.run_begins, step, training)
             for observer in self._observers
         ]
-        names = [type(observer).__qualname__ for observer in self._observers]
-        for index, left_out in enumerate(failed_on_any_rank(names, failed, self._given)):
-            if left_out:
-                self._left_out.add(id(self._observers[index]))
-                logger.warning(
-                    "%s is left out of this training, because its run_begins failed on one or more "
-                    "ranks.",
-                    names[index],
-                )
-        self.training = training
-        self._last_gradients = self._last_step = self._last_run_end = -1
+        names = ["", *(type(observer).__qualname__ for observer in self._observers)]
+        not_described, *left_out = failed_on_any_rank(names, failed, 1 + self._given)
+        if not_described:
+            self.close()
+        for observer in (o for o, out in zip(self._observers, left_out, strict=True) if out):
+            self._left_out.add(id(observer))
+            logger.warning(
+                "%s is left out of this training, because its run_begins raised an error, on "
+                "another rank if not on this one.",
+                type(observer).__qualname__,
+            )
         self._clock.restart()
         return ()
 
@@ -120,13 +130,11 @@ class ObserverSet(Observer):
         """Returns whether the gradients of a step have to be read: once per step, in a training."""
         return self.is_observing and step != self._last_gradients
 
-    @torch.no_grad()
     def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:
         """Calls the observers, in a training. Call it once per step: see `gradients_are_due`."""
         self._last_gradients = step
         return self._call_in_training(Observer.gradients_ready, step, gradients)
 
-    @torch.no_grad()
     def step_taken(self, step: int) -> tuple[()]:
         """Calls the observers, in a training and once per step.
 
@@ -138,10 +146,12 @@ class ObserverSet(Observer):
         return self._call_in_training(Observer.step_taken, step)
 
     def logging_step(self, step: int) -> tuple[()]:
-        """Calls the observers, in a training."""
+        """Calls the observers, in a training and once per step."""
+        if step == self._last_logging:
+            return ()
+        self._last_logging = step
         return self._call_in_training(Observer.logging_step, step)
 
-    @torch.no_grad()
     def run_ends(self, step: int) -> tuple[()]:
         """Calls the observers, in a training and once per step."""
         if step == self._last_run_end:
@@ -153,7 +163,7 @@ class ObserverSet(Observer):
 
     def entry_logged(self, step: int, entry: Mapping[str, Any]) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
-        return self._call_all(Observer.entry_logged, step, entry)
+        return self._call_all(Observer.entry_logged, step, MappingProxyType(dict(entry)))
 
     def evaluation_batch(self, step: int, batch: EvaluationBatch) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
@@ -161,7 +171,7 @@ class ObserverSet(Observer):
 
     def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
-        return self._call_all(Observer.evaluation_ended, step, metrics)
+        return self._call_all(Observer.evaluation_ended, step, MappingProxyType(dict(metrics)))
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
@@ -204,7 +214,7 @@ class ObserverSet(Observer):
     def _call(self, observer: Observer, moment: Moment, step: int, *facts: Any) -> bool:
         """Calls one observer and writes its records; returns whether no error occurred."""
         # Not `guarded`: this runs several times per step, and its phrase is seldom needed.
-        with self._clock.measured():
+        with self._clock.measured(), torch.no_grad():
             try:
                 records = list(getattr(observer, moment.__name__)(step, *facts) or ())
                 if records and self._writes:
@@ -215,7 +225,9 @@ class ObserverSet(Observer):
                 return False
 
     def _write_or_defer(self, records: list[Record], step: int, what: str) -> None:
-        self._write([r for r in records if not isinstance(r, Deferred)], step)
+        ready = [record for record in records if not isinstance(record, Deferred)]
+        if ready:
+            self._write(ready, step)
         for record in records:
             if isinstance(record, Deferred):
                 self._background.submit(record.make, step, what)

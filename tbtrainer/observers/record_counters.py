@@ -1,12 +1,11 @@
 """Shows how many records have reached the event file."""
 
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 from tbtrainer import tags
 from tbtrainer.observers.observer import Observer
 from tbtrainer.records import Scalar
+from tbtrainer.run import RunSession
 
 _TAGS = {
     "written": tags.RECORDS_WRITTEN,
@@ -16,16 +15,16 @@ _TAGS = {
 
 
 class RecordCounters(Observer):
-    """Shows how many records were written, are waiting, and were dropped since the process began.
+    """Shows how many records of the run this process has written, keeps waiting, and dropped.
 
     Args:
-        counters: Returns the counters of the run's writer.
+        run: Its present writer counts them.
     """
 
-    def __init__(self, counters: Callable[[], Any]) -> None:
-        self._counters = counters
+    def __init__(self, run: RunSession) -> None:
+        self._run = run
 
     def logging_step(self, step: int) -> list[Scalar]:
         """Returns the three counters."""
-        counts = asdict(self._counters())
+        counts = asdict(self._run.writer.counters)
         return [Scalar(tag.name, counts[name]) for name, tag in _TAGS.items()]

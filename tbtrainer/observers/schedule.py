@@ -39,6 +39,8 @@ class SnapshotSchedule:
             return cls(every=0, last=max_steps)
         if strategy == IntervalStrategy.EPOCH:
             return cls(every=max(steps_per_epoch, 1), last=max_steps)
+        if steps < 1 and max_steps < 1:
+            return cls(every=0, last=max_steps)  # A ratio of an unknown length.
         every = math.ceil(max_steps * steps) if steps < 1 else int(steps)
         return cls(every=max(every, 1), last=max_steps)
 

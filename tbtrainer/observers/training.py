@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, has_length
 
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule, steps_per_epoch
 from tbtrainer.sharding import ParameterTable, parameter_table
+
+_NEVER = SnapshotSchedule(every=0, last=0)
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Training:
     Attributes:
         model: The model as it is trained: wrapped, sharded, compiled, on its device.
         unwrapped_model: The model as it was given to the trainer.
+        training_arguments: Of the trainer.
         arguments: What is shown, as the user chose it.
         parameters: All parameters that can be read, and which part of each this rank counts.
         schedule: At which steps snapshots are taken. With sharded tensors, world rank zero decides.
@@ -29,6 +33,7 @@ class Training:
 
     model: nn.Module
     unwrapped_model: nn.Module
+    training_arguments: TrainingArguments
     arguments: TensorBoardArguments
     parameters: ParameterTable
     schedule: SnapshotSchedule
@@ -47,23 +52,22 @@ class Training:
             model: The model as `training_step` gets it.
             arguments: What is shown.
         """
-        loader = trainer.callback_handler.train_dataloader
-        batches = len(loader) if has_length(loader) else None
         is_zero = trainer.is_world_process_zero()
-        last = trainer.state.max_steps
-        accumulation = trainer.args.gradient_accumulation_steps
+        # First of all: a rank that failed before it would be missing in its collectives.
         parameters = parameter_table(model, is_world_process_zero=is_zero)
-        schedule = SnapshotSchedule.from_arguments(
-            IntervalStrategy(arguments.histogram_strategy),
-            arguments.histogram_steps,
-            last,
-            steps_per_epoch(batches, accumulation, last),
-        )
+        schedule, error = _NEVER, None
+        try:
+            schedule = _own_schedule(trainer, arguments)
+        except Exception as caught:
+            error = caught
         if parameters.needs_reduction:
             schedule = agreed_schedule(schedule)
+        if error is not None:
+            raise error
         return cls(
             model=model,
             unwrapped_model=trainer.model,
+            training_arguments=trainer.args,
             arguments=arguments,
             parameters=parameters,
             schedule=schedule,
@@ -71,3 +75,16 @@ class Training:
             max_grad_norm=trainer.args.max_grad_norm or 0.0,
             is_world_process_zero=is_zero,
         )
+
+
+def _own_schedule(trainer: Any, arguments: TensorBoardArguments) -> SnapshotSchedule:
+    """Returns the schedule that this rank's data loader gives."""
+    loader = trainer.callback_handler.train_dataloader
+    batches = len(loader) if has_length(loader) else None
+    last = trainer.state.max_steps
+    return SnapshotSchedule.from_arguments(
+        IntervalStrategy(arguments.histogram_strategy),
+        arguments.histogram_steps,
+        last,
+        steps_per_epoch(batches, trainer.args.gradient_accumulation_steps, last),
+    )

@@ -29,11 +29,11 @@ _PAIR = re.compile(
     r"[(\[]\s{0,8}([\"'])([\w.-]{1,128})\1\s{0,8},\s{0,8}"
     r"(?=(?:\"[^\"\n]{0,512}\"|'[^'\n]{0,512}')\s{0,8}[)\]])"
 )
-_VALUE = re.compile(
-    r"\"[^\"\\]*(?:\\.[^\"\\]*)*\"|'[^'\\]*(?:\\.[^'\\]*)*'|[\"']?[^\s,;&\"'}\])\\]+", re.DOTALL
-)
+# Without quotes. A comma, a semicolon or `&` belongs to it, unless a space or another name follows.
+_WORD = r"[\"']?(?:[^\s,;&\"'}\])\\]|[,;&](?=[^\s,;&\"'}\])\\])(?![\w.-]{1,64}\s?[=:]))+"
+_VALUE = re.compile(r"\"[^\"\\]*(?:\\.[^\"\\]*)*\"|'[^'\\]*(?:\\.[^'\\]*)*'|" + _WORD, re.DOTALL)
 # Inside of a quoted text, where the closing quote has a backslash.
-_ESCAPED_VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|[\"']?[^\s,;&\"'}\])\\]+")
+_ESCAPED_VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|" + _WORD)
 _NO_SECRETS = frozenset(("", "true", "false", "none", "null"))
 # Values of several words.
 _PHRASE_NAME = re.compile(r"phrase|mnemonic|cookie", re.IGNORECASE)

@@ -83,14 +83,20 @@ class _FlushingThread:
             done.get(timeout=seconds)
 
     def close(self) -> None:
-        """Ends the thread."""
-        if self._thread is not None and os.getpid() == self._process:
+        """Ends the thread. A handler that a user chained to this one then returns at once."""
+        thread, self._thread = self._thread, None
+        if thread is not None and os.getpid() == self._process:
             self._requests.put(None)
             # A thread that is still flushing may end later. It is a daemon, so it delays no exit.
-            self._thread.join(SIGTERM_SECONDS)
+            thread.join(SIGTERM_SECONDS)
+        self._flush = _nothing
 
     def _run(self) -> None:
         while (done := self._requests.get()) is not None:
             with suppress(Exception):
                 self._flush()
             done.put(None)
+
+
+def _nothing() -> None:
+    """Takes the place of the flush of a training that is over, and of all that it refers to."""

@@ -29,16 +29,6 @@ def clean_names(names: Iterable[str]) -> list[str]:
     return [clean if uses[clean] == 1 else name for name, clean in zip(raw, cleaned, strict=True)]
 
 
-def clean_name(name: str) -> str:
-    """Returns the clean name of a single parameter; see `clean_names`.
-
-    Example:
-        >>> clean_name("module._orig_mod.model.layers.3._fsdp_wrapped_module.mlp.weight")
-        'model.layers.3.mlp.weight'
-    """
-    return clean_names([name])[0]
-
-
 def block_name(name: str) -> str:
     """Returns the block a parameter belongs to, from its clean name.
 

@@ -18,9 +18,9 @@ def cards(config: Any = None, **arguments: Any) -> dict[str, Text]:
     model: Any = nn.Module()
     if config is not None:
         model.config = config
-    training: Any = SimpleNamespace(unwrapped_model=model)
-    observer = ArgumentCards(TrainingArguments(output_dir="out", report_to="none", **arguments))
-    return {card.tag: card for card in observer.run_begins(0, training)}
+    given = TrainingArguments(output_dir="out", report_to="none", **arguments)
+    training: Any = SimpleNamespace(unwrapped_model=model, training_arguments=given)
+    return {card.tag: card for card in ArgumentCards().run_begins(0, training)}
 
 
 def test_arguments_are_shown_as_json() -> None:

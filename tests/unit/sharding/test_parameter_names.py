@@ -1,6 +1,6 @@
 import pytest
 
-from tbtrainer.sharding.parameter_names import block_name, clean_name, clean_names
+from tbtrainer.sharding.parameter_names import block_name, clean_names
 
 
 @pytest.mark.parametrize(
@@ -17,20 +17,20 @@ from tbtrainer.sharding.parameter_names import block_name, clean_name, clean_nam
     ],
 )
 def test_wrappers_leave_no_trace_in_a_name(wrapped: str, clean: str) -> None:
-    assert clean_name(wrapped) == clean
+    assert clean_names([wrapped])[0] == clean
 
 
 def test_a_module_named_module_by_its_author_keeps_its_name() -> None:
-    assert clean_name("encoder.module.weight") == "encoder.module.weight"
+    assert clean_names(["encoder.module.weight"])[0] == "encoder.module.weight"
 
 
 def test_a_parameter_named_module_keeps_a_name() -> None:
-    assert clean_name("module") == "module"
+    assert clean_names(["module"])[0] == "module"
 
 
 def test_cleaning_twice_equals_cleaning_once() -> None:
-    once = clean_name("module._orig_mod.module.layers.0._fsdp_wrapped_module.bias")
-    assert clean_name(once) == once
+    once = clean_names(["module._orig_mod.module.layers.0._fsdp_wrapped_module.bias"])[0]
+    assert clean_names([once])[0] == once
 
 
 @pytest.mark.parametrize(
