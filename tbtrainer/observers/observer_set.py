@@ -26,6 +26,16 @@ logger = logging.getLogger(__name__)
 # A method of `Observer`, such as `Observer.step_taken`. Its name is looked up in each observer.
 Moment: TypeAlias = Callable[..., Records | None]
 
+# The moments that come only in a training. An observer without any of them needs no training.
+_TRAINING_MOMENTS: tuple[Moment, ...] = (
+    Observer.run_begins,
+    Observer.micro_batch_taken,
+    Observer.gradients_ready,
+    Observer.step_taken,
+    Observer.logging_step,
+    Observer.run_ends,
+)
+
 
 class ObserverSet(Observer):
     """Calls several observers at each moment, and writes the records they return.
@@ -91,11 +101,13 @@ class ObserverSet(Observer):
         Args:
             step: Optimizer steps taken so far.
             training: `None` if this rank could not describe the training. The rank then still takes
-                part in the collective, and every observer is left out on every rank.
+                part in the collective, and every observer that needs a training is left out on
+                every rank.
         """
         self._left_out = set()
         failed = [
-            training is None or not self._call(observer, Observer.run_begins, step, training)
+            _needs_training(type(observer))
+            and (training is None or not self._call(observer, Observer.run_begins, step, training))
             for observer in self._observers
         ]
         names = [type(observer).__qualname__ for observer in self._observers]
@@ -103,7 +115,7 @@ class ObserverSet(Observer):
             if left_out:
                 self._left_out.add(id(self._observers[index]))
                 logger.warning(
-                    "%s is left out of this training, because its run_begins failed on one or more "
+                    "%s is left out of this training, because it could not begin on one or more "
                     "ranks.",
                     names[index],
                 )
@@ -216,6 +228,10 @@ class ObserverSet(Observer):
         for record in records:
             if isinstance(record, Deferred):
                 self._background.submit(record.make, step, what)
+
+
+def _needs_training(kind: type[Observer]) -> bool:
+    return any(_overrides(kind, moment) for moment in _TRAINING_MOMENTS)
 
 
 def _overrides(kind: type[Observer], moment: Moment) -> bool:
