@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 Moment: TypeAlias = Callable[..., Records | None]
 
 
+
 class ObserverSet(Observer):
     """Calls several observers at each moment, and writes the records they return.
 
@@ -111,6 +112,8 @@ class ObserverSet(Observer):
         names = ["", *(type(observer).__qualname__ for observer in self._observers)]
         not_described, *left_out = failed_on_any_rank(names, failed, 1 + self._given)
         if not_described:
+            if training is not None:
+                logger.warning("This training is not observed: another rank cannot describe it.")
             self.close()
         for observer in (o for o, out in zip(self._observers, left_out, strict=True) if out):
             self._left_out.add(id(observer))

@@ -10,6 +10,7 @@ import pytest
 from tbtrainer import tags
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.log_entries import LogEntries
 from tbtrainer.observers.observer import Gradients, Observer
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.overhead_fraction import OverheadFraction
@@ -238,3 +239,12 @@ def test_the_time_of_observers_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
     observers.step_taken(1)
     observers.logging_step(1)
     assert door.written == [(1, Scalar(tags.OVERHEAD_FRACTION.name, 0.25))]
+
+
+def test_scalars_are_shown_where_the_training_cannot_be_described() -> None:
+    door, observers = observer_set(LogEntries(), steps := Steps())
+    observers.run_begins(0, None)
+    observers.entry_logged(1, {"loss": 0.5})
+    observers.step_taken(1)
+    assert door.written == [(1, Scalar("train/loss", 0.5))]
+    assert steps.asked == []
