@@ -196,7 +196,7 @@ class Delivery:
         return self._waiting.seconds_until_append() if self._queue else None
 
     def _begin_call(self) -> None:
-        """Records that a call of the disk begins, and wakes waiting callers to compute their limit."""
+        """Records that a call of the disk begins. Waiting callers compute their limit anew."""
         self._waiting.begin_call()
         self._changed.notify_all()
 

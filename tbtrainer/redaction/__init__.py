@@ -1,7 +1,7 @@
-"""What may be written about arguments, configurations and logged values: everything but secrets.
+"""Hides secrets in arguments, configurations, log entries and messages.
 
-Two nets, because either alone has holes: values of keys that name a secret are hidden whatever they
-are, and every text is searched for what looks like a secret whatever its key.
+Two methods are combined, because each alone misses secrets. A value is hidden if its key names a
+secret. A part of a text is hidden if it looks like a secret, whatever the key of the text.
 
 docs/secrets.md lists what is recognised, with measured rates.
 """

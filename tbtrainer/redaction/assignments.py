@@ -1,4 +1,4 @@
-"""Secrets that a text assigns to a name: `password=...`, command lines, markup, pairs."""
+"""Hides secrets that a text assigns to a name: `password=...`, command lines, markup, pairs."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,13 +11,13 @@ from tbtrainer.redaction.key_names import (
 )
 from tbtrainer.redaction.tokens import HIDDEN
 
-# A key and what may stand between it and its value: `key=`, `"key": "`, `Authorization: Bearer`, or
-# the space after an option of a command line.
+# A key and the separator before its value: `key=`, `"key": "`, `Authorization: Bearer`, or the
+# space after an option of a command line.
 _KEY = re.compile(
     r"(?<![\w.-])([\w.-]+)(?:\\*[\"']?\s*(?::=|[=-]>|==|[=:])\s*(?:(?:bearer|basic|digest|token)\s+)?\\*|\s+)",
     re.IGNORECASE,
 )
-# `name: DB_PASSWORD, value: `, as Kubernetes and many configurations have it.
+# `name: DB_PASSWORD, value: `, as in configurations of Kubernetes.
 _NAMED = re.compile(
     r"(?<![\w.-])(?:name|key|variable|var|field|env|header|option)\\*[\"']?\s{0,8}[=:]\s{0,8}\\*[\"']?"
     r"([\w.-]{1,128})\\*[\"']?[\s,;}{-]{1,64}\\*[\"']?(?:value|val|content|data|default)\\*[\"']?"
@@ -32,16 +32,17 @@ _PAIR = re.compile(
 # Without quotes. A comma, a semicolon or `&` belongs to it, unless a space or another name follows.
 _WORD = r"[\"']?(?:[^\s,;&\"'}\])\\]|[,;&](?=[^\s,;&\"'}\])\\])(?![\w.-]{1,64}\s?[=:]))+"
 _VALUE = re.compile(r"\"[^\"\\]*(?:\\.[^\"\\]*)*\"|'[^'\\]*(?:\\.[^'\\]*)*'|" + _WORD, re.DOTALL)
-# Inside of a quoted text, where the closing quote has a backslash.
+# A value inside a quoted text, where its closing quote is escaped by a backslash.
 _ESCAPED_VALUE = re.compile(r"\"[^\"]*\"|'[^']*'|" + _WORD)
 _NO_SECRETS = frozenset(("", "true", "false", "none", "null"))
-# Values of several words.
+# Names whose values may have several words.
 _PHRASE_NAME = re.compile(r"phrase|mnemonic|cookie", re.IGNORECASE)
 _PHRASE = re.compile(r"[^\n,\"'}\])]+")
 
 _ELEMENT = re.compile(r"<([\w.:-]{1,64})(\s[^<>]{0,256})?>([^<>]{1,2048})(?=</)")
-# Options of programs that are not named after what they take, in a line or in a printed list of
-# words; `_` stands for what separates words. Group 1 stays, group 2 is hidden.
+# Options of programs whose names do not say that they take a password. They are found in a command
+# line and in a printed list of words; `_` stands for the separator of words. Group 1 is shown, and
+# group 2 is hidden.
 _COMMANDS = [
     re.compile(pattern.replace("_", r"[ \t\"',]{1,4}"))
     for pattern in (
@@ -57,7 +58,7 @@ _COMMANDS = [
 
 
 def without_assigned_secrets(text: str) -> str:
-    """Hides the values that the names in a text say are secret."""
+    """Hides the values in a text whose names say that they are secret."""
     text = _ELEMENT.sub(_hidden_element, text)
     for pattern in _COMMANDS:
         text = pattern.sub(rf"\1{HIDDEN}", text)
@@ -67,13 +68,13 @@ def without_assigned_secrets(text: str) -> str:
 
 
 def secrets_of_command(words: Iterable[str]) -> list[str]:
-    """Returns what a command line, word by word, hands to programs as passwords."""
+    """Returns the passwords that a command line, given as words, passes to programs."""
     line = " ".join(words)
     return [found[2] for pattern in _COMMANDS for found in pattern.finditer(line)]
 
 
 def is_secret_pair(name: str, value: object) -> bool:
-    """Whether two values are the name of a secret and the secret, and not two names of columns."""
+    """Whether a pair is the name of a secret and the secret, and not two names of columns."""
     return names_a_secret(name, value) and (always_names_a_secret(name) or not is_plain_name(value))
 
 
@@ -85,12 +86,12 @@ def _hidden_element(found: re.Match[str]) -> str:
 def _without_values(
     text: str, pattern: re.Pattern[str], is_secret: Callable[[str, str], bool]
 ) -> str:
-    """Hides what follows a match, whose last group is a name, if it is a secret."""
+    """Hides the values after matches of a pattern, whose last group is a name, if secret."""
     pieces, end = [], 0
     for found in pattern.finditer(text):
         name = found[pattern.groups]
         is_option, is_assigned = name.startswith("-"), found[0].strip() != name
-        # Asked before the value is looked for, which may reach to the end of the text.
+        # Before the value is searched, because that search may read to the end of the text.
         if found.start() < end or not (is_option or is_assigned) or not may_name_a_secret(name):
             continue
         value = (_ESCAPED_VALUE if found[0].endswith("\\") else _VALUE).match(text, found.end())
@@ -110,5 +111,5 @@ def _is_named_secret(name: str, value: str) -> bool:
 
 
 def _is_assigned_secret(name: str, value: str) -> bool:
-    # After an option that takes no value comes the next option.
+    # A word with a hyphen after an option is the next option, not a value.
     return not (name.startswith("-") and value.startswith("-")) and _is_named_secret(name, value)

@@ -1,25 +1,25 @@
-"""Names whose values are secrets: `db_password`, `HF_TOKEN`, but not `pad_token` or `text_key`."""
+"""Decides by a name whether its value is a secret: `HF_TOKEN` is one, `pad_token` is not."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-# Parts of a name, without separators and in lower case.
+# Found anywhere in a name, in lower case and without separators.
 _SECRET_PARTS = re.compile(
     r"secret|passphrase|passcode|passwor|passwd|credential|webhook|authorization|bearer|cookie"
     r"|connectionstr|sessionid|sessid|seedphrase|mnemonic|recovery(?:code|phrase)"
     r"|(?:api|access|private|auth|signing|encryption|ssh|account|master|session|license|storage)keys?"
 )
-# Words of a name, wherever they stand in it.
+# Found as a whole word anywhere in a name.
 _SECRET_WORDS = frozenset(("creds", "jwt", "otp", "totp", "sas", "pswd"))
-# Last words of a name: not of `pin_memory`, `key_proj` or `auth_method`.
+# Found as the last word of a name only, because of `pin_memory`, `key_proj` and `auth_method`.
 _SECRET_LAST_WORD = re.compile(
     r"auth|dsn|cred|pat|pin|(?:db|user|root|admin|smtp|ftp|mail|ssh|sql|mysql|pg|redis|mongo|proxy)?"
     r"(?:pass|pwd|psw|pw)"
 )
-# Words before "pass" that make it a pass over something.
+# Words before "pass" that show that it is not a password, as in `forward_pass`.
 _PASSES = frozenset(("forward", "backward", "first", "second", "single", "multi", "low", "high"))
-# Words before "key" that make it the name of a column or an entry.
+# Words before "key" that show that it names a column or an entry, as in `text_key`.
 _COLUMNS = frozenset(
     (
         *("text", "label", "labels", "input", "inputs", "output", "image", "audio", "video"),
@@ -29,7 +29,7 @@ _COLUMNS = frozenset(
         *("primary", "foreign", "partition", "registry", "state", "dict", "parameter", "mask"),
     )
 )
-# Words beside "token" that make it a piece of text, or a number of them.
+# Words in a name with "token" that show that it is a piece of text, as in `pad_token`.
 _SPECIAL_TOKENS = frozenset(
     (
         *("pad", "eos", "bos", "unk", "sep", "cls", "mask", "special", "forced", "decoder"),
@@ -37,6 +37,7 @@ _SPECIAL_TOKENS = frozenset(
         *("prefix", "suffix", "prompt"),
     )
 )
+# Words in a name with "token" that show that it is a number or an id, as in `max_new_tokens`.
 _COUNTING = frozenset(
     (
         *("num", "max", "min", "per", "seen", "count", "id", "ids", "index", "type", "types"),
@@ -45,13 +46,13 @@ _COUNTING = frozenset(
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _PLAIN_NAME = re.compile(r"[a-z]+(?:[_./ -][a-z]+)*(?:[_.-]?\d{1,2})?")
-# Groups of capitals and digits: not `apache-2.0`, not `CC-BY-NC-SA-4.0`.
+# Groups of at least four capitals and digits, unlike `apache-2.0` and `CC-BY-NC-SA-4.0`.
 _LICENSE_KEY = re.compile(r"(?:[A-Z0-9]{4,}[- ]){2,}[A-Z0-9]{4,}")
-# No plain name, no piece of text, and a key of a license.
+# A value that is hidden under every name whose value can be hidden.
 _SECRET_OF_ANY_KIND = "-".join(["AB12"] * 12)
-# A number below is a count or an index, whatever it is called: even a PIN has four digits.
+# A smaller number is never a secret, because even a PIN has four digits.
 _LEAST_PIN = 1000
-# A number below has too few digits for a key or a token.
+# A smaller number has too few digits for a key or a token.
 _LEAST_KEY = 100_000
 
 
@@ -66,7 +67,7 @@ def words_of(name: str) -> list[str]:
 
 
 def is_plain_name(value: Any) -> bool:
-    """Whether a value is a word in small letters, such as the name of a column, or many of them."""
+    """Whether a value is a name in lower case, such as that of a column, or several of them."""
     if isinstance(value, Mapping):
         return all(map(is_plain_name, value.values()))
     if isinstance(value, list | tuple | set | frozenset):
@@ -77,22 +78,23 @@ def is_plain_name(value: Any) -> bool:
 
 
 def always_names_a_secret(key: str) -> bool:
-    """Whether the value of a key is a secret whatever it is."""
+    """Whether a key names a secret whatever its value is."""
     words = words_of(key)
     return bool(_SECRET_PARTS.search("".join(words)) or _SECRET_WORDS.intersection(words))
 
 
 def may_name_a_secret(key: str) -> bool:
-    """Whether a value of the key could be a secret: for most keys none is."""
+    """Whether a key names a secret for some values."""
     return names_a_secret(key, _SECRET_OF_ANY_KIND)
 
 
 def names_a_secret(key: str, value: Any) -> bool:
-    """Whether the value of a key is a secret, as far as its name tells.
+    """Whether the name of a value says that it is a secret.
 
     Args:
-        key: A name, such as that of a field, an option or an environment variable.
-        value: What it names: `max_tokens` is no secret if it is a number.
+        key: The name of a field, an option, an environment variable or the like.
+        value: The value. Some names name a secret for some values only: `max_tokens` is not a
+            secret if the value is a number.
     """
     if isinstance(value, int | float) and abs(value) < _LEAST_PIN:
         return False
@@ -115,12 +117,12 @@ def names_a_secret(key: str, value: Any) -> bool:
 
 
 def _is_token(words: list[str], value: Any) -> bool:
-    """Whether what a name with the word "token" names is a secret, and no piece of text."""
+    """Whether the value of a name with the word "token" is a secret, and not a piece of text."""
     is_piece_of_text = bool(_SPECIAL_TOKENS.intersection(words))
     counts = bool(_COUNTING.intersection(words))
     is_last = words[-1].endswith("token")
     if isinstance(value, int | float):
-        # The number of a piece of text, or of many; a token that is a number has more digits.
+        # A small number is the id of a piece of text, or a number of them.
         return is_last and not counts and not is_piece_of_text and abs(value) >= _LEAST_KEY
     if isinstance(value, Mapping):
         return is_last or words[-1].endswith("tokens")

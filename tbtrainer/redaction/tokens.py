@@ -1,4 +1,4 @@
-"""Secrets that need no key to be recognised: tokens of known form, words that look random."""
+"""Hides secrets that are recognised without a key: tokens of known form and random words."""
 
 import re
 
@@ -6,7 +6,7 @@ from tbtrainer.redaction.key_names import words_of
 
 HIDDEN = "<hidden>"
 
-# Forms that services document for their tokens. Prefixes first, then those with a structure.
+# Forms that services document for their tokens.
 _KNOWN_TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"(?:hf|api|r8|npm|gsk|xai|rpa|ntn|lin_api)_[A-Za-z0-9]{16,}|(?:dckr_pat|lsv2_[ps]t)_[\w-]{16,}"
@@ -24,7 +24,7 @@ _KNOWN_TOKEN = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
-# Addresses whose path is the secret.
+# URLs whose path is the secret.
 _WEBHOOK = re.compile(
     r"(hooks\.slack\.com/(?:services|workflows|triggers)/|/api/webhooks/|\.webhook\.office\.com/"
     r"|api\.telegram\.org/(?:file/)?bot|hooks\.zapier\.com/hooks/catch/|/bot/v2/hook/"
@@ -38,16 +38,16 @@ _HEXADECIMAL = re.compile(r"[0-9a-f]{20,}|[0-9A-F]{20,}")
 _LONG_HEXADECIMAL = re.compile(r"(?<![A-Za-z0-9])(?:[0-9a-f]{12,}|[0-9A-F]{12,})(?![A-Za-z0-9])")
 _BASE32 = re.compile(r"[A-Z2-7]{16,}")
 _DIGITS = re.compile(r"\d+")
-# Pieces that people write: words, with or without a capital, abbreviations, numbers.
+# Pieces of names that people write: words, abbreviations in capitals, numbers, separators.
 _SEGMENT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[+/_=-]")
-# Names of values that are random and no secrets.
+# Words in the names of values that look random but are not secret.
 _DIGESTS = frozenset(
     (
         *("hash", "hashes", "sha", "md", "commit", "revision", "digest", "checksum", "etag"),
         *("uuid", "guid", "fingerprint"),
     )
 )
-# Names beside which hexadecimal digits are an id: of git, MLflow, ClearML, Optuna.
+# Words in the names of hexadecimal ids, such as those of git, MLflow, ClearML and Optuna.
 _IDS = frozenset(
     (
         *("id", "ids", "uid", "git", "rev", "ref", "version", "run", "trial", "task", "job"),
@@ -58,7 +58,7 @@ _IDS = frozenset(
 
 
 def without_known_tokens(text: str) -> str:
-    """Hides tokens that say what they are, wherever they stand."""
+    """Hides tokens of known form, webhooks, and what follows `Bearer` or `Basic`."""
     text = _WEBHOOK.sub(rf"\1{HIDDEN}", text)
     text = _KNOWN_TOKEN.sub(HIDDEN, text)
     return _SCHEME.sub(rf"\1\2{HIDDEN}", text)
@@ -67,37 +67,37 @@ def without_known_tokens(text: str) -> str:
 def without_random_words(text: str, key: str) -> str:
     """Hides long words that look random.
 
-    Hexadecimal digits are shown where they are called a digest or an id, and in paths: a commit
-    cannot be told from a token otherwise.
+    A commit and a token of hexadecimal digits look alike. So such digits are shown if the key or
+    the words before them call them a digest or an id, and in paths. Otherwise they are hidden.
 
     Args:
         text: Any text.
-        key: The name it has.
+        key: The name of the text, such as the key of a mapping.
     """
     key_words = set(words_of(key))
     if key_words & _DIGESTS:
         return text
     text = _ENCODED.sub(_hidden_if_encoded, text)
 
-    def shown(found: re.Match[str]) -> str:
+    def without_random(found: re.Match[str]) -> str:
         word = found[0].rstrip("=")
         if _HEXADECIMAL.fullmatch(word):
             is_named = bool(key_words & _IDS) or _is_explained(text, found.start(), found.end())
             return found[0] if is_named or not _mixes_digits(word) else HIDDEN
         return HIDDEN if _looks_random(word) else found[0]
 
-    return _UNBROKEN.sub(shown, text)
+    return _UNBROKEN.sub(without_random, text)
 
 
 def _hidden_if_encoded(found: re.Match[str]) -> str:
-    """Hides base 64, as a whole or as a part of a path."""
+    """Hides a run of characters if it, or a part of it between slashes, looks like base 64."""
     if _looks_encoded(found[0].rstrip("=")):
         return HIDDEN
     return "/".join(HIDDEN if _looks_encoded(part) else part for part in found[0].split("/"))
 
 
 def _looks_encoded(run: str) -> bool:
-    """Whether a run changes its kind of character as often as base 64, with few separators."""
+    """Whether a text looks like base 64: short segments and few separators."""
     return (
         len(run) >= 32
         and sum(map(run.count, "+/_-")) <= len(run) / 8
@@ -109,10 +109,10 @@ def _looks_encoded(run: str) -> bool:
 
 
 def _looks_random(word: str) -> bool:
-    """Whether letters and digits follow one another as in keys, and not as in names.
+    """Whether a word looks like a random key: its letters and digits form short segments.
 
-    The limits are those between random text and the 16,000 longest words in the source of
-    transformers, trl, torch and datasets; docs/secrets.md has the rates.
+    The limits separate random texts from the 16,000 longest words in the sources of transformers,
+    trl, torch and datasets. docs/secrets.md has the measured rates.
     """
     segments = len(_SEGMENT.findall(word))
     if word.lower() != word and word.upper() != word:
@@ -125,11 +125,12 @@ def _looks_random(word: str) -> bool:
 
 
 def _mixes_digits(word: str) -> bool:
+    """Whether letters and digits alternate at least twice."""
     return not word.isdecimal() and len(_SEGMENT.findall(word)) >= 3
 
 
 def _is_explained(text: str, start: int, end: int) -> bool:
-    """Whether hexadecimal digits stand in a path or after a word such as "commit"."""
+    """Whether hexadecimal digits are in a path, or follow a word such as "commit"."""
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
     if (before and before in "/\\@#") or (after and after in "/\\"):
         return True

@@ -1,11 +1,11 @@
-"""Credentials in URLs, and in front of hosts without a scheme."""
+"""Hides credentials in URLs, and before hosts without a scheme, as in `user:password@host`."""
 
 import re
 
 from tbtrainer.redaction.tokens import HIDDEN
 
-# `user:password@`, or a token alone, in front of a host; the last @ before the path counts. A
-# password may hold a slash or, if no port can be meant, spaces that should have been escaped.
+# `user:password@`, or a token alone, before a host. The last @ before the path ends it. A password
+# may contain a slash. It may contain unescaped spaces, unless what follows the colon may be a port.
 _CREDENTIALS = re.compile(
     r"(?<=://)(?:[^/\s:@]{0,256}:(?!\d{1,5}(?!\w))[^/\s\"'<>]{0,256}(?: [^/\s\"'<>]{1,256}){1,4}"
     r"|[^/\s:@]{0,256}:[^\s\"'<>]{0,1024}|[^/\s\"'<>]{1,1024})@"
@@ -24,7 +24,7 @@ _DIGEST_NAMES = re.compile(r"sha\d+|md5", re.IGNORECASE)
 
 
 def without_url_credentials(url: str) -> str:
-    """Returns a URL with `<hidden>` in the place of its credentials and secret parameters."""
+    """Returns a URL with its credentials and secret parameters replaced by `<hidden>`."""
     return _PARAMETER.sub(rf"\1={HIDDEN}", _CREDENTIALS.sub(f"{HIDDEN}@", url))
 
 
@@ -35,7 +35,7 @@ def without_login_credentials(text: str) -> str:
 
 def _hidden_login(found: re.Match[str]) -> str:
     user, host = found[1], found[2]
-    # An address after a label, or a container image with its digest.
+    # Not a login: an e-mail address after a label, or a container image with its digest.
     if user.lower() in _NO_USERS or _DIGEST_NAMES.fullmatch(host):
         return found[0]
     return f"{HIDDEN}@{host}"

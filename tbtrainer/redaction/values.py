@@ -1,4 +1,4 @@
-"""Values of any shape without their secrets."""
+"""Hides the secrets in values of any structure."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from tbtrainer.redaction.key_names import names_a_secret
 from tbtrainer.redaction.tokens import HIDDEN, without_known_tokens, without_random_words
 from tbtrainer.redaction.urls import without_login_credentials, without_url_credentials
 
-# Whose text form is a value and nothing else.
+# Types whose text form is their value.
 _SHOWN_AS_TEXT = (str, PurePath, Enum, torch.dtype, torch.device)
-# Deeper than any configuration; a structure that contains itself ends here.
+# How many levels are shown. No configuration is deeper; a structure may contain itself.
 _DEEPEST = 32
 # The most characters of a path or an error that `shown` returns.
 LONGEST_SHOWN = 200
@@ -31,15 +31,15 @@ _VALUE_FIELDS = frozenset(("value", "val", "content", "data", "default"))
 def redacted(value: Any, key: str = "") -> Any:
     """Returns a value with its secrets replaced by `<hidden>`, at any depth.
 
-    Only numbers, text, paths, enumerations, dtypes and devices are shown, and mappings and
-    sequences of them; of other objects the type. Hidden are the values of keys that name a secret,
-    credentials and secret parameters in URLs, tokens of known form, assignments such as
-    `password=...` inside text, and long words that look random. Text that holds JSON is read and
-    redacted as JSON.
+    Numbers, texts, paths, enumerations, dtypes and devices are shown, and mappings and sequences of
+    them. Of other objects only the type is shown. These are hidden: values of keys that name a
+    secret, credentials and secret parameters in URLs, tokens of known form, values of assignments
+    such as `password=...` inside a text, and long words that look random. A text that contains JSON
+    is parsed and redacted as JSON.
 
     Args:
-        value: Anything.
-        key: The name the value has.
+        value: A value of any type.
+        key: The name of the value, such as the key of a mapping.
 
     Example:
         >>> redacted({"lr": 1e-4, "db_password": "x", "url": "s3://id:key@bucket"})
@@ -49,7 +49,7 @@ def redacted(value: Any, key: str = "") -> Any:
 
 
 def redacted_text(text: str) -> str:
-    """Returns a text, such as a log message, with the secrets inside it replaced."""
+    """Returns a text, such as a log message, with its secrets replaced by `<hidden>`."""
     return _redacted_text(text, "", _DEEPEST)
 
 
@@ -66,20 +66,20 @@ def shown(value: object) -> str:
 
 
 def redacted_name(name: str) -> str:
-    """Returns a name, such as a tag, with the secrets inside it replaced.
+    """Returns a name, such as a tag, with its secrets replaced by `<hidden>`.
 
-    Hexadecimal digits stay, because names that differ in them must stay apart.
+    Hexadecimal digits are shown, so that names that differ only in them stay different.
     """
     return _redacted_text(name, "id", _DEEPEST)
 
 
 def redacted_json(values: Mapping[str, Any]) -> str:
-    """Returns a mapping as indented JSON without its secrets."""
+    """Returns a mapping as indented JSON, with its secrets replaced by `<hidden>`."""
     return json.dumps(redacted(values), indent=2)
 
 
 def naming_key(values: Mapping[Any, Any], field: Any) -> str:
-    """Returns the name of a field of a mapping, or the name that a neighbour gives to its value.
+    """Returns the name of a field of a mapping, or the name that another field gives its value.
 
     Example:
         >>> naming_key({"name": "DB_PASSWORD", "value": "x"}, "value")
@@ -120,7 +120,7 @@ def _redacted_mapping(values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
 
 
 def _redacted_items(items: list[Any], key: str, depth: int) -> list[Any]:
-    """Redacts a sequence: a pair of a name and a value, the words of a command, or any other."""
+    """Redacts a sequence, which may be a pair of name and value or the words of a command."""
     if len(items) == 2 and isinstance(items[0], str) and is_secret_pair(*items):
         return [_redacted(items[0], key, depth), HIDDEN if items[1] else items[1]]
     options = [item if isinstance(item, str) and item.startswith("-") else "" for item in items]

@@ -1,9 +1,9 @@
-"""torch's `FileWriter` on an event file of ours, in a way that other tools can follow.
+"""torch's `FileWriter`, writing to tbtrainer's event file, so that other tools can follow the run.
 
-Some tools learn of a run by replacing a class of torch's: Weights & Biases replaces the name
-`EventFileWriter` in `torch.utils.tensorboard.writer` and reads the files in the directory that its
-class is given; MLflow and ClearML replace methods of `FileWriter`. The classes here derive from
-whatever those names stand for, so such a tool sees a run as it sees a stock `SummaryWriter`'s.
+Some tools follow runs by replacing names of torch. Weights & Biases replaces the class
+`EventFileWriter` in `torch.utils.tensorboard.writer`, and reads the files in the directory that its
+class is given. MLflow and ClearML replace methods of `FileWriter`. The classes here derive from the
+classes that these names refer to, so such a tool follows a run as it follows a stock one.
 """
 
 from typing import Any
@@ -17,8 +17,8 @@ from tbtrainer.event_file.writer import EventFileWriter
 from tbtrainer.isolation import Isolation
 from tbtrainer.tags import description_of
 
-# What a value without metadata is shown by, and its data class. The data server in Rust replaces
-# metadata without a data class, the description with it (tensorboard 2.21).
+# By kind of value: the plugin that shows it if it has no metadata, and its data class. In
+# TensorBoard 2.21 the data server in Rust discards metadata without a data class.
 _SHOWN_BY = {
     "simple_value": ("scalars", DataClass.DATA_CLASS_SCALAR),
     "histo": ("histograms", DataClass.DATA_CLASS_TENSOR),
@@ -26,22 +26,22 @@ _SHOWN_BY = {
 
 
 class RunFileWriter(FileWriter):
-    """torch's `FileWriter`, writing to an event file of ours.
+    """torch's `FileWriter`, writing to tbtrainer's event file.
 
     Args:
         events: The writer of the event file.
         filename_suffix: End of the event file's name, for the tools that ask for it.
-        isolation: What happens to an error of a tool that follows event files.
+        isolation: Reports errors of tools that follow event files.
     """
 
     def __init__(self, events: EventFileWriter, filename_suffix: str, isolation: Isolation) -> None:
-        # Not `super().__init__`, which opens an event file of its own. `add_event`, `add_summary`
-        # and the others use this attribute alone (torch 2.4 to 2.13).
+        # `super().__init__` is not called, because it opens an event file of its own. `add_event`,
+        # `add_summary` and the other methods use only this attribute (torch 2.4 to 2.13).
         self.event_writer: Any = _stock_event_writer(events, filename_suffix, isolation)
         self._described: set[str] = set()
 
     def add_event(self, event: Any, step: int | None = None, walltime: float | None = None) -> None:
-        """Adds an event. The first one of a tag carries its description, for TensorBoard's card."""
+        """Adds an event. The first one of a tag contains the description for TensorBoard."""
         values = event.summary.value
         for index in range(len(values)):  # Iterating over the values costs twice as much.
             tag = values[index].tag
@@ -52,7 +52,7 @@ class RunFileWriter(FileWriter):
 
 
 def _describe(value: Any) -> None:
-    """Puts what is known of a tag into its metadata, in the form that all loaders read."""
+    """Adds the description of a tag to a value, in the form that all loaders read."""
     shown_by = _SHOWN_BY.get(value.WhichOneof("value"))
     description = description_of(value.tag)
     if shown_by is not None and description and not value.HasField("metadata"):
@@ -61,13 +61,13 @@ def _describe(value: Any) -> None:
 
 
 class _EventWriter(StockEventFileWriter):
-    """tensorboard's `EventFileWriter`, which opens no file and hands each record to `events`."""
+    """tensorboard's `EventFileWriter`, passing each event to `events` instead of a file."""
 
     events: EventFileWriter
 
     def __init__(self, logdir: str, *args: Any, **kwargs: Any) -> None:
-        # Not `super().__init__`, which opens the event file. A tool's class that stands in front
-        # of this one ends here with its own `super().__init__`.
+        # `super().__init__` is not called, because it opens an event file. If a tool's class
+        # derives from this one, its call of `super().__init__` ends here.
         self._logdir = logdir
 
     def get_logdir(self) -> str:
@@ -87,28 +87,28 @@ class _EventWriter(StockEventFileWriter):
 
 
 def current_event_writer_class() -> Any:
-    """Returns what torch's `FileWriter` would make now: the stock class, or a tool's."""
+    """Returns the class that torch's `FileWriter` would use now: the stock one, or a tool's."""
     return torch_writer.EventFileWriter
 
 
 def _stock_event_writer(events: EventFileWriter, filename_suffix: str, isolation: Isolation) -> Any:
-    """Returns a writer that is an instance of the class that torch would make now."""
+    """Returns a writer that is an instance of the class that torch would use now."""
     replacement = current_event_writer_class()
     try:
         if not issubclass(_EventWriter, replacement):
             followed = type("FollowedEventWriter", (replacement, _EventWriter), {})
             return _made(followed, events, filename_suffix)
     except Exception as error:
-        # Such as a tool whose class cannot be derived from, or whose service fails.
+        # For example, the class of a tool cannot be derived from, or its service does not answer.
         isolation.report(f"let {replacement!r} follow the event file", error)
     return _made(_EventWriter, events, filename_suffix)
 
 
 def _made(cls: Any, events: EventFileWriter, filename_suffix: str) -> Any:
-    """Returns a writer of class `cls`, which may be a tool's, on an event file of ours."""
+    """Returns a writer of class `cls`, which may be a tool's, for tbtrainer's event file."""
     writer = cls.__new__(cls)
-    # Before `__init__`: a tool's may already add an event.
+    # Set before `__init__`, because the one of a tool may already add an event.
     writer.events = events
-    # torch's defaults of `max_queue` and `flush_secs`, and its order of arguments.
+    # The order of arguments in torch, and its defaults of `max_queue` and `flush_secs`.
     writer.__init__(events.get_logdir(), 10, 120, filename_suffix)
     return writer

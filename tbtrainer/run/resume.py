@@ -116,22 +116,36 @@ def run_to_continue(
     ours = [run for run in found if _is_ours(run, training)]
     saved = checkpoint.saved
     if saved is None:
-        trained = [run for run in ours if _may_have_saved(run, checkpoint)]
-        if not trained:
-            return (
-                f"{name} and the checkpoints beside it have no readable tensorboard_run.json, and "
-                f"no run that may have saved it was found. {NEW_RUN}"
-            )
-        newest = max(trained, key=lambda run: run.claim.last_training or 0.0)
-        return Continued(newest, checkpoint.step, {}, is_assumed=True)
+        return _run_without_marker(checkpoint, checkpoint.step, ours)
+    for run in ours:
+        if saved.run_id and run.claim.run_id == saved.run_id:
+            return Continued(run, checkpoint.step, dict(saved.cards))
+    return _why_not_continued(name, saved, found, training)
+
+
+def _run_without_marker(
+    checkpoint: ResumedCheckpoint, step: int, ours: list[FoundRun]
+) -> Continued | str:
+    """Returns the run in which a training of this `output_dir` began last, or why there is none."""
+    trained = [run for run in ours if _may_have_saved(run, checkpoint)]
+    if not trained:
+        return (
+            f"{shown(checkpoint.path)} and the checkpoints beside it have no readable "
+            f"tensorboard_run.json, and no run that may have saved it was found. {NEW_RUN}"
+        )
+    newest = max(trained, key=lambda run: run.claim.last_training or 0.0)
+    return Continued(newest, step, {}, is_assumed=True)
+
+
+def _why_not_continued(
+    name: str, saved: SavedRun, found: list[FoundRun], training: Training
+) -> str:
+    """Returns the message for a checkpoint whose marker names no run of this training."""
     if not saved.run_id:
         return (
             f"The run that saved {name} had no claim of its directory, so it cannot be found. "
             f"{NEW_RUN}"
         )
-    for run in ours:
-        if run.claim.run_id == saved.run_id:
-            return Continued(run, checkpoint.step, dict(saved.cards))
     exists = any(run.claim.run_id == saved.run_id for run in found)
     if not exists and _lies_where(saved.run_directory, training):
         return (

@@ -20,8 +20,8 @@ from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
 from tbtrainer.run.file_writer import RunFileWriter, current_event_writer_class
 
-# The most event files of `add_scalars` that are open at a time. Each takes a file descriptor and a
-# thread, and macOS gives a process 256 descriptors by default.
+# The most event files of `add_scalars` that are open at a time. Each needs a file descriptor and a
+# thread, and on macOS a process has 256 descriptors by default.
 MOST_OPEN_SERIES = 64
 
 _Writer = TypeVar("_Writer", bound=type[SummaryWriter])
@@ -30,9 +30,9 @@ _Writer = TypeVar("_Writer", bound=type[SummaryWriter])
 def guard_add_methods(writer_class: _Writer) -> _Writer:
     """Class decorator: reports errors of the `add_*` methods to the writer's `Isolation`.
 
-    Each method calls the one that the class defines, or else the one that its base class has *at
-    the time of the call*. So a tool that replaces a method of torch's `SummaryWriter`, as SwanLab
-    and MLflow do, also sees the calls of this class.
+    Each method calls the one that the class defines. If the class defines none, it calls the one
+    that the base class has *at the time of the call*. So a tool that replaces a method of torch's
+    `SummaryWriter`, as SwanLab and MLflow do, also gets the calls of this class.
     """
     for name in dir(SummaryWriter):
         if name.startswith("add_"):
@@ -59,7 +59,7 @@ def _guarded(
 
 
 def _caller() -> str:
-    """File and line of the innermost call from outside of this module and of torch's writer."""
+    """Returns file and line of the innermost call from outside this module and torch's writer."""
     for frame, line in traceback.walk_stack(inspect.currentframe()):
         if frame.f_code.co_filename not in (__file__, torch_writer.__file__):
             return f"{frame.f_code.co_filename}:{line}"
@@ -68,25 +68,25 @@ def _caller() -> str:
 
 @guard_add_methods
 class RunWriter(SummaryWriter):
-    """torch's `SummaryWriter`, writing to an event file whose disk faults never reach the caller.
+    """torch's `SummaryWriter`, whose methods never raise an error for a fault of the disk.
 
-    All public methods are torch's. The event file is created with the first record. After `close`,
-    the next record is appended to the same file.
+    It has all public methods of torch's class. The event file is created with the first record.
+    After `close`, the next record is appended to the same file.
 
-    Tools that follow a stock `SummaryWriter` follow this one: methods of torch's `SummaryWriter`
-    and the names in `torch.utils.tensorboard.writer` are looked up when they are needed.
+    Tools that follow a stock `SummaryWriter` also follow this one, because methods of torch's
+    `SummaryWriter` and names in `torch.utils.tensorboard.writer` are looked up at each call.
 
     Args:
         log_dir: The run directory: a local path, or a URL that fsspec knows.
-        purge_step: First step of an earlier session that this one replaces.
+        purge_step: First step of earlier sessions in the directory that this one replaces.
         queue_bytes: The most bytes of records kept while they cannot be written.
-        file_mode: Permissions of the event file before the process's umask; `0o600` keeps it from
-            other users.
+        file_mode: Permissions of the event file before the process's umask. With `0o600`, only
+            this user can read it.
         sync: Whether `flush` with a time and `close` also force the event file to the disk, where
             it survives a power cut.
         filename_suffix: End of the event files' names.
-        isolation: What happens to an error of the `add_*` methods, such as a value that cannot be
-            converted. By default it is raised.
+        isolation: Reports errors of the `add_*` methods, such as a value that cannot be
+            converted. By default they are raised.
     """
 
     def __init__(
@@ -108,25 +108,25 @@ class RunWriter(SummaryWriter):
         self._sync = sync
         self._isolation = isolation or Isolation("raise")
         self._events = EventFileWriter(log_dir, suffix=filename_suffix, **self._options)
-        # The series of `add_scalars`, by directory: all, and those that may be open, the least
-        # recently used first.
+        # The writers of `add_scalars`, by directory: all of them, and those whose file may be open,
+        # the least recently used first.
         self._series: dict[str, EventFileWriter] = {}
         self._open_series: dict[str, EventFileWriter] = {}
-        # torch's writers on those event files, by directory, and the class that was current in
-        # torch's module when they were made.
+        # torch's writers of those event files, by directory, and the class that torch's module had
+        # when they were made.
         self._file_writers: dict[str, RunFileWriter] = {}
         self._event_writer_class: Any = None
         super().__init__(log_dir, filename_suffix=filename_suffix)
 
-    # ---- torch's writers, made on our event files ----
+    # ---- torch's writers for tbtrainer's event files ----
 
     def _get_file_writer(self) -> Any:
-        # The one seam of torch's SummaryWriter: every add_* method asks here (torch 2.4 to 2.13).
+        # Every add_* method of torch's SummaryWriter calls this method (torch 2.4 to 2.13).
         current = current_event_writer_class()
         if self.file_writer is None or self._event_writer_class is not current:
             with _making_file_writers:
                 if self._event_writer_class is not current:
-                    # A tool began or ended to follow event files after these were made.
+                    # A tool has begun or ended to follow event files since these were made.
                     self._file_writers.clear()
                     self._event_writer_class = current
                 directory = self._events.get_logdir()
@@ -135,7 +135,7 @@ class RunWriter(SummaryWriter):
         return self.file_writer
 
     def _file_writer(self, events: EventFileWriter) -> RunFileWriter:
-        """Returns torch's writer on an event file. Each is made once: tools count them."""
+        """Returns torch's writer for an event file. Each is made only once, as tools count them."""
         with _making_file_writers:
             directory = events.get_logdir()
             if directory not in self._file_writers:
@@ -145,13 +145,13 @@ class RunWriter(SummaryWriter):
             return self._file_writers[directory]
 
     def _reopen(self) -> None:
-        """Makes a closed writer a new one for the tools that follow it, as a stock one would be."""
+        """Opens a closed writer again. Tools that follow it see a new writer, as of a stock one."""
         if self.all_writers is None:
             with _making_file_writers:
                 if self.all_writers is None:
                     super().__init__(self.log_dir, filename_suffix=self.filename_suffix)
 
-    # ---- What torch writes to directories below the run's ----
+    # ---- Methods of torch that write to directories below the run directory ----
 
     def add_scalars(
         self,
@@ -160,7 +160,7 @@ class RunWriter(SummaryWriter):
         global_step: int | None = None,
         walltime: float | None = None,
     ) -> None:
-        """Adds scalars to one chart, each in a directory of its own below the run's, as torch.
+        """Adds scalars to one chart. As in torch, each has its own directory below the run's.
 
         At most `MOST_OPEN_SERIES` of their event files stay open.
         """
@@ -170,7 +170,7 @@ class RunWriter(SummaryWriter):
         deadline = time.monotonic() + CHECKPOINT_SECONDS
         for tag, value in tag_scalar_dict.items():
             self._get_file_writer()
-            # torch uses the writer of this name if there is one, and makes a stock one if not.
+            # torch uses the writer in `all_writers` if there is one, and otherwise makes one.
             directory = f"{self._events.get_logdir()}/{main_tag.replace('/', '_')}_{tag}"
             if directory not in self._series:
                 self._series[directory] = EventFileWriter(
@@ -183,9 +183,9 @@ class RunWriter(SummaryWriter):
             self._close_least_recently_used(deadline)
 
     def _close_least_recently_used(self, deadline: float) -> None:
-        """Closes event files of `add_scalars` above the limit, if all their records are written."""
+        """Closes event files of `add_scalars` above the limit, if their records are written."""
         if is_remote(self._events.get_logdir()):
-            return  # These are no open files.
+            return  # Remote event files are not open files.
         for directory in list(self._open_series)[: -MOST_OPEN_SERIES or None]:
             events = self._open_series[directory]
             if events.flush(max(0.0, deadline - time.monotonic())):
@@ -200,10 +200,10 @@ class RunWriter(SummaryWriter):
         run_name: str | None = None,
         global_step: int | None = None,
     ) -> None:
-        """Adds hyper-parameters and metrics, in a directory of their own below the run's, as torch.
+        """Adds hyper-parameters and metrics. As in torch, they have a directory below the run's.
 
-        If a tool has replaced the method of torch's `SummaryWriter`, as MLflow does, that one is
-        called, and torch writes the event file itself.
+        If a tool has replaced this method of torch's `SummaryWriter`, as MLflow does, the tool's
+        method is called, and torch writes the event file itself.
         """
         if _is_replaced("add_hparams"):
             super().add_hparams(
@@ -228,18 +228,19 @@ class RunWriter(SummaryWriter):
 
     @property
     def counters(self) -> Counters:
-        """How many records were written, wait, or were dropped."""
+        """How many records were written, wait, or were dropped so far, in all event files."""
         each = [events.counters for events in self._all_events()]
         return Counters(
             sum(c.written for c in each), sum(c.pending for c in each), sum(c.dropped for c in each)
         )
 
     def flush(self, wait_seconds: float | None = None) -> None:
-        """Hands what was added to the operating system.
+        """Waits until what was added has been handed to the operating system.
 
         Args:
-            wait_seconds: The longest wait. `None` suits a log call: `LOG_SECONDS`, and no time for
-                a slow disk. With a number and `sync`, files are also forced to the disk.
+            wait_seconds: The longest wait. `None`, for a log call, waits `LOG_SECONDS` at most, and
+                not at all for a slow disk. With a number, files are also forced to the disk if
+                `sync` is set.
         """
         limit = LOG_SECONDS if wait_seconds is None else wait_seconds
         deadline = time.monotonic() + limit
@@ -251,10 +252,10 @@ class RunWriter(SummaryWriter):
                 events.flush(remaining, sync=self._sync)
 
     def release(self) -> None:
-        """Writes what is left and closes the event files. The next record opens them again.
+        """Writes the waiting records and closes the event files. The next record opens them again.
 
-        Waits at most ten seconds, and at most one on a disk that does not answer. Tools that follow
-        the writer are not informed: for them it stays open.
+        Waits at most ten seconds, and at most one second for a disk that hangs. Tools that follow
+        the writer are not informed of it.
         """
         if self._sync:
             for events in self._all_events():
@@ -263,13 +264,13 @@ class RunWriter(SummaryWriter):
         self._open_series.clear()
 
     def close(self) -> None:
-        """Writes what is left and closes the event files, as `release`, and torch's writer.
+        """Closes the event files as `release` does, and closes torch's writer.
 
-        A tool that replaced `SummaryWriter.close` is informed: SwanLab ends its run.
+        A tool that replaced `SummaryWriter.close` is informed of it: SwanLab ends its run.
         """
         self.release()
         if self.all_writers is not None:
-            self.all_writers = {}  # They are closed: nothing is left for torch's method to close.
+            self.all_writers = {}  # They are already closed, so torch's method closes none.
             with self._isolation.guard("close torch's writer"):
                 super().close()
 
@@ -277,13 +278,13 @@ class RunWriter(SummaryWriter):
         return [self._events, *self._series.values()]
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes torch's writers anew: their class may be a tool's and have no name."""
+        """Leaves torch's writers out: their class may be a tool's, which cannot be pickled."""
         anew = {"file_writer": None, "all_writers": None, "_event_writer_class": None}
         return {**vars(self), **anew, "_file_writers": {}, "_open_series": {}}
 
 
-# Held while torch's writers are made, for histograms are added by a thread of their own. One for
-# all, since a lock in a writer would keep it from being copied to another process.
+# Held while torch's writers are made, because histograms are added by another thread. All writers
+# share it, because a writer with a lock could not be copied to another process.
 _making_file_writers = threading.RLock()
 
 
