@@ -53,8 +53,14 @@ def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
         elements = counts[rows, first:last].astype(np.float64)
         merged.update(zip(rows, _merged(edges, elements, max_buckets), strict=True))
     finite = statistics.count - statistics.nonfinite
-    sums = (statistics.minimum, statistics.maximum, finite, statistics.sum)
-    numbers = zip(*(field.tolist() for field in (*sums, statistics.sum_of_squares)), strict=True)
+    numbers = zip(
+        statistics.minimum.tolist(),
+        statistics.maximum.tolist(),
+        finite.tolist(),
+        statistics.sum.tolist(),
+        statistics.sum_of_squares.tolist(),
+        strict=True,
+    )
     return [
         Histogram(*fields, *merged[row]) if row in merged else None
         for row, fields in enumerate(numbers)

@@ -140,6 +140,7 @@ def one_rank_cannot_begin() -> list[int]:
 
 def one_rank_has_no_memory_to_agree() -> list[str]:
     """An error on one rank wherever more than a few numbers are allocated for the agreement."""
+    model = OddModel()
     with ExitStack() as stack:
         for name in ("tensor", "zeros", "empty") if rank() == 1 else ():
             original = getattr(torch, name)
@@ -149,7 +150,7 @@ def one_rank_has_no_memory_to_agree() -> list[str]:
                 return out_of_memory() if made.numel() > 10 else made
 
             stack.enter_context(mock.patch.object(torch, name, small_only))
-        return [row.name for row in table_of(OddModel()).rows]
+        return [row.name for row in table_of(model).rows]
 
 
 def failures_are_agreed() -> dict[str, list[bool]]:
