@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,15 +140,17 @@ def test_a_file_that_hangs_in_close_is_not_waited_for(
     writer = RunWriter(str(hung.directory / "run"))
     writer.add_scalar("value", 0, 0)
     writer.flush(3600.0)
-    close = writer._events._delivery._file.close
+    close, hangs = writer._events._delivery._file.close, threading.Event()
 
     def hang_and_close() -> None:
         hung.hang()
+        hangs.set()
         os.stat(hung.directory)
         close()
 
     monkeypatch.setattr(writer._events._delivery._file, "close", hang_and_close)
     try:
         writer.close()
+        assert hangs.wait(HANG_SECONDS)
     finally:
         hung.answer()

@@ -186,6 +186,7 @@ def loader(
 def test_a_second_file_hides_no_step(
     name: str, runs: tuple[Path, dict[str, Logged]], loader: Loader
 ) -> None:
+    assert runs[1][name]
     for tag, logged in runs[1][name].items():
         # The loaders differ in what they show of a step that none can come after.
         shown = loader.steps(name, tag, logged) - {2**63 - 1}
