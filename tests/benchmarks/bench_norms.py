@@ -1,6 +1,6 @@
 """Host time per step of the gradient norms, beside `torch.nn.utils.get_total_norm`.
 
-    PYTHONPATH=. python tests/benchmarks/bench_norms.py [--threads 1] [--repeats 15] [--counts 62 300]
+    PYTHONPATH=. python tests/benchmarks/bench_norms.py [--threads 1] [--repeats 15] [--counts 62]
 
 Every figure is the median of interleaved repeats, in milliseconds per step, from listing the
 gradients to their norms by parameter in the window. The gradients are new tensors at each repeat,

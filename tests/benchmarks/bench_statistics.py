@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import histogram_raw
 
+from tbtrainer.records import Histogram
 from tbtrainer.statistics import (
-    Histogram,
     SnapshotRows,
     WholeTensors,
     histograms,
