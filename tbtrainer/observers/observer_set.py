@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 Moment: TypeAlias = Callable[..., Records | None]
 
 
-
 class ObserverSet(Observer):
     """Calls several observers at each moment, and writes the records they return.
 
