@@ -36,7 +36,7 @@ def checked_strategy(name: str, value: Any) -> IntervalStrategy:
 def checked_steps_or_ratio(name: str, value: Any) -> float:
     """Returns a whole number of steps, or a ratio of all steps between 0 and 1."""
     problem = f"{name}={value!r} is neither a whole number of steps nor a ratio below 1"
-    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+    if not _is_number(value, Real) or not value > 0:
         raise ValueError(
             f"{problem}; it has to be above 0. histogram_strategy='no' switches histograms off."
         )
@@ -49,7 +49,7 @@ def checked_steps_or_ratio(name: str, value: Any) -> float:
 
 def checked_whole_number(name: str, value: Any, low: int, high: int) -> int:
     """Returns a whole number within bounds, both included."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+    if not _is_number(value, Integral) or not low <= value <= high:
         raise ValueError(
             f"{name}={value!r} is not allowed; use a whole number from {low} to {high}."
         )
@@ -105,3 +105,8 @@ def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, Iterable):
         raise ValueError(f"{name}={value!r} is not allowed; use a text or a list of texts.")
     return list(value)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a number of a kind, Python's or NumPy's, and no truth value."""
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -1,6 +1,7 @@
 """Keeps errors in the telemetry from ending the training."""
 
 import logging
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,12 @@ class Isolation:
             self.report(place, error)
 
     def report(self, place: str, error: Exception) -> None:
-        """Logs an error, once per place, type and source line. With `"raise"`, raises it."""
-        if self._raises:
+        """Logs an error, once per place, type and source line. With `"raise"`, raises it.
+
+        An error of a signal handler is always raised: it is not the telemetry's, such as that of a
+        time limit, or of a data loader whose worker died.
+        """
+        if self._raises or _is_of_signal_handler(error):
             raise error
         cause = (place, type(error), _source_of(error))
         if cause in self._reported:
@@ -63,3 +68,10 @@ class Isolation:
 def _source_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
+
+
+def _is_of_signal_handler(error: BaseException) -> bool:
+    """Whether an error was raised in a signal handler, which runs wherever the program is."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.Signals}
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code in handlers for frame in frames)

@@ -93,7 +93,7 @@ def test_a_method_replaced_later_is_called_by_subclasses(
     assert called
 
 
-def test_a_model_removed_while_the_trainer_is_built_is_no_error(tmp_path: Path) -> None:
+def test_a_model_removed_while_building_is_no_error(tmp_path: Path) -> None:
     class Without(Trainer):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**kwargs)

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -35,6 +36,12 @@ from tbtrainer.arguments import telemetry_arguments
         ("event_file_private", "yes", "True or False"),
         ("event_file_fsync", 1, "True or False"),
         ("telemetry_errors", "ignore", "warn, raise"),
+        ("histogram_steps", float("inf"), "for every second step use 2"),
+        ("histogram_steps", "5", "neither a whole number of steps nor a ratio"),
+        ("histogram_targets", None, "a text or a list of texts"),
+        ("histogram_targets", 5, "a text or a list of texts"),
+        ("histogram_include", 5, "a text or a list of texts"),
+        ("histogram_exclude", [], "use None"),
         ("logging_dir", 3, "not a path"),
         ("logging_dir", "  ", "not a path"),
     ],
@@ -128,3 +135,11 @@ def test_the_mixin_goes_with_a_users_own_arguments(tmp_path: Path) -> None:
 
     args = MyArguments(output_dir=str(Path(tmp_path)), temperature=0.5, norm_detail="total")
     assert (args.temperature, args.norm_detail) == (0.5, "total")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    args = TBTrainingArguments(
+        output_dir=str(tmp_path), histogram_steps=np.int64(5), histogram_buckets=np.int32(32)
+    )
+    assert (args.histogram_steps, args.histogram_buckets) == (5, 32)
+    assert type(args.histogram_buckets) is int

@@ -1,6 +1,7 @@
 """An error inside the telemetry is logged once, or raised when asked for."""
 
 import logging
+import signal
 
 import pytest
 
@@ -58,3 +59,15 @@ def test_an_error_is_raised_when_asked_for() -> None:
 def test_an_interrupt_always_passes() -> None:
     with pytest.raises(KeyboardInterrupt), Isolation("warn").guard("draw a panel"):
         raise KeyboardInterrupt
+
+
+def test_an_error_of_a_signal_handler_is_raised() -> None:
+    def too_late(number: int, frame: object) -> None:
+        raise TimeoutError("the time is over")
+
+    previous = signal.signal(signal.SIGUSR1, too_late)
+    try:
+        with pytest.raises(TimeoutError), Isolation("warn").guard("close the run"):
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)

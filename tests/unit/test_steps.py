@@ -113,7 +113,7 @@ def test_a_step_inside_a_step_is_observed_once() -> None:
     assert [moment for moment, _ in observer.calls].count("gradients_ready") == 1
 
 
-def test_a_step_that_raises_shows_nothing_and_ends_no_later_one() -> None:
+def test_a_step_that_raises_shows_nothing_and_stops_no_other() -> None:
     loop = Loop()
     observer, steps = observed(loop)
 

@@ -225,3 +225,17 @@ def test_only_the_secrets_of_training_arguments_are_hidden(tmp_path: Path) -> No
     with RunWriter(str(tmp_path / "run")) as writer:
         writer.add_text("args", redacted_json(said))
     assert SECRET.encode() not in event_files(tmp_path)[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("password=Tr0ub4dor&3xyzzy", "password=<hidden>"),
+        ("password: Tr0ub4dor&3xyzzy", "password: <hidden>"),
+        ("DB_PASS=ab;cd,ef", "DB_PASS=<hidden>"),
+        ("?password=abc&user=joe", "?password=<hidden>&user=joe"),
+        ("password=abc, user=joe", "password=<hidden>, user=joe"),
+    ],
+)
+def test_marks_inside_a_password_do_not_end_it(text: str, shown: str) -> None:
+    assert redacted_text(text) == shown

@@ -218,7 +218,7 @@ def test_no_debug_message_of_a_session_has_a_secret(
     run.close()
 
 
-def test_an_error_in_the_search_for_a_run_begins_a_new_one(
+def test_an_error_in_the_search_for_runs_begins_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: object) -> None:
