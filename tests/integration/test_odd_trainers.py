@@ -109,7 +109,7 @@ def test_a_model_removed_while_building_is_no_error(tmp_path: Path) -> None:
 # ---- Copies and what stays alive ----
 
 
-def test_a_copy_of_a_trainer_has_a_run_of_its_own(tmp_path: Path) -> None:
+def test_a_copied_trainer_has_one_run_of_its_own(tmp_path: Path) -> None:
     made = trainer(TBTrainer, ours(tmp_path))
     copy.deepcopy(made).train()
     assert len(list((tmp_path / "runs").iterdir())) == 1
@@ -232,7 +232,7 @@ def test_a_callback_may_replace_training_step(removes: bool, tmp_path: Path) -> 
     assert ("training_step" in vars(made)) is not removes
 
 
-def test_a_metric_that_is_no_number_does_not_stop_a_checkpoint(tmp_path: Path) -> None:
+def test_a_metric_that_is_text_stops_no_checkpoint(tmp_path: Path) -> None:
     class LogsText(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 5:

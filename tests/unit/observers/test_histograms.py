@@ -116,8 +116,9 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Histograms:
 
 
 def reached(observer: Histograms) -> list[tuple[str, bool]]:
-    assert isinstance(observer._reduction, Counted)
-    return observer._reduction.reached
+    assert observer._watched is not None
+    assert isinstance(observer._watched.reduction, Counted)
+    return observer._watched.reduction.reached
 
 
 def test_gradients_that_could_not_be_read_reach_both_reductions(sharded: Histograms) -> None:
