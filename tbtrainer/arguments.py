@@ -53,7 +53,8 @@ class TensorBoardArguments:
             `TENSORBOARD_LOGGING_DIR`, or if that is not set, `{output_dir}/runs/{time}_{host}`.
         histogram_strategy: When a snapshot of the tensors is taken: `"no"`, `"steps"` (every
             `histogram_steps`) or `"epoch"` (at the end of each). `"steps"` and `"epoch"` also take
-            one at the last step of the training.
+            one at the last step of the training. With a dataset of unknown length there is no epoch
+            to count, and `"epoch"` takes that one alone.
         histogram_steps: Optimizer steps between two snapshots. A value below 1 is a ratio of all
             steps of the training. The default, 0.02, gives 50 snapshots, about as many as
             TensorBoard shows of a histogram.

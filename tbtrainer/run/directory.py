@@ -60,8 +60,9 @@ def check_run_directory(path: str) -> None:
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
-            f"logging_dir={shown(path)} cannot be written to: no permission for {shown(existing)}. "
-            "Set logging_dir to another directory, or change the permissions of this one."
+            f"logging_dir={shown(path)} cannot be written to: {shown(existing)} is read-only for "
+            "this process, by its permissions or because its file system is mounted so. Set "
+            "logging_dir to another directory, or make this one writable."
         )
     longest = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     for name in os.path.relpath(os.path.abspath(path), existing).split(os.sep):

@@ -243,7 +243,7 @@ def test_a_metric_that_is_text_stops_no_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-5" / "tensorboard_run.json").exists()
 
 
-def test_a_logging_step_at_the_end_of_an_epoch_is_shown_once(tmp_path: Path) -> None:
+def test_a_logging_step_that_ends_an_epoch_is_shown_once(tmp_path: Path) -> None:
     class LogsAtTheEnd(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             control.should_log = True
