@@ -110,8 +110,8 @@ class FaultReport:
             self._logged_lost.add(what)
         logger.warning(
             "The event file in %s %s. Training continues, and later records are written to a new "
-            "event file there. Records that were in the old file are not written again. If the whole "
-            "run directory was deleted, a training that is resumed later begins a new run.",
+            "event file there. Records that were in the old file are not written again. If the "
+            "whole directory was deleted, a training that is resumed later begins a new run.",
             self._place,
             what,
         )

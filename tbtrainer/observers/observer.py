@@ -16,10 +16,10 @@ class Gradients:
 
     Attributes:
         parts: The part of each gradient that this rank counts, in the order of
-            `Training.parameters.rows`. `None` where other ranks count all of it, where the parameter
-            has no gradient, and where it could not be read; for the last, the reason is in
-            `Training.parameters.unread_gradients`. These are the training's own tensors: do not change them, and
-            do not keep them after the call.
+            `Training.parameters.rows`. `None` where other ranks count all of it, where the
+            parameter has no gradient, and where it could not be read; for the last, the reason is
+            in `Training.parameters.unread_gradients`. These are the training's own tensors: do not
+            change them, and do not keep them after the call.
         loss_scale: What the gradients are still multiplied by under float16, a scalar tensor;
             `None` without a loss scale.
     """
