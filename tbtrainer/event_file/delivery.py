@@ -71,11 +71,14 @@ class Delivery:
                 self._wait_without_fault(lambda: not self._queue.has_room(record), seconds)
             self._queue.put(record, is_scalar)
             self._start_if_needed()
-            counters, busy_since = self._queue.counters, self._waiting.busy_since
+            dropped = self._queue.counters if self._queue.has_dropped else None
+            busy_since = self._waiting.busy_since
             self._changed.notify_all()
         # Outside the lock: a handler of log messages may write to the run, which takes the lock.
-        self._report.note_dropped(counters)
-        self._report.note_silence(busy_since)
+        if dropped is not None:
+            self._report.note_dropped(dropped)
+        if busy_since is not None:
+            self._report.note_silence(busy_since)
 
     def flush(self, seconds: float | None, sync: bool) -> bool:
         """Waits until the records added so far are written; see `EventFileWriter.flush`."""

@@ -59,6 +59,11 @@ class RecordQueue:
         """How many records were written, wait, or were dropped so far."""
         return Counters(self._written, len(self), self._dropped)
 
+    @property
+    def has_dropped(self) -> bool:
+        """Whether any record was dropped so far."""
+        return self._dropped > 0
+
     def is_oversized(self, record: bytes) -> bool:
         """Whether a record is larger than the whole queue."""
         return len(record) + RECORD_OVERHEAD_BYTES > self._limit

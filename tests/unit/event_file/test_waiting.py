@@ -82,5 +82,5 @@ def test_the_documentation_has_the_limits_of_the_code() -> None:
     }
     for who, seconds in rows.items():
         assert f"| {who} | {seconds:g} s" in page
-    assert f"A call that has lasted {waiting.HUNG_SECONDS:g} s counts as hung" in page
-    assert f"one that has lasted {waiting.REMOTE_HUNG_SECONDS:g} s" in page
+    assert f"A call of the disk that has lasted {waiting.HUNG_SECONDS:g} s counts as hung" in page
+    assert f"For an object store the limit is {waiting.REMOTE_HUNG_SECONDS:g} s" in page
