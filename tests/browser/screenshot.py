@@ -16,7 +16,7 @@ from tests.browser.chromium import Page, chromium
 from tests.tensorboard_server import tensorboard
 
 SHOWN = (
-    "^(eval/accuracy|grad_norm/(total|bert.encoder.layer.0)"
+    "^(eval/accuracy|grad_norm/total|grad_norm_per_block/bert.encoder.layer.0"
     "|gradients/(bert.embeddings.LayerNorm.bias|bert.encoder.layer.0.attention.output.LayerNorm.bias"
     "|classifier.weight)"
     "|parameters/(bert.encoder.layer.0.attention.self.query.weight"
