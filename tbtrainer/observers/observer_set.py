@@ -104,10 +104,12 @@ class ObserverSet(Observer):
         self._last_gradients = self._last_step = self._last_logging = self._last_run_end = -1
         # Now, so that `close` reaches the observers if an error passes.
         self.training = training
-        failed = [training is None] + [
-            training is not None and not self._call(observer, Observer.run_begins, step, training)
-            for observer in self._observers
-        ]
+        with torch.no_grad():
+            failed = [training is None] + [
+                training is not None
+                and not self._call(observer, Observer.run_begins, step, training)
+                for observer in self._observers
+            ]
         names = ["", *(type(observer).__qualname__ for observer in self._observers)]
         not_described, *left_out = failed_on_any_rank(names, failed, 1 + self._given)
         if not_described:
@@ -208,23 +210,29 @@ class ObserverSet(Observer):
         return self._call_all(moment, step, *facts) if self.is_observing else ()
 
     def _call_all(self, moment: Moment, step: int, *facts: Any) -> tuple[()]:
-        for observer in self._observers:
-            if _overrides(type(observer), moment) and id(observer) not in self._left_out:
-                self._call(observer, moment, step, *facts)
+        called = [
+            observer
+            for observer in self._observers
+            if _overrides(type(observer), moment) and id(observer) not in self._left_out
+        ]
+        if called:
+            # Once for all: this runs several times per step.
+            with self._clock.measured(), torch.no_grad():
+                for observer in called:
+                    self._call(observer, moment, step, *facts)
         return ()
 
     def _call(self, observer: Observer, moment: Moment, step: int, *facts: Any) -> bool:
         """Calls one observer and writes its records; returns whether no error occurred."""
-        # Not `guarded`: this runs several times per step, and its phrase is seldom needed.
-        with self._clock.measured(), torch.no_grad():
-            try:
-                records = list(getattr(observer, moment.__name__)(step, *facts) or ())
-                if records and self._writes:
-                    self._write_or_defer(records, step, _what(observer, moment))
-                return True
-            except Exception as error:
-                self._isolation.report(_what(observer, moment), error)
-                return False
+        # Not `guarded`, whose phrase is seldom needed.
+        try:
+            records = list(getattr(observer, moment.__name__)(step, *facts) or ())
+            if records and self._writes:
+                self._write_or_defer(records, step, _what(observer, moment))
+            return True
+        except Exception as error:
+            self._isolation.report(_what(observer, moment), error)
+            return False
 
     def _write_or_defer(self, records: list[Record], step: int, what: str) -> None:
         ready = [record for record in records if not isinstance(record, Deferred)]
