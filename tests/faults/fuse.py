@@ -38,7 +38,7 @@ class HangingDisk:
 
 def hang(server: int) -> None:
     """Stops a server, and returns when it has stopped."""
-    os.kill(server, signal.SIGSTOP)
+    os.kill(server, signal.SIGUSR1)
     while Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.001)
 

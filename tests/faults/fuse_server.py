@@ -3,7 +3,9 @@
     python -I fuse_server.py DIRECTORY
 
 It mounts itself on the directory, prints "mounted", and serves until it is killed; that ends the
-mount's calls with an error. While the process is stopped (SIGSTOP) every call on the mount hangs.
+mount's calls with an error. While the process is stopped every call on the mount hangs. It is
+stopped by SIGUSR1, which it obeys between two requests: a process whose request has been read but
+not answered cannot be killed. SIGCONT lets it continue.
 The kernel may cache nothing, so that every call reaches this process. The structures are those of
 `linux/fuse.h`, protocol 7.31.
 """
@@ -11,6 +13,7 @@ The kernel may cache nothing, so that every call reaches this process. The struc
 import ctypes
 import errno
 import os
+import select
 import signal
 import stat
 import struct
@@ -158,7 +161,7 @@ def _first(given: bytes) -> int:
 
 def mount(directory: str) -> int:
     """Mounts a FUSE file system, and returns the descriptor on which its requests come."""
-    device = os.open("/dev/fuse", os.O_RDWR)
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"memory", os.fsencode(directory), b"fuse", 0, options) != 0:
@@ -166,10 +169,22 @@ def mount(directory: str) -> int:
     return device
 
 
-def serve(device: int) -> None:
+def stop_when_asked() -> int:
+    """Has SIGUSR1 written to a pipe, and returns the end from which it is read."""
+    asked, asks = os.pipe()
+    os.set_blocking(asks, False)
+    signal.set_wakeup_fd(asks)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    return asked
+
+
+def serve(device: int, asked: int) -> None:
     """Answers requests until the file system is unmounted."""
     files = MemoryFileSystem()
     while True:
+        if asked in select.select([device, asked], [], [])[0]:
+            os.read(asked, 1)
+            os.kill(os.getpid(), signal.SIGSTOP)
         try:
             request = os.read(device, MAX_WRITE + 4096)
         except OSError as error:
@@ -203,6 +218,7 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    stops = stop_when_asked()
     opened = mount(sys.argv[1])
     print("mounted", flush=True)
-    serve(opened)
+    serve(opened, stops)

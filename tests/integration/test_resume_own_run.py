@@ -176,7 +176,7 @@ def test_a_checkpoint_of_a_deleted_run_begins_a_run(
     shutil.rmtree(tmp_path / "runs")
     with caplog.at_level(logging.WARNING):
         resumed(tmp_path)
-    assert caplog.text.count("begins a new run") == 1
+    assert caplog.text.count("continues from the checkpoint and begins a new run") == 1
     assert loss_steps(tmp_path) == [10]
 
 

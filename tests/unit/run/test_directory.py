@@ -50,7 +50,7 @@ def test_a_directory_without_permission_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(ValueError, match="no permission"):
+    with pytest.raises(ValueError, match="is read-only for this process"):
         check_run_directory(str(tmp_path / "run"))
 
 
