@@ -6,7 +6,7 @@ COMMIT = "4b1d7e8a9c0f2e3d5b6a7c8d9e0f1a2b3c4d5e6f"
 DIGEST = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 RUN = "0a9d2f6e4b7c4c1e8f3b5d6a7e8c9f01"
 UUID = "7f9c2ba4-e88f-4d2c-9a76-3f1e5b8d0c42"
-CACHED_MODEL = f"/root/.cache/huggingface/hub/models--bert-base-uncased/snapshots/{COMMIT}"
+CACHED_MODEL = f"/home/user/.cache/huggingface/hub/models--bert-base-uncased/snapshots/{COMMIT}"
 
 # Pairs of a key and a value, each shown as it is.
 HARMLESS: list[tuple[str, Any]] = [

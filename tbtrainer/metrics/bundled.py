@@ -5,6 +5,7 @@ a ratio is undefined because its denominator is 0, they return 0.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -68,16 +69,16 @@ class Accuracy(BundledMetric):
         return {"accuracy": float(np.mean(predictions == references))}
 
 
-class _PerClassMetric(BundledMetric):
+class _PerClassMetric(BundledMetric, ABC):
     """Base of precision, recall and F1: a ratio per class, then an average over classes."""
 
     columns = CLASSES
     key = ""
 
     @staticmethod
+    @abstractmethod
     def ratio(hits: NDArray, predicted: NDArray, actual: NDArray) -> NDArray:
         """Returns the metric from counts of hits, predictions and references, per class."""
-        raise NotImplementedError
 
     def score(
         self,

@@ -152,7 +152,7 @@ def fsdp1(
 
 
 def summoned(case: Case) -> Case:
-    """The same case, with references read while FSDP1 has all parameters gathered."""
+    """Returns a case whose references are read while FSDP1 has all parameters gathered."""
 
     def full_parameters(table: ParameterTable) -> list[Tensor | None]:
         with FullyShardedDataParallel.summon_full_params(case.model, writeback=False):

@@ -195,7 +195,7 @@ def compare(
 
 
 def _reference(tensor: Tensor | None, loss_scale: Tensor | None) -> dict[str, float]:
-    """The same numbers by the shortest way, in float64."""
+    """Returns the statistics of a tensor, computed in float64 by the shortest way."""
     if tensor is None:
         tensor = torch.zeros(0)
     values = tensor.detach().double().flatten()

@@ -1,6 +1,6 @@
 """Reads tensors of a device without float64, such as Apple's MPS, in main memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -38,9 +38,8 @@ class HostCopyReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
-        for batch in batches(rows, tensors, _MOST_COPIED):
-            copies = batch.values.to(torch.device("cpu")).split(batch.sizes)
-            self._cpu.measure_into(out, batch.rows, copies, loss_scale)
+        for copied_rows, copies in _copies(rows, tensors):
+            self._cpu.measure_into(out, copied_rows, copies, loss_scale)
 
     def linear_into(
         self,
@@ -52,6 +51,13 @@ class HostCopyReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        for batch in batches(rows, tensors, _MOST_COPIED):
-            copies = batch.values.to(torch.device("cpu")).split(batch.sizes)
-            self._cpu.linear_into(out, batch.rows, copies, minimum, maximum, loss_scale)
+        for copied_rows, copies in _copies(rows, tensors):
+            self._cpu.linear_into(out, copied_rows, copies, minimum, maximum, loss_scale)
+
+
+def _copies(
+    rows: Sequence[int], tensors: Sequence[Tensor]
+) -> Iterator[tuple[Sequence[int], Sequence[Tensor]]]:
+    """Copies tensors to main memory in batches. Yields the rows and the copies of each batch."""
+    for batch in batches(rows, tensors, _MOST_COPIED):
+        yield batch.rows, batch.values.to(torch.device("cpu")).split(batch.sizes)
