@@ -1,13 +1,9 @@
 """Rewinding takes out what comes after a step, and loses no record."""
 
 import errno
-import fcntl
 import itertools
 import os
 import shutil
-import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +13,12 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tbtrainer.event_file.local_storage import LocalStorage
-from tbtrainer.event_file.records import whole_records
 from tbtrainer.run import RunWriter, claim_run_directory, rewind
 from tbtrainer.run.rewind import RewindIncomplete
 from tests.events import event_files, events, steps_in
 from tests.faults.disk import may_mount, small_disk
+from tests.rewinding import contents, crashed_at, records, written
 from tests.tensorboard_server import tensorboard
-
-
-def written(directory: Path, steps: list[int], purge_step: int | None = None) -> None:
-    writer = RunWriter(str(directory), purge_step)
-    for step in steps:
-        writer.add_scalar("value", step, step)
-    writer.close()
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,10 +54,6 @@ def test_a_torn_end_is_cut_off_and_kept(tmp_path: Path) -> None:
     assert any("removed" in path.name for path in tmp_path.iterdir())
 
 
-class Crash(BaseException):
-    pass
-
-
 def test_a_rewind_after_a_crash_at_any_call_loses_nothing(tmp_path: Path) -> None:
     def prepared(name: str) -> Path:
         run = tmp_path / name
@@ -94,42 +75,6 @@ def test_a_rewind_after_a_crash_at_any_call_loses_nothing(tmp_path: Path) -> Non
         rewind(str(run), 5)
         assert contents(run) == contents(expected)
     assert moment >= 8
-
-
-def records(path: Path) -> list[bytes]:
-    with open(path, "rb") as file:
-        return list(whole_records(file))
-
-
-def crashed_at(moment: int, run: Path, kill: bool = False) -> bool:
-    """Rewinds, and ends at the call of this number that changes the disk.
-
-    Args:
-        moment: The number of the call.
-        run: The run directory.
-        kill: Whether the process ends there, so that it cleans up after nothing.
-    """
-    calls = itertools.count()
-    originals = {name: getattr(os, name) for name in ("fsync", "replace", "open", "chmod")}
-
-    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) == moment:
-                if kill:
-                    os._exit(9)
-                raise Crash
-            return original(*args, **kwargs)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patched:
-        for name, original in originals.items():
-            patched.setattr(os, name, watched(original))
-        try:
-            rewind(str(run), 5)
-        except Crash:
-            return True
-    return False
 
 
 def test_sessions_after_the_step_leave_no_start_behind(tmp_path: Path) -> None:
@@ -252,139 +197,6 @@ def test_an_unreadable_file_is_named_and_the_others_are_rewound(
     with pytest.raises(RewindIncomplete, match=r"tfevents\.1\.foreign: .*Permission denied"):
         rewind(str(tmp_path), 5)
     assert steps_in(tmp_path) == list(range(6))
-
-
-# ---- Two processes at once ----
-
-
-def test_a_second_rewind_waits_for_the_first(tmp_path: Path) -> None:
-    written(tmp_path, list(range(10)))
-    first = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(first, fcntl.LOCK_EX)
-    second = threading.Thread(target=rewind, args=(str(tmp_path), 5))
-    second.start()
-    second.join(0.3)
-    assert second.is_alive()
-    assert steps_in(tmp_path) == list(range(10))
-    os.close(first)
-    second.join()
-    assert steps_in(tmp_path) == list(range(6))
-
-
-def test_a_rewind_kept_waiting_too_long_changes_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules["tbtrainer.run.rewind"], "_LOCK_SECONDS", 0.1)
-    written(tmp_path, list(range(10)))
-    first = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(first, fcntl.LOCK_EX)
-    with pytest.raises(TimeoutError, match="another process"):
-        rewind(str(tmp_path), 5)
-    os.close(first)
-    assert steps_in(tmp_path) == list(range(10))
-
-
-def rewind_and_die(run: Path, moment: int) -> None:
-    """Rewinds in another process, which is killed at the call of this number."""
-    child = os.fork()
-    if child == 0:
-        os._exit(9 if crashed_at(moment, run, kill=True) else 0)
-    os.waitpid(child, 0)
-
-
-@pytest.mark.parametrize("locks", [True, False])
-def test_a_rewind_beside_a_killed_one_loses_no_record(
-    locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not locks:
-
-        def unsupported(*args: object) -> None:
-            raise OSError(errno.ENOLCK, "No locks available")
-
-        monkeypatch.setattr(fcntl, "flock", unsupported)
-    written(tmp_path / "original", list(range(100)))
-    everything = {r for path in (tmp_path / "original").iterdir() for r in records(path)}
-    for moment in range(14):
-        run = tmp_path / str(moment)
-        shutil.copytree(tmp_path / "original", run)
-        rewind_and_die(run, moment)
-        rewind(str(run), 5)
-        assert steps_in(run) == list(range(6))
-        assert {r for path in run.iterdir() for r in records(path)} == everything
-        if locks:
-            assert not [path for path in run.iterdir() if path.name.endswith(".being-written")]
-
-
-def test_two_rewinds_at_once_without_locks_lose_no_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unsupported(*args: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    written(tmp_path, list(range(100)))
-    everything = {r for path in tmp_path.iterdir() for r in records(path)}
-    half_done, continued = threading.Event(), threading.Event()
-    fsync = os.fsync
-
-    def paused(descriptor: int) -> None:
-        if threading.current_thread() is first and not half_done.is_set():
-            half_done.set()
-            continued.wait()
-        fsync(descriptor)
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    monkeypatch.setattr(os, "fsync", paused)
-    first = threading.Thread(target=rewind, args=(str(tmp_path), 5))
-    first.start()
-    half_done.wait()
-    rewind(str(tmp_path), 5)
-    continued.set()
-    first.join()
-    assert steps_in(tmp_path) == list(range(6))
-    assert {r for path in tmp_path.iterdir() for r in records(path)} == everything
-
-
-def test_records_written_during_a_rewind_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written(tmp_path, list(range(10)))
-    (file,) = event_files(tmp_path)
-    written(tmp_path / "late", [20, 21])
-    late = records(event_files(tmp_path / "late")[0])[-2:]
-    shutil.rmtree(tmp_path / "late")
-    replace, waiting = os.replace, iter(late)
-
-    with open(file, "ab", buffering=0) as appending:
-
-        def replaced(source: str, target: str) -> None:
-            # Once before the file is replaced and once after.
-            if record := next(waiting, None):
-                appending.write(record)
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", replaced)
-        rewind(str(tmp_path), 5)
-    assert steps_in(tmp_path) == list(range(6))
-    kept = {record for path in tmp_path.iterdir() for record in records(path)}
-    assert set(late) <= kept
-
-
-def test_a_record_completed_during_a_rewind_stays_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written(tmp_path, list(range(10)))
-    (file,) = event_files(tmp_path)
-    content = file.read_bytes()
-    file.write_bytes(content[:-5])
-    opened = LocalStorage.stage
-
-    def completed(storage: LocalStorage, like: str) -> Any:
-        file.write_bytes(content)
-        return opened(storage, like)
-
-    monkeypatch.setattr(LocalStorage, "stage", completed)
-    rewind(str(tmp_path), 9)
-    assert steps_in(tmp_path) == list(range(10))
 
 
 # ---- What was taken out earlier ----
