@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tbtrainer.observers.loss_scale import loss_scale_of
 from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.training import Training
+from tbtrainer.wrapping import wrapped_on_instance
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ObservedSteps:
         self._model: nn.Module | None = None
         # Holds the wrapper around DeepSpeed's `engine.step` while a training is observed.
         self._engine_step = ExitStack()
-        self._is_in_step = False
+        self._is_in_step = self._is_in_loss = False
         # The step after which `training_step` has not been called; `None` once it has been.
         self._unseen_from: int | None = None
 
@@ -50,22 +50,41 @@ class ObservedSteps:
 
     @contextmanager
     def outermost_observed(self) -> Iterator[None]:
-        """Wraps the trainer's outermost `training_step` while open.
+        """Wraps the trainer's outermost methods of a step while open.
 
         A subclass may override `training_step` without calling `super()`. Its gradients are
         observed as well, because the wrapper is an attribute of the instance.
         """
-        own = vars(self._trainer)
-        before = own.get("training_step")
-        observed = own["training_step"] = partial(self.observed_step, self._trainer.training_step)
-        try:
+        with (
+            wrapped_on_instance(self._trainer, "get_batch_samples", self._observed_fetch),
+            wrapped_on_instance(self._trainer, "training_step", self.observed_step),
+            wrapped_on_instance(self._trainer, "compute_loss", self._observed_forward),
+        ):
             yield
+
+    def _observed_fetch(self, fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a `get_batch_samples`, and shows when the data was requested and received."""
+        self._observers.data_requested(self.count + 1)
+        fetched = fetch(*args, **kwargs)
+        self._observers.data_received(self.count + 1, fetched[0])
+        return fetched
+
+    def _observed_forward(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a `compute_loss`, and shows the loss if this is the forward pass of a step.
+
+        An evaluation computes losses too, and one `compute_loss` may call another.
+        """
+        if not self._is_in_step or self._is_in_loss:
+            return compute(*args, **kwargs)
+        self._is_in_loss = True
+        try:
+            computed = compute(*args, **kwargs)
         finally:
-            # Unless a callback has replaced it meanwhile.
-            if own.get("training_step") is observed:
-                del own["training_step"]
-                if before is not None:
-                    own["training_step"] = before
+            self._is_in_loss = False
+        loss = computed[0] if isinstance(computed, tuple) else computed
+        if isinstance(loss, Tensor):
+            self._observers.forward_done(self.count + 1, loss)
+        return computed
 
     def observed_step(self, take: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Calls a `training_step`, then shows its loss and the gradients if they are complete.

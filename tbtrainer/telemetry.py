@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from transformers.integrations import TensorBoardCallback
@@ -18,7 +19,7 @@ from tbtrainer.isolation import Isolation
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
-from tbtrainer.observers.observer import EvaluationBatch
+from tbtrainer.observers.observer import Evaluation, EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
 from tbtrainer.sharding.parameter_names import clean_names
@@ -63,6 +64,8 @@ class Telemetry:
         self._uses = 0
         # Whether `train` has begun its run. An attempt after a failed one continues it.
         self._run_has_begun = False
+        # Prefixes of the evaluations that are running now, one inside the other.
+        self._open_evaluations: list[str] = []
         # Calls of `log` that are running now, one inside the other.
         self._open_logs = 0
         # Directory of the checkpoint that is being saved, until it is marked.
@@ -86,10 +89,40 @@ class Telemetry:
     # ---- A run ----
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Keeps the run's files open during an evaluation, which may be inside a training."""
+    def prediction(self) -> Iterator[None]:
+        """Keeps the run's files open during a prediction, which may be inside a training."""
         with self._in_use(self.run.release):
             yield
+
+    @contextmanager
+    def evaluation(self, prefix: str) -> Iterator[Callable[[dict[str, float]], None]]:
+        """Shows the beginning and the end of an evaluation, which may be inside a training.
+
+        Args:
+            prefix: The `metric_key_prefix` of `evaluate`.
+
+        Yields:
+            A function to be called with the metrics when the evaluation has ended.
+        """
+        # `evaluate` with a dictionary of datasets calls itself, with the prefix of each.
+        outer = self._open_evaluations[-1] if self._open_evaluations else None
+        dataset = None if outer is None else prefix.removeprefix(f"{outer}_")
+        began = time.perf_counter()
+
+        def ended(metrics: dict[str, float]) -> None:
+            seconds = time.perf_counter() - began
+            evaluation = Evaluation(
+                MappingProxyType(dict(metrics)), dataset, seconds, outer is not None
+            )
+            self.observers.evaluation_ended(self.steps.count, evaluation)
+
+        with self._in_use(self.run.release):
+            self._open_evaluations.append(prefix)
+            try:
+                self.observers.evaluation_begins(self.steps.count, dataset)
+                yield ended
+            finally:
+                self._open_evaluations.pop()
 
     @contextmanager
     def _in_use(self, close: Callable[[], None]) -> Iterator[None]:
@@ -192,13 +225,10 @@ class Telemetry:
         with self.observers.guarded("observe an evaluation batch"):
             self.observers.evaluation_batch(self.steps.count, EvaluationBatch(inputs, *predicted))
 
-    def evaluation_ended(self, metrics: dict[str, float]) -> None:
-        """Shows the metrics of an evaluation that has ended."""
-        self.observers.evaluation_ended(self.steps.count, metrics)
-
     @contextmanager
     def checkpoint(self, trial: Any) -> Iterator[None]:
         """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
+        self.observers.checkpoint_begins(self.steps.count)
         with self.observers.guarded("flush the run before a checkpoint"):
             self.observers.drain()
             self.run.flush(CHECKPOINT_SECONDS)

@@ -141,14 +141,16 @@ class TBTrainerMixin(_AnyTrainer):
         That holds before, during and after training. When it returns, what it logged is in the
         event file. Outside of a training the event file is closed again.
         """
-        with self._tb.evaluation():
+        # By position in the signature of transformers 4.57 and 5.
+        prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
+        with self._tb.evaluation(prefix) as ended:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-            self._tb.evaluation_ended(metrics)
+            ended(metrics)
             return metrics
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predicts as `Trainer.predict` does. Outside a training no event file stays open."""
-        with self._tb.evaluation():
+        with self._tb.prediction():
             return super().predict(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:

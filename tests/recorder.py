@@ -50,6 +50,8 @@ class Recorder:
         training = Training(
             model=nn.Module(),
             unwrapped_model=nn.Module(),
+            optimizer=None,
+            accelerator=None,
             training_arguments=TrainingArguments(output_dir="unused", report_to="none"),
             arguments=TensorBoardArguments(**arguments),
             parameters=table,

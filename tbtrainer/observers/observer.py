@@ -46,6 +46,24 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """An evaluation that has ended.
+
+    Attributes:
+        metrics: What `evaluate` returns.
+        dataset: The key of its dataset in a dictionary of datasets; `None` without a dictionary.
+        seconds: The time that it took on this rank.
+        is_part: Whether it is the evaluation of one dataset of several. An evaluation of all of
+            them, with its own `seconds`, follows.
+    """
+
+    metrics: Mapping[str, float]
+    dataset: str | None
+    seconds: float
+    is_part: bool
+
+
+@dataclass(frozen=True)
 class EvaluationBatch:
     """One predicted batch of this rank in an evaluation, on its device, before ranks gather.
 
@@ -100,6 +118,31 @@ class Observer:
         """
         return None
 
+    def data_requested(self, step: int) -> Records | None:
+        """Is called before the training loop fetches the micro-batches of optimizer step `step`.
+
+        Not called for the first step of a training: the model is not known before it.
+        """
+        return None
+
+    def data_received(self, step: int, micro_batches: Sequence[Any]) -> Records | None:
+        """Is called when the micro-batches of optimizer step `step` have been fetched.
+
+        Args:
+            step: The step that will be taken with them, counted from 1.
+            micro_batches: What this rank's data loader gave, as many as there are until the step.
+        """
+        return None
+
+    def forward_done(self, step: int, loss: Tensor) -> Records | None:
+        """Is called after each forward pass of the training, before its backward pass.
+
+        Args:
+            step: The optimizer step that this micro-batch is a part of, counted from 1.
+            loss: What `Trainer.compute_loss` returned, a scalar on the device, with its graph.
+        """
+        return None
+
     def micro_batch_taken(self, step: int, loss: Tensor) -> Records | None:
         """Is called after each forward and backward pass.
 
@@ -119,7 +162,10 @@ class Observer:
         return None
 
     def step_taken(self, step: int) -> Records | None:
-        """Is called after optimizer step `step`, when the gradients have been discarded."""
+        """Is called after optimizer step `step`, when the gradients have been discarded.
+
+        `Training.was_step_skipped` says whether it was left out, as after an overflow of float16.
+        """
         return None
 
     def logging_step(self, step: int) -> Records | None:
@@ -138,18 +184,53 @@ class Observer:
         """
         return None
 
+    def evaluation_begins(self, step: int, dataset: str | None) -> Records | None:
+        """Is called before an evaluation, also outside of training.
+
+        Args:
+            step: Optimizer steps taken so far.
+            dataset: As in `Evaluation`.
+        """
+        return None
+
     def evaluation_batch(self, step: int, batch: EvaluationBatch) -> Records | None:
         """Is called after the prediction of each batch, in `evaluate` and in `predict`."""
         return None
 
-    def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> Records | None:
-        """Is called with the metrics that `evaluate` returns, also outside of training."""
+    def evaluation_ended(self, step: int, evaluation: Evaluation) -> Records | None:
+        """Is called when `evaluate` has its metrics, also outside of training."""
+        return None
+
+    def checkpoint_begins(self, step: int) -> Records | None:
+        """Is called before a checkpoint is saved, on every rank.
+
+        Here an observer may wait for the device.
+        """
         return None
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records | None:
         """Is called after a checkpoint was saved, on the ranks that find its directory.
 
         Without a shared disk these are not all ranks, so do not communicate here.
+        """
+        return None
+
+    def state(self) -> dict[str, Any] | None:
+        """Returns what the observer needs after a resume; `None` if it needs nothing.
+
+        It is stored in each checkpoint, on world rank zero.
+
+        Returns:
+            Values that JSON can hold, a few kilobytes at most.
+        """
+        return None
+
+    def load_state(self, state: Any) -> None:
+        """Is called after `run_begins` of a training that is resumed, on world rank zero.
+
+        Args:
+            state: What `state` returned when the checkpoint was saved. Check it: a checkpoint may
+                come from anybody.
         """
         return None
 

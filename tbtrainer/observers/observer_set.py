@@ -1,7 +1,7 @@
 """All observers of a trainer: calls them at each moment and writes the records they return."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -14,11 +14,13 @@ from tbtrainer.observers.background import Background
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.observer import (
     Checkpoint,
+    Evaluation,
     EvaluationBatch,
     Gradients,
     Observer,
     Training,
 )
+from tbtrainer.observers.observer_states import load_states, states_of
 from tbtrainer.records import Deferred, Record, Records
 from tbtrainer.sharding.agreement import failed_on_any_rank
 
@@ -61,7 +63,11 @@ class ObserverSet(Observer):
         self._clock = clock
         self._background = Background(write, isolation)
         self.training: Training | None = None
+        # What the observers stored in the checkpoint that is resumed, by name.
+        self.saved_states: Mapping[str, Any] = {}
         self._left_out: set[int] = set()
+        # The observers to call, by moment. Looked up once, because some moments are in every step.
+        self._called: dict[Moment, list[Observer]] = {}
         self._last_gradients = self._last_step = self._last_logging = self._last_run_end = -1
 
     def add(self, observer: Observer) -> None:
@@ -78,6 +84,7 @@ class ObserverSet(Observer):
                 f"{observer!r}."
             )
         self._observers.append(observer)
+        self._called = {}
         if self.training is not None:
             step = max(self._last_step, 0)
             if not self._call(observer, Observer.run_begins, step, self.training):
@@ -100,7 +107,7 @@ class ObserverSet(Observer):
             training: `None` if this rank could not describe the training. The rank then still takes
                 part in the collective, and no moment of the training is observed on any rank.
         """
-        self._left_out = set()
+        self._left_out, self._called = set(), {}
         self._last_gradients = self._last_step = self._last_logging = self._last_run_end = -1
         # Now, so that `close` reaches the observers if an error passes.
         self.training = training
@@ -123,8 +130,23 @@ class ObserverSet(Observer):
                 "another rank if not on this one.",
                 type(observer).__qualname__,
             )
+        self._called = {}
+        if training is not None and self._writes:
+            load_states(self._in_use(), self.saved_states, self._isolation)
         self._clock.restart()
         return ()
+
+    def data_requested(self, step: int) -> tuple[()]:
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.data_requested, step)
+
+    def data_received(self, step: int, micro_batches: Sequence[Any]) -> tuple[()]:
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.data_received, step, micro_batches)
+
+    def forward_done(self, step: int, loss: Tensor) -> tuple[()]:
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.forward_done, step, loss)
 
     def micro_batch_taken(self, step: int, loss: Tensor) -> tuple[()]:
         """Calls the observers, in a training."""
@@ -169,17 +191,29 @@ class ObserverSet(Observer):
         """Calls the observers, in a training and outside of it."""
         return self._call_all(Observer.entry_logged, step, MappingProxyType(dict(entry)))
 
+    def evaluation_begins(self, step: int, dataset: str | None) -> tuple[()]:
+        """Calls the observers, in a training and outside of it."""
+        return self._call_all(Observer.evaluation_begins, step, dataset)
+
     def evaluation_batch(self, step: int, batch: EvaluationBatch) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
         return self._call_all(Observer.evaluation_batch, step, batch)
 
-    def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> tuple[()]:
+    def evaluation_ended(self, step: int, evaluation: Evaluation) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
-        return self._call_all(Observer.evaluation_ended, step, MappingProxyType(dict(metrics)))
+        return self._call_all(Observer.evaluation_ended, step, evaluation)
+
+    def checkpoint_begins(self, step: int) -> tuple[()]:
+        """Calls the observers, in a training and outside of it."""
+        return self._call_all(Observer.checkpoint_begins, step)
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> tuple[()]:
         """Calls the observers, in a training and outside of it."""
         return self._call_all(Observer.checkpoint_saved, step, checkpoint)
+
+    def states(self) -> dict[str, Any]:
+        """Returns what the observers need after a resume, by name."""
+        return states_of(self._in_use(), self._isolation)
 
     def drain(self) -> None:
         """Waits until all deferred records have reached the run."""
@@ -210,17 +244,19 @@ class ObserverSet(Observer):
         return self._call_all(moment, step, *facts) if self.is_observing else ()
 
     def _call_all(self, moment: Moment, step: int, *facts: Any) -> tuple[()]:
-        called = [
-            observer
-            for observer in self._observers
-            if _overrides(type(observer), moment) and id(observer) not in self._left_out
-        ]
+        called = self._called.get(moment)
+        if called is None:
+            called = [o for o in self._in_use() if _overrides(type(o), moment)]
+            self._called[moment] = called
         if called:
             # Once for all: this runs several times per step.
             with self._clock.measured(), torch.no_grad():
                 for observer in called:
                     self._call(observer, moment, step, *facts)
         return ()
+
+    def _in_use(self) -> list[Observer]:
+        return [o for o in self._observers if id(o) not in self._left_out]
 
     def _call(self, observer: Observer, moment: Moment, step: int, *facts: Any) -> bool:
         """Calls one observer and writes its records; returns whether no error occurred."""

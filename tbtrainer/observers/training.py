@@ -22,6 +22,9 @@ class Training:
     Attributes:
         model: The model as it is trained: wrapped, sharded, compiled, on its device.
         unwrapped_model: The model as it was given to the trainer.
+        optimizer: The optimizer as accelerate has wrapped it. Under DeepSpeed it may be a stand-in
+            without parameters, if the optimizer is in DeepSpeed's configuration.
+        accelerator: The trainer's `Accelerator`.
         training_arguments: Of the trainer.
         arguments: What is shown, as the user chose it.
         parameters: All parameters that can be read, and which part of each this rank counts.
@@ -33,6 +36,8 @@ class Training:
 
     model: nn.Module
     unwrapped_model: nn.Module
+    optimizer: Any
+    accelerator: Any
     training_arguments: TrainingArguments
     arguments: TensorBoardArguments
     parameters: ParameterTable
@@ -67,6 +72,8 @@ class Training:
         return cls(
             model=model,
             unwrapped_model=trainer.model,
+            optimizer=trainer.optimizer,
+            accelerator=trainer.accelerator,
             training_arguments=trainer.args,
             arguments=arguments,
             parameters=parameters,
@@ -75,6 +82,15 @@ class Training:
             max_grad_norm=trainer.args.max_grad_norm or 0.0,
             is_world_process_zero=is_zero,
         )
+
+    @property
+    def was_step_skipped(self) -> bool:
+        """Whether the last optimizer step left the parameters as they were, for an overflow.
+
+        float16 loss scalers do so, accelerate's and DeepSpeed's. Equal on every rank. It is known
+        on the host, so nothing waits for a device.
+        """
+        return bool(getattr(self.accelerator, "optimizer_step_was_skipped", False))
 
 
 def _own_schedule(trainer: Any, arguments: TensorBoardArguments) -> SnapshotSchedule:

@@ -1,7 +1,7 @@
 """An observer that a user adds: when it is called, what it writes, and what its errors do."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import Observer, TBTrainer, TBTrainingArguments
-from tbtrainer.observers.observer import Checkpoint, EvaluationBatch, Gradients
+from tbtrainer.observers.observer import Checkpoint, Evaluation, EvaluationBatch, Gradients
 from tbtrainer.observers.training import Training
 from tbtrainer.records import Deferred, Records, Scalar, Text
 from tests.events import event_files, scalars, texts
@@ -27,7 +27,9 @@ SHORT: dict[str, Any] = {
     "save_steps": 2,
 }
 MOMENTS = [
-    name for name, method in vars(Observer).items() if callable(method) and not name.startswith("_")
+    name
+    for name, method in vars(Observer).items()
+    if callable(method) and not name.startswith("_") and name not in ("state", "load_state")
 ]
 
 
@@ -44,6 +46,17 @@ class Everything(Observer):
     def run_begins(self, step: int, training: Training) -> Records:
         assert training.parameters.rows
         return self._called("run_begins", step)
+
+    def data_requested(self, step: int) -> Records:
+        return self._called("data_requested", step)
+
+    def data_received(self, step: int, micro_batches: Sequence[Any]) -> Records:
+        assert len(micro_batches) == 2
+        return self._called("data_received", step)
+
+    def forward_done(self, step: int, loss: torch.Tensor) -> Records:
+        assert loss.requires_grad
+        return self._called("forward_done", step)
 
     def micro_batch_taken(self, step: int, loss: torch.Tensor) -> Records:
         assert loss.ndim == 0
@@ -62,13 +75,20 @@ class Everything(Observer):
     def entry_logged(self, step: int, entry: Mapping[str, Any]) -> Records:
         return self._called("entry_logged", step)
 
+    def evaluation_begins(self, step: int, dataset: str | None) -> Records:
+        assert dataset is None
+        return self._called("evaluation_begins", step)
+
     def evaluation_batch(self, step: int, batch: EvaluationBatch) -> Records:
         assert batch.loss is not None and batch.inputs["input_ids"].shape[0] == 16
         return self._called("evaluation_batch", step)
 
-    def evaluation_ended(self, step: int, metrics: Mapping[str, float]) -> Records:
-        assert "eval_loss" in metrics
+    def evaluation_ended(self, step: int, evaluation: Evaluation) -> Records:
+        assert "eval_loss" in evaluation.metrics and evaluation.dataset is None
         return self._called("evaluation_ended", step)
+
+    def checkpoint_begins(self, step: int) -> Records:
+        return self._called("checkpoint_begins", step)
 
     def checkpoint_saved(self, step: int, checkpoint: Checkpoint) -> Records:
         assert checkpoint.path.endswith("checkpoint-2")
@@ -83,19 +103,27 @@ class Everything(Observer):
 
 ORDER = [
     ("run_begins", 0),
+    ("forward_done", 1),
     ("micro_batch_taken", 1),
+    ("forward_done", 1),
     ("micro_batch_taken", 1),
     ("gradients_ready", 1),
     ("step_taken", 1),
+    ("data_requested", 2),
+    ("data_received", 2),
+    ("forward_done", 2),
     ("micro_batch_taken", 2),
+    ("forward_done", 2),
     ("micro_batch_taken", 2),
     ("gradients_ready", 2),
     ("step_taken", 2),
     ("logging_step", 2),
     ("entry_logged", 2),
+    ("evaluation_begins", 2),
     ("evaluation_batch", 2),
     ("entry_logged", 2),
     ("evaluation_ended", 2),
+    ("checkpoint_begins", 2),
     ("checkpoint_saved", 2),
     ("run_ends", 2),
     ("entry_logged", 2),
@@ -128,6 +156,7 @@ def test_an_evaluation_without_training_is_observed(tmp_path: Path) -> None:
     observer = Everything()
     with_observer(tmp_path, observer, **SHORT, telemetry_errors="raise").evaluate()
     assert [moment for moment, _ in observer.calls] == [
+        "evaluation_begins",
         "evaluation_batch",
         "entry_logged",
         "evaluation_ended",

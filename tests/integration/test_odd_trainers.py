@@ -257,8 +257,8 @@ def test_a_logging_step_that_ends_an_epoch_is_shown_once(tmp_path: Path) -> None
 
 def test_an_observer_cannot_change_what_evaluate_returns(tmp_path: Path) -> None:
     class Changes(Observer):
-        def evaluation_ended(self, step: int, metrics: Any) -> Records:
-            metrics["eval_loss"] = -1.0
+        def evaluation_ended(self, step: int, evaluation: Any) -> Records:
+            evaluation.metrics["eval_loss"] = -1.0
             return []
 
     made = trainer(TBTrainer, ours(tmp_path, telemetry_errors="warn"))

@@ -56,6 +56,7 @@ class Loop:
         self.model = self.model_wrapped = nn.Linear(2, 1)
         self.state = SimpleNamespace(global_step=0, max_steps=4)
         self.control = SimpleNamespace(should_log=False, should_training_stop=False)
+        self.optimizer = None
         self.accelerator = SimpleNamespace(sync_gradients=True)
         self.callback_handler = SimpleNamespace(train_dataloader=None)
         self.args = SimpleNamespace(

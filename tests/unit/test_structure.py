@@ -15,7 +15,7 @@ PACKAGE = ROOT / "tbtrainer"
 LAYERS = (
     ("tbtrainer.trainer",),
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
-    ("tbtrainer.steps",),
+    ("tbtrainer.steps", "tbtrainer.wrapping"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
     ("tbtrainer.event_file",),

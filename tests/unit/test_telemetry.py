@@ -60,11 +60,11 @@ def test_the_run_stays_open_until_the_outermost_use_ends(
     monkeypatch.setattr(telemetry.run, "close", lambda: closed.append("training"))
     monkeypatch.setattr(telemetry.run, "release", lambda: closed.append("evaluation"))
     with telemetry.training():
-        with telemetry.evaluation():
+        with telemetry.evaluation("eval"):
             pass
         assert closed == []
     assert closed == ["training"]
-    with telemetry.evaluation():
+    with telemetry.evaluation("eval"):
         pass
     assert closed == ["training", "evaluation"]
 

@@ -1,0 +1,37 @@
+"""Wraps a method of one object for a while."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def wrapped_on_instance(instance: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Wraps the outermost method of an object, whatever its class overrides, while open.
+
+    Args:
+        instance: The object. The wrapped method is an attribute of the instance.
+        name: The method's name. Nothing happens if there is no such method.
+        wrapper: Is called with the method and its arguments, in place of the method.
+    """
+    method = getattr(instance, name, None)
+    if method is None:
+        yield
+        return
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(method, *args, **kwargs)
+
+    attributes = vars(instance)
+    before = attributes.get(name)
+    attributes[name] = call
+    try:
+        yield
+    finally:
+        # Unless a callback has replaced it meanwhile.
+        if attributes.get(name) is call:
+            del attributes[name]
+            if before is not None:
+                attributes[name] = before
