@@ -5,11 +5,14 @@ from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
+from tbtrainer.observers.health_counts import HealthCounts
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.log_entries import LogEntries
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.observers.record_counters import RecordCounters
+from tbtrainer.observers.spike_scores import SpikeScores
+from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.run import RunSession
 
 
@@ -26,11 +29,15 @@ def built_in_observers(run: RunSession, clock: Clock, isolation: Isolation) -> l
         clock: Measures what all observers cost.
         isolation: What happens to an error in a measurement.
     """
+    measurements = StepMeasurements(isolation)
     return [
         RecordCounters(run),
         ArgumentCards(),
         LogEntries(),
-        GradientNormCurves(isolation),
+        measurements,
+        GradientNormCurves(measurements),
+        HealthCounts(measurements),
+        SpikeScores(measurements),
         Histograms(),
         Checkpoints(),
         OverheadFraction(clock),

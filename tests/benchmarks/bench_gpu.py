@@ -22,13 +22,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
 from tbtrainer import TBTrainer, TBTrainingArguments
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import measure
 from tests.benchmarks.bench_snapshot import by_add_histogram, by_wandb_watch
 from tests.benchmarks.bench_training import Tokens
+from tests.gradients import Norms
 from tests.recorder import Recorder
 
 # Configuration, batch and length.
@@ -164,11 +163,10 @@ class Bench:
         self.say(f"reading them once: {read_ms:.3f} ms; one training step: {step_ms:.1f} ms\n")
 
         table = parameter_table(model, is_world_process_zero=True)
-        isolation = Isolation("raise")
         writer = RunWriter(os.path.join(directory, "ours"))
         recorder = Recorder(table, writer, self.device)
         steps = itertools.count(1)
-        norms = GradientNorms(table, "block", 1.0, self.device, isolation)
+        norms = Norms(table, "block", 1.0, device=self.device)
 
         def snapshot() -> None:
             step = next(steps)

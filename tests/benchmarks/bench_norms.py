@@ -20,9 +20,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.utils import get_total_norm
 
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.sharding import ParameterTable, parameter_table
+from tests.gradients import Norms
 
 SMALL = ((64,), (16, 16), (8,), (32, 8))
 LARGE = ((256,), (64, 64), (64, 256), (1000,))
@@ -40,7 +39,7 @@ def model_of(count: int, sizes: Sizes, wrapped: Callable[[Tensor], Tensor]) -> n
 
 def accumulated(table: ParameterTable) -> Callable[[], None]:
     """What a training step costs."""
-    norms = GradientNorms(table, "block", 1.0, torch.device("cpu"), Isolation("raise"))
+    norms = Norms(table, "block", 1.0)
     return torch.no_grad()(lambda: norms.accumulate(table.gradients()))
 
 

@@ -17,8 +17,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
 
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule
 from tbtrainer.run import RunWriter
@@ -29,6 +27,7 @@ from tbtrainer.statistics import TensorStatistics
 from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.verification import CPU, Collected, whole_snapshot
 from tests.events import event_files, histograms
+from tests.gradients import Norms
 from tests.recorder import Recorder
 
 
@@ -240,7 +239,7 @@ def one_rank_has_no_memory_for_norms() -> list[tuple[float | None, float]]:
     model = OddModel()
     fully_shard(model)
     table = table_of(model)
-    norms = GradientNorms(table, "total", 0.0, CPU, Isolation("warn"))
+    norms = Norms(table, "total", errors="warn")
     found: list[tuple[float | None, float]] = []
     places = [None, (torch, "stack"), (torch, "tensor"), (torch, "empty"), None]
     for step, place in enumerate(places):

@@ -11,12 +11,11 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.utils import safe_get_full_grad
 from torch import nn
 
-from tbtrainer.isolation import Isolation
 from tbtrainer.observers.deepspeed_engine import observed_engine_step
-from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.sharding import parameter_table
 from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.verification import Collected
+from tests.gradients import Norms
 
 STEPS = 2
 
@@ -40,7 +39,7 @@ def main() -> None:
     rank = dist.get_rank()
     engine = engine_of(OddModel())
     table = parameter_table(engine, is_world_process_zero=rank == 0)
-    norms = GradientNorms(table, "parameter", 0.0, torch.device("cpu"), Isolation("raise"))
+    norms = Norms(table, "parameter")
     looked_up: list[str] = []
     names = ("get_local_fp32_grad_for_param", "_get_fp32_grad_state_partition")
     originals = {name: getattr(DeepSpeedZeroOptimizer_Stage3, name) for name in names}

@@ -8,12 +8,11 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
-from tbtrainer.isolation import Isolation
-from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import measure, measure_linear
 from tests.events import event_files, histograms
+from tests.gradients import Norms
 from tests.recorder import Recorder
 from tests.tiny import arguments, classifier, equal, trainer
 
@@ -72,14 +71,13 @@ def test_tensors_that_share_a_row_are_counted_together(backend: str, scale: floa
         assert torch.equal(getattr(found, field).cpu(), getattr(expected, field)), field
 
 
-def observed(directory: Path) -> tuple[Recorder, GradientNorms, torch.nn.Module]:
+def observed(directory: Path) -> tuple[Recorder, Norms, torch.nn.Module]:
     model = classifier().to(CUDA)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     table = parameter_table(model, is_world_process_zero=True)
-    isolation = Isolation("raise")
     recorder = Recorder(table, RunWriter(str(directory)), CUDA)
-    return recorder, GradientNorms(table, "block", 1.0, CUDA, isolation), model
+    return recorder, Norms(table, "block", 1.0, device=CUDA), model
 
 
 def test_nothing_waits_for_the_device(tmp_path: Path) -> None:

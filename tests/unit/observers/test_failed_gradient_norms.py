@@ -9,11 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tbtrainer.observers import norm_window
-from tbtrainer.observers.gradient_norms import GradientNorms
+from tbtrainer.observers import step_window
 from tbtrainer.sharding import ParameterTable, Row
 from tbtrainer.sharding.plain import PlainAdapter
-from tests.gradients import CPU, Unreadable, norms_of, set_gradients, summary_of, table_of
+from tests.gradients import CPU, Norms, Unreadable, norms_of, set_gradients, summary_of, table_of
 
 
 @pytest.fixture
@@ -73,24 +72,24 @@ def test_a_rank_without_memory_reaches_the_collective(
     assert one_rank == [2 * (len(rows) + 1)]
     norms.accumulate(table.gradients())
     summary = summary_of(norms)
-    assert (summary.steps, summary.nonfinite_steps) == (1, 0)
+    assert summary.steps == 1
     assert summary.total == pytest.approx((5 * 6 + 40_200) ** 0.5, rel=1e-6)
     assert one_rank == [2 * (len(rows) + 1)] * 2
 
 
 def steps_with_a_failed_fold(
-    norms: GradientNorms, table: ParameterTable, monkeypatch: pytest.MonkeyPatch
+    norms: Norms, table: ParameterTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Takes 20 steps, of which the first 16 are lost after their collective."""
     for step in range(20):
         with monkeypatch.context() as patch, contextlib.suppress(torch.OutOfMemoryError):
-            if step == 15:
+            if step == 16:
                 patch.setattr(torch, "stack", no_memory)
             norms.accumulate(table.gradients())
 
 
 def test_a_window_with_a_failed_fold_shows_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm_window, "_MOST_STEPS", 16)
+    monkeypatch.setattr(step_window, "_MOST_STEPS", 16)
     model = nn.Linear(40, 500, bias=False)
     table = table_of(model)
     norms = norms_of(table)
@@ -102,7 +101,7 @@ def test_a_window_with_a_failed_fold_shows_no_numbers(monkeypatch: pytest.Monkey
 
 
 def test_sums_of_a_failed_window_are_not_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm_window, "_MOST_STEPS", 16)
+    monkeypatch.setattr(step_window, "_MOST_STEPS", 16)
     model = nn.Linear(40, 500, bias=False)
     table = table_of(model)
     norms = norms_of(table)
@@ -134,12 +133,12 @@ def test_an_unread_gradient_is_missing_after_a_failed_window(
 def test_a_failed_copy_to_the_host_reaches_the_collective(
     one_rank: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    window = norm_window.NormWindow(2, torch.float32, 1.0, CPU, 0.0, reduces=True)
-    with window.step() as norms:
+    window = step_window.StepWindow(2, torch.float32, 1.0, CPU, reduces=True)
+    with window.step(1) as norms:
         norms.fill_(1.0)
     with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
         patch.setattr(Tensor, "copy_", no_memory)
-        window.taken()
+        window.read()
     assert one_rank == [2 * 3]
 
 
@@ -151,6 +150,6 @@ def test_a_step_that_failed_is_in_no_number(caplog: pytest.LogCaptureFixture) ->
     norms.accumulate(table.gradients())
     norms.accumulate(None)
     summary = summary_of(norms)
-    assert (summary.steps, summary.nonfinite_steps) == (1, 0)
+    assert summary.steps == 1
     assert summary.total == pytest.approx(2.0)
     assert "could not be read" in caplog.text

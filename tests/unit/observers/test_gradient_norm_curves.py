@@ -11,13 +11,14 @@ from torch import nn
 from tbtrainer import TensorBoardArguments, tags
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves, norm_scalars
-from tbtrainer.observers.gradient_norms import GradientNormSummary
+from tbtrainer.observers.norm_summary import GradientNormSummary
 from tbtrainer.observers.observer import Gradients
+from tbtrainer.observers.step_measurements import StepMeasurements
+from tbtrainer.records import Scalar
 from tbtrainer.sharding import parameter_table
 
 WINDOW = GradientNormSummary(
     steps=3,
-    nonfinite_steps=1,
     rms={"layers.0": 3.0, "head": 4.0},
     total=5.0,
     maximum=7.0,
@@ -32,7 +33,6 @@ def shown(window: GradientNormSummary, detail: str = "block") -> dict[str, float
 
 def test_a_window_is_shown_in_total_and_by_block() -> None:
     assert shown(WINDOW) == {
-        "health/nonfinite_gradients": 1,
         "grad_norm/total": 5.0,
         "grad_norm/max": 7.0,
         "grad_norm/clipped": 1.0,
@@ -61,19 +61,35 @@ def test_an_unknown_number_is_left_out(missing: str, tag: str) -> None:
     assert set(shown(WINDOW)) - set(shown(window)) == {tag}
 
 
-def test_a_window_without_a_finite_step_shows_their_number_only() -> None:
-    broken = replace(WINDOW, steps=0, nonfinite_steps=2)
-    assert shown(broken) == {"health/nonfinite_gradients": 2}
+class Curves:
+    """The curves, and the measurements before them."""
+
+    def __init__(self, errors: str) -> None:
+        self.measurements = StepMeasurements(Isolation(errors))
+        self.curves = GradientNormCurves(self.measurements)
+
+    def run_begins(self, step: int, training: Any) -> None:
+        self.measurements.run_begins(step, training)
+        self.curves.run_begins(step, training)
+
+    def step(self, step: int, gradients: Gradients | None) -> list[Scalar]:
+        """Takes one step, which is a logging step."""
+        self.measurements.gradients_ready(step, gradients)
+        return self.logging_step(step)
+
+    def logging_step(self, step: int) -> list[Scalar]:
+        self.measurements.logging_step(step)
+        return self.curves.logging_step(step)
 
 
-def observer_of(model: nn.Module, errors: str = "raise") -> tuple[GradientNormCurves, Any]:
+def observer_of(model: nn.Module, errors: str = "raise") -> tuple[Curves, Any]:
     training: Any = SimpleNamespace(
         arguments=TensorBoardArguments(norm_detail="total"),
         parameters=parameter_table(model, is_world_process_zero=True),
         max_grad_norm=0.0,
         device=torch.device("cpu"),
     )
-    observer = GradientNormCurves(Isolation(errors))
+    observer = Curves(errors)
     observer.run_begins(0, training)
     return observer, training.parameters
 
@@ -84,8 +100,8 @@ def test_each_logging_step_begins_a_new_window() -> None:
     totals = []
     for step, value in enumerate((1.0, 2.0), start=1):
         model.weight.grad = torch.full_like(model.weight, value)
-        observer.gradients_ready(step, Gradients(table.gradients(), None))
-        scalars = {s.tag: s.value for s in observer.logging_step(step)}
+        shown_now = observer.step(step, Gradients(table.gradients(), None))
+        scalars = {s.tag: s.value for s in shown_now}
         totals.append(scalars[tags.GRAD_NORM_TOTAL.name])
     assert totals == pytest.approx([2.0, 4.0])
     assert observer.logging_step(2) == []
@@ -93,12 +109,11 @@ def test_each_logging_step_begins_a_new_window() -> None:
 
 def test_gradients_that_could_not_be_read_are_no_step() -> None:
     observer, _ = observer_of(nn.Linear(2, 1), errors="warn")
-    observer.gradients_ready(1, None)
-    assert observer.logging_step(1) == []
+    assert observer.step(1, None) == []
 
 
 def test_outside_of_a_training_no_norm_is_shown() -> None:
     observer, table = observer_of(nn.Linear(2, 1))
-    observer.close()
-    observer.gradients_ready(1, Gradients(table.gradients(), None))
-    assert observer.logging_step(1) == []
+    observer.measurements.close()
+    observer.curves.close()
+    assert observer.step(1, Gradients(table.gradients(), None)) == []

@@ -1,12 +1,10 @@
 """Norms of a logging window: what is shown, and what is left out."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
 
-from tbtrainer.observers import gradient_norms, norm_window
+from tbtrainer.observers import norm_summary, step_window
 from tbtrainer.sharding import Row
 from tbtrainer.sharding.plain import PlainAdapter
 from tests import without_float64
@@ -26,7 +24,7 @@ def test_norms_are_the_rms_over_the_steps_by_block() -> None:
     assert summary.rms == pytest.approx(expected)
     assert summary.total == pytest.approx(rms * 24**0.5)
     assert summary.maximum == pytest.approx(3 * 24**0.5)
-    assert (summary.steps, summary.nonfinite_steps) == (2, 0)
+    assert summary.steps == 2
 
 
 def test_norms_are_kept_by_parameter_whatever_is_shown() -> None:
@@ -35,9 +33,9 @@ def test_norms_are_kept_by_parameter_whatever_is_shown() -> None:
     set_gradients(model, 2.0)
     norms = norms_of(table, detail="total")
     norms.accumulate(table.gradients())
-    window = norms._window.taken()
-    assert window is not None
-    assert window.squares.tolist() == pytest.approx([48.0, 16.0, 8.0, 16.0, 8.0])
+    reading = norms.read()
+    assert reading is not None
+    assert reading.squares.tolist() == pytest.approx([48.0, 16.0, 8.0, 16.0, 8.0])
 
 
 def test_a_window_without_a_step_has_no_norms() -> None:
@@ -66,16 +64,18 @@ def test_the_loss_scale_is_taken_out() -> None:
     assert summary_of(norms).total == pytest.approx(2.0)
 
 
-def test_a_step_that_is_not_finite_is_only_counted() -> None:
+def test_a_step_that_is_not_finite_is_in_no_sum() -> None:
     model = nn.Linear(4, 1, bias=False)
     table = table_of(model)
     norms = norms_of(table)
     for value in (1.0, float("nan"), float("inf")):
         set_gradients(model, value)
         norms.accumulate(table.gradients())
-    summary = summary_of(norms)
-    assert (summary.steps, summary.nonfinite_steps) == (1, 2)
-    assert summary.total == pytest.approx(2.0)
+    reading = norms.read()
+    assert reading is not None
+    assert reading.finite_steps == 1
+    assert [facts.has_bad_gradient for facts in reading.steps] == [False, True, True]
+    assert reading.squares.sum() == pytest.approx(4.0)
 
 
 def test_the_largest_finite_gradients_are_no_infinity() -> None:
@@ -84,14 +84,14 @@ def test_the_largest_finite_gradients_are_no_infinity() -> None:
     set_gradients(model, 3e38)
     norms = norms_of(table)
     norms.accumulate(table.gradients())
-    assert summary_of(norms).nonfinite_steps == 0
+    assert summary_of(norms).total == pytest.approx(6e38, rel=1e-6)
     set_gradients(model, 1e-24)
     norms.accumulate(table.gradients())
     assert summary_of(norms).total == pytest.approx(2e-24, rel=1e-6)
 
 
 def test_more_steps_than_are_kept_are_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm_window, "_MOST_STEPS", 16)
+    monkeypatch.setattr(step_window, "_MOST_STEPS", 16)
     model = nn.Linear(4, 1, bias=False)
     table = table_of(model)
     norms = norms_of(table)
@@ -106,7 +106,7 @@ def test_more_steps_than_are_kept_are_all_counted(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("rows", [1, 300, 10_000, 1_000_000])
 def test_the_steps_kept_are_few_bytes(rows: int) -> None:
-    window = norm_window.NormWindow(rows, torch.float64, 1.0, CPU, 0.0, False)
+    window = step_window.StepWindow(rows, torch.float64, 1.0, CPU, False)
     steps, columns = window._lines.shape
     assert steps >= 17
     assert steps == 17 or 8 * (steps - 1) * columns <= 16 * 2**20
@@ -227,12 +227,12 @@ def test_a_device_without_float64_has_norms_of_a_window(
         norms.accumulate(table.gradients(), torch.tensor(4.0))
         norms.accumulate(table.gradients(), torch.tensor(4.0))
     summary = summary_of(norms)
-    assert (summary.steps, summary.nonfinite_steps) == (2, 0)
+    assert summary.steps == 2
     assert summary.total == pytest.approx(value / 4 * 24**0.5, rel=1e-6)
 
 
 def test_groups_are_named_by_the_detail() -> None:
-    group_of: Callable[[str, str], str] = gradient_norms._group_of
     name = "model.layers.3.mlp.weight"
-    found = [group_of(name, detail) for detail in ("total", "block", "parameter")]
+    details = ("total", "block", "parameter")
+    found = [norm_summary.NormGroups([], detail).name_of(name) for detail in details]
     assert found == ["total", "model.layers.3", name]
