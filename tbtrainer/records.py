@@ -1,10 +1,11 @@
-"""Records: what goes into an event file.
+"""Records: what goes into an event file, or into a file of JSON lines beside it.
 
 Observers return them, and the run writes them at the step of the moment at which they were
 returned. They hold numbers and text, and no tensors.
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -89,6 +90,52 @@ class HistogramRecord:
     histogram: Histogram
 
 
+# A file of JSON lines: a plain name without a path, which no loader of TensorBoard reads.
+_LINES_FILE = re.compile(r"(?!.*tfevents)[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\.jsonl")
+
+
+@dataclass(frozen=True)
+class JsonLine:
+    """One line of a small file in the run directory, for what other programs read.
+
+    A line is a JSON object. The run adds the keys "step" and "time" (in seconds since 1970) in
+    front of those of `values`. NaN and infinities, which JSON does not have, are written as the
+    strings "NaN", "Infinity" and "-Infinity". Secrets in keys and texts are hidden. A resumed
+    training takes the lines after the checkpoint's step out of the file.
+
+    The file is written whole with each line, because object stores cannot append. So it is for some
+    tens of lines per run. Lines that would make it longer than 1 MiB are left out.
+
+    Attributes:
+        file: Name of the file: letters, digits, `_`, `-` and `.`, with the end `.jsonl`.
+        values: What the line holds: numbers, texts, booleans, `None`, and lists and mappings of
+            them. Of other objects only the type is written.
+
+    Raises:
+        ValueError: `file` is not such a name, or `values` has the key "step" or "time".
+
+    Example:
+        >>> JsonLine("health.jsonl", {"loss": float("nan"), "parameter": "classifier.weight"}).file
+        'health.jsonl'
+    """
+
+    file: str
+    values: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.file, str) or _LINES_FILE.fullmatch(self.file) is None:
+            raise ValueError(
+                f"file={self.file!r} is not the name of a file of JSON lines; use at most 70 "
+                "letters, digits, '_', '-' and '.', without a path and with the end '.jsonl', such "
+                "as 'health.jsonl'."
+            )
+        taken = [key for key in ("step", "time") if key in self.values]
+        if taken:
+            raise ValueError(
+                f"values has the key {taken[0]!r}, which the run adds itself; choose another name."
+            )
+
+
 @dataclass(frozen=True)
 class Deferred:
     """Records that are made later, in another thread, while the training continues.
@@ -103,5 +150,5 @@ class Deferred:
     make: Callable[[], Iterable["Record"]]
 
 
-Record: TypeAlias = Scalar | Text | HistogramRecord | Deferred
+Record: TypeAlias = Scalar | Text | HistogramRecord | JsonLine | Deferred
 Records: TypeAlias = Iterable[Record]

@@ -271,9 +271,7 @@ class Delivery:
                 self._queue.drop_all()
             self._fault = None
             self._changed.notify_all()
-        self._report.note_saved_elsewhere(
-            appended.records, waiting, self._fallback.path, appended.fault
-        )
+        self._report.note_saved_elsewhere(appended.records, waiting, self._fallback, appended.fault)
 
 
 def close_all(deliveries: Iterable[Delivery]) -> None:

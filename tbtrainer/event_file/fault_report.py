@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+from tbtrainer.event_file.fallback import FallbackFile
 from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import SILENT_SECONDS, WARNING_SECONDS
 from tbtrainer.redaction import redacted_text
@@ -183,14 +184,14 @@ class FaultReport:
             )
 
     def note_saved_elsewhere(
-        self, saved: int, waiting: int, path: str | None, fault: Exception | None
+        self, saved: int, waiting: int, file: FallbackFile, fault: Exception | None
     ) -> None:
         """Logs which records were written to the fallback file, and which are lost.
 
         Args:
             saved: How many records were written to the fallback file.
             waiting: How many records there were to write.
-            path: The fallback file, or `None` if it could not be created.
+            file: The fallback file.
             fault: Why not all were written, or `None`.
         """
         with self._lock:
@@ -198,10 +199,11 @@ class FaultReport:
         if saved:
             logger.warning(
                 "%s could not be written to when the run was closed. Its last %d records are in "
-                "%s. To show them, move this file into the run directory.",
+                "%s. %s",
                 self._place,
                 saved,
-                redacted_text(str(path)),
+                redacted_text(str(file.path)),
+                file.advice,
             )
         if fault is not None:
             logger.error(

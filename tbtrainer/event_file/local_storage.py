@@ -1,5 +1,6 @@
 """The files of a run directory on a local or mounted file system."""
 
+import errno
 import fcntl
 import os
 import posixpath
@@ -7,10 +8,10 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO
 
-from tbtrainer.event_file.storage_protocol import bounded, staged_name
+from tbtrainer.event_file.storage_protocol import UnsuitableFile, bounded, staged_name
 from tbtrainer.redaction import shown
 
 _SECONDS_BETWEEN_LOCKS = 0.05
@@ -42,16 +43,23 @@ class LocalStorage:
         return sorted(found)
 
     def open(self, path: str) -> BinaryIO:
-        """Opens a regular file for reading; a link, a pipe or a device is an `OSError`."""
+        """Opens a regular file for reading; a link, a pipe or a device is an `UnsuitableFile`."""
         # Without O_NONBLOCK the opening of a pipe would wait for a writer.
-        descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            descriptor = os.open(self._at(path), flags)
+        except OSError as error:
+            # The errors of a link, in Linux and in BSD, and of a socket.
+            if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
+                raise UnsuitableFile(f"{shown(path)} is not a regular file") from error
+            raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(f"{shown(path)} is not a regular file")
+            raise UnsuitableFile(f"{shown(path)} is not a regular file")
         return os.fdopen(descriptor, "rb")
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """Returns the content of a regular file; an `OSError` if it has more than `most_bytes`."""
+        """Returns the content of a regular file; see `Storage.read`."""
         with self.open(path) as file:
             return bounded(file.read(most_bytes + 1), path, most_bytes)
 
@@ -69,9 +77,9 @@ class LocalStorage:
             raise
         return True
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Writes a file, replacing an existing one atomically."""
-        with self.stage(path) as staged:
+    def replace(self, path: str, data: bytes, mode: int | None = None) -> None:
+        """Writes a file, replacing an existing one atomically; see `Storage.replace`."""
+        with self._stage(path, mode) as staged:
             staged.write(data)
             staged.publish(path)
 
@@ -83,10 +91,13 @@ class LocalStorage:
         """Returns when a file was last written, in seconds."""
         return os.lstat(self._at(path)).st_mtime
 
-    @contextmanager
-    def stage(self, like: str) -> Iterator["_StagedLocalFile"]:
+    def stage(self, like: str) -> AbstractContextManager["_StagedLocalFile"]:
         """Begins a file with a unique name in the folder of `like`; see `Storage.stage`."""
-        staged = _StagedLocalFile(self._directory, like)
+        return self._stage(like, None)
+
+    @contextmanager
+    def _stage(self, like: str, mode: int | None) -> Iterator["_StagedLocalFile"]:
+        staged = _StagedLocalFile(self._directory, like, mode)
         try:
             yield staged
         finally:
@@ -125,19 +136,27 @@ class LocalStorage:
 
 
 class _StagedLocalFile:
-    """A file with a unique name, forced to the disk before it is renamed."""
+    """A file with a unique name, forced to the disk before it is renamed.
 
-    def __init__(self, directory: str, like: str) -> None:
+    Args:
+        directory: The directory of the storage.
+        like: The file that it replaces, or whose permissions it gets.
+        mode: Its permissions, before the process's umask; `None` for those of `like`.
+    """
+
+    def __init__(self, directory: str, like: str, mode: int | None) -> None:
         self._directory = directory
         self._folder = os.path.join(directory, posixpath.dirname(like))
         self._part: str | None = os.path.join(self._folder, staged_name())
         self._file: BinaryIO | None = None
         try:
             # The run may be private: only this user may read the file until its mode is copied.
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(self._part, flags, 0o600 if mode is None else mode)
             self._file = os.fdopen(descriptor, "wb")
-            with suppress(FileNotFoundError):
-                shutil.copymode(os.path.join(directory, like), self._part)
+            if mode is None:
+                with suppress(FileNotFoundError):
+                    shutil.copymode(os.path.join(directory, like), self._part)
         except BaseException:
             self.discard()
             raise

@@ -16,7 +16,13 @@ from tbtrainer.event_file.waiting import REMOTE_HUNG_SECONDS
 _PART_BYTES = 4 * 2**20
 # On the Hugging Face Hub every put is a commit, so records are collected for longer.
 _SECONDS_BETWEEN_PUTS = {"hf": 60.0}
+_OTHER_SECONDS_BETWEEN_PUTS = 10.0
 _numbers = itertools.count()
+
+
+def seconds_between_puts(url: str) -> float:
+    """Returns how long records for an object store are collected between two puts."""
+    return _SECONDS_BETWEEN_PUTS.get(url.split("://", 1)[0], _OTHER_SECONDS_BETWEEN_PUTS)
 
 
 class RemoteEventFile:
@@ -44,8 +50,7 @@ class RemoteEventFile:
         self._purge_step, self._continues = purge_step, continues
         # The header of the newest part, and its whole content so far.
         self._header = self._part = b""
-        protocol = directory.split("://", 1)[0]
-        self.seconds_between_appends = _SECONDS_BETWEEN_PUTS.get(protocol, 10.0)
+        self.seconds_between_appends = seconds_between_puts(directory)
 
     def append(self, records: Sequence[bytes]) -> Appended:
         """Puts the newest part again, with the records added at its end.

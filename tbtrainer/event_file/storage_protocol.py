@@ -17,6 +17,10 @@ _STAGED_END = ".being-written"
 _STAGED_NAME = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(_STAGED_END)}")
 
 
+class UnsuitableFile(OSError):
+    """What has the name of a file is a link, a pipe or a directory, or has too many bytes."""
+
+
 class StagedFile(Protocol):
     """A file that gets its final name only when it is complete."""
 
@@ -40,16 +44,27 @@ class Storage(Protocol):
         """Returns the paths of all regular files in the directory and below, sorted."""
 
     def open(self, path: str) -> BinaryIO:
-        """Opens a regular file for reading."""
+        """Opens a regular file for reading; anything else is an `UnsuitableFile`."""
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """Returns the content of a regular file; an `OSError` if it has more than `most_bytes`."""
+        """Returns the content of a regular file.
+
+        Raises:
+            UnsuitableFile: It is no regular file, or has more than `most_bytes`.
+        """
 
     def create(self, path: str, data: bytes) -> bool:
         """Makes a file unless it exists. Returns whether this call made it."""
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Writes a file, replacing an existing one atomically."""
+    def replace(self, path: str, data: bytes, mode: int | None = None) -> None:
+        """Writes a file, replacing an existing one atomically.
+
+        Args:
+            path: The file.
+            data: Its content.
+            mode: Permissions of a local file, before the process's umask; `None` keeps those of the
+                existing file.
+        """
 
     def remove(self, path: str) -> None:
         """Deletes a file."""
@@ -87,7 +102,7 @@ def is_staged(path: str) -> bool:
 
 
 def bounded(data: Any, path: str, most_bytes: int) -> bytes:
-    """Returns the content of a file, or raises an `OSError` if it is longer than allowed."""
+    """Returns the content of a file, or raises `UnsuitableFile` if it is longer than allowed."""
     if len(data) > most_bytes:
-        raise OSError(f"{shown(path)} is longer than {most_bytes} bytes")
+        raise UnsuitableFile(f"{shown(path)} is longer than {most_bytes} bytes")
     return bytes(data)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tbtrainer.event_file import delivery
 from tbtrainer.event_file.event_file import EventFile
-from tbtrainer.event_file.fallback import FallbackFile
+from tbtrainer.event_file.fallback import FallbackEventFile
 from tbtrainer.event_file.local_file import LocalEventFile
 from tbtrainer.event_file.names import is_remote
 from tbtrainer.event_file.record_queue import Counters
@@ -55,14 +55,14 @@ class EventFileWriter:
         self._fallback = fallback
         self._file_mode = file_mode
         self._suffix = suffix
-        self._process = _this_process()
+        self._process = this_process()
         self._delivery = self._new_delivery()
 
     def _new_delivery(self) -> delivery.Delivery:
         run = os.path.basename(os.path.normpath(self._logdir))
         return delivery.Delivery(
             self._new_file(),
-            FallbackFile(run, self._fallback),
+            FallbackEventFile(run, self._fallback),
             redacted_text(self._logdir),
             self._queue_bytes,
         )
@@ -128,7 +128,7 @@ class EventFileWriter:
     @property
     def is_other_process(self) -> bool:
         """Whether this is a copy in another process than that of the writer: it never writes."""
-        return self._process != _this_process()
+        return self._process != this_process()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the settings, without file, thread, counters and waiting records.
@@ -151,7 +151,8 @@ def close_all(writers: Iterable[EventFileWriter]) -> None:
     delivery.close_all(w._delivery for w in writers if not w.is_other_process)
 
 
-def _this_process() -> tuple[int, str]:
+def this_process() -> tuple[int, str]:
+    """Returns what identifies this process, also among those of other containers."""
     return os.getpid(), _PROCESS_TOKEN
 
 

@@ -1,12 +1,22 @@
-"""An open run: its writer, its id, and the texts that it already shows."""
+"""An open run: its writer, its files of JSON lines, its id, and the texts that it already shows."""
 
 import hashlib
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from tbtrainer.records import HistogramRecord, Records, Scalar, Text
+from tbtrainer.event_file.json_lines import json_line
+from tbtrainer.event_file.json_lines_writer import JsonLinesWriter
+from tbtrainer.event_file.waiting import CLOSE_SECONDS
+from tbtrainer.records import HistogramRecord, JsonLine, Records, Scalar, Text
 from tbtrainer.redaction import redacted
+from tbtrainer.run.observer_states import ObserverStates
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.summary_writer import RunWriter
+
+# The most files of JSON lines of a run. Each needs a thread.
+MOST_LINES_FILES = 16
 
 
 @dataclass
@@ -17,19 +27,26 @@ class OpenRun:
         writer: Its writer.
         run_id: The id in its claim; empty if its directory could not be claimed.
         output_dir: The training's `output_dir` when the run was opened, absolute.
+        file_mode: Permissions of local files of JSON lines, before the process's umask.
         cards: Digests of the texts that are written only if they have changed, by tag.
+        lines: The writers of its files of JSON lines, by the name of the file.
+        states: Writes the states of observers to checkpoints.
     """
 
     writer: RunWriter
     run_id: str
     output_dir: str
+    file_mode: int = 0o666
     cards: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, JsonLinesWriter] = field(default_factory=dict)
+    states: ObserverStates = field(default_factory=ObserverStates)
 
     def write(self, records: Records, step: int) -> None:
         """Writes records at `step`. Secrets in texts are replaced by `<hidden>`.
 
         Raises:
             TypeError: One of the values is not a record.
+            ValueError: A line has values that JSON cannot hold, or is for one file too many.
         """
         for record in records:
             if isinstance(record, Text):
@@ -39,17 +56,56 @@ class OpenRun:
                 self.writer.add_histogram_raw(record.tag, **fields, global_step=step)
             elif isinstance(record, Scalar):
                 self.writer.add_scalar(record.tag, record.value, step)
+            elif isinstance(record, JsonLine):
+                line = json_line(record.values, step, time.time())
+                self._lines_writer(record.file).put(line)
             else:
                 # Not the value itself, which may contain a secret.
                 raise TypeError(
-                    f"a {type(record).__name__} is not a record; return a Scalar, a Text or a "
-                    "HistogramRecord of tbtrainer.records."
+                    f"a {type(record).__name__} is not a record; return a Scalar, a Text, a "
+                    "HistogramRecord or a JsonLine of tbtrainer.records."
                 )
 
-    def mark(self, checkpoint: str, step: int) -> None:
-        """Writes the marker of a checkpoint."""
+    def mark(self, checkpoint: str, step: int, observers: Mapping[str, Any]) -> None:
+        """Writes the marker of a checkpoint, with the states of observers."""
         directory = str(self.writer.log_dir)
-        SavedRun.of(directory, self.run_id, checkpoint, step, self.cards).write(checkpoint)
+        saved = SavedRun.of(directory, self.run_id, checkpoint, step, self.cards)
+        self.states.added_to(saved, observers).write(checkpoint)
+
+    # ---- Flushing and closing: one limit holds for all files together ----
+
+    def flush(self, wait_seconds: float | None) -> None:
+        """Flushes the event files and the files of JSON lines; see `RunSession.flush`."""
+        if wait_seconds is None:
+            # The threads of the files of lines write without delay, and a log call waits for none.
+            self.writer.flush()
+            return
+        deadline = time.monotonic() + wait_seconds
+        writers = list(self.lines.values())  # Another thread may add one meanwhile.
+        for lines in writers:
+            lines.flush(0.0)
+        self.writer.flush(wait_seconds)
+        for lines in writers:
+            lines.flush(max(0.0, deadline - time.monotonic()))
+
+    def release(self) -> None:
+        """Closes all files until the next record. Tools that follow the run see no end."""
+        self._close_with(self.writer.release)
+
+    def close(self) -> None:
+        """Closes all files, and ends the run for tools that follow it."""
+        self._close_with(self.writer.close)
+
+    def _close_with(self, close_writer: Callable[[], None]) -> None:
+        deadline = time.monotonic() + CLOSE_SECONDS
+        writers = list(self.lines.values())
+        for lines in writers:
+            lines.begin_close()
+        close_writer()
+        for lines in writers:
+            lines.end_close(max(0.0, deadline - time.monotonic()))
+
+    # ---- Texts and lines ----
 
     def _write_text(self, record: Text, step: int) -> None:
         text = str(redacted(record.text, record.tag))
@@ -59,3 +115,15 @@ class OpenRun:
                 return
             self.cards[record.tag] = digest
         self.writer.add_text(record.tag, text, step)
+
+    def _lines_writer(self, name: str) -> JsonLinesWriter:
+        if name not in self.lines:
+            if len(self.lines) >= MOST_LINES_FILES:
+                raise ValueError(
+                    f"a run has at most {MOST_LINES_FILES} files of JSON lines; {name!r} would be "
+                    "one more. Use one file for all lines of an observer."
+                )
+            writer = JsonLinesWriter(str(self.writer.log_dir), name, self.file_mode)
+            # Atomic: deferred records are written by another thread than the training's.
+            self.lines.setdefault(name, writer)
+        return self.lines[name]

@@ -1,4 +1,4 @@
-"""Takes the events after a step out of the event files of a run that is resumed."""
+"""Takes what was written after a step out of the files of a run that is resumed."""
 
 import errno
 import logging
@@ -12,10 +12,21 @@ from typing import BinaryIO
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 
+from tbtrainer.event_file.json_lines import (
+    JSON_LINES_END,
+    MOST_BYTES,
+    lines_of_a_run,
+    step_of_line,
+)
 from tbtrainer.event_file.names import CLAIM, PART_OF_RUN, is_event_file
 from tbtrainer.event_file.records import size_of, unframed, whole_records
 from tbtrainer.event_file.storage import storage_of
-from tbtrainer.event_file.storage_protocol import StagedFile, Storage, is_staged
+from tbtrainer.event_file.storage_protocol import (
+    StagedFile,
+    Storage,
+    UnsuitableFile,
+    is_staged,
+)
 from tbtrainer.redaction import shown
 
 logger = logging.getLogger(__name__)
@@ -31,11 +42,11 @@ _NAMED_FILES = 3
 
 
 class RewindIncomplete(OSError):
-    """Some event files could not be rewound. All others were rewound."""
+    """Some files could not be rewound. All others were rewound."""
 
 
 def rewind(directory: str, step: int) -> int:
-    """Rewrites the event files of a run without the events after `step`.
+    """Rewrites the files of a run without the events and JSON lines after `step`.
 
     A START record with `purge_step` is not enough: TensorBoard's default loader ignores it.
 
@@ -48,11 +59,11 @@ def rewind(directory: str, step: int) -> int:
         step: The last step whose events are kept.
 
     Returns:
-        How many events were removed.
+        How many events and lines were removed.
 
     Raises:
         TimeoutError: Another process was still rewinding the run after a minute.
-        RewindIncomplete: Some event files could not be read or rewritten. The message names them.
+        RewindIncomplete: Some files could not be read or rewritten. The message names them.
     """
     storage = storage_of(directory)
     faults: list[tuple[str, Exception]] = []
@@ -62,9 +73,11 @@ def rewind(directory: str, step: int) -> int:
         files = _of_this_run(storage.files())
         if is_locked:
             _remove_staged(storage, files)
-        for path in _event_files(files):
+        rewinds = [(path, _rewind_file) for path in _event_files(files)]
+        rewinds += [(path, _rewind_lines) for path in _files_of_lines(files)]
+        for path, rewind_it in rewinds:
             try:
-                total += _rewind_file(storage, path, step, removed)
+                total += rewind_it(storage, path, step, removed)
             except Exception as fault:  # Every object store has exceptions of its own.
                 faults.append((path, fault))
         _remove_earlier(storage, files, removed)
@@ -94,6 +107,35 @@ def _event_files(files: list[str]) -> Iterator[str]:
         folder, name = posixpath.split(path)
         if is_event_file(name) and (not folder or name.endswith(PART_OF_RUN)):
             yield path
+
+
+def _files_of_lines(files: list[str]) -> Iterator[str]:
+    """Yields the files in the run directory that may be made of JSON lines."""
+    for path in files:
+        if path.endswith(JSON_LINES_END) and not posixpath.dirname(path):
+            yield path
+
+
+def _rewind_lines(storage: Storage, path: str, step: int, removed_files: list[str]) -> int:
+    """Rewinds one file of JSON lines. Returns how many lines were removed.
+
+    Files of other programs are left as they are. `JsonLinesFile` does not write to them either.
+    """
+    try:
+        lines = lines_of_a_run(storage.read(path, MOST_BYTES)) or []
+    except UnsuitableFile:
+        return 0
+    removed = [line for line in lines if (step_of_line(line) or 0) > step]
+    if removed:
+        kept = [line for line in lines if (step_of_line(line) or 0) <= step]
+        name = _removed_name(path, step, google_crc32c.value(b"".join(removed)))
+        removed_files.append(name)
+        # As with events, the removed lines are stored first. A crash in between loses none.
+        for target, content in ((name, removed), (path, kept)):
+            with storage.stage(path) as staged:
+                staged.write(b"".join(content))
+                staged.publish(target)
+    return len(removed)
 
 
 def _rewind_file(storage: Storage, path: str, step: int, removed_files: list[str]) -> int:
@@ -192,10 +234,12 @@ def _remove_earlier(storage: Storage, files: list[str], of_this_rewind: list[str
     """Deletes files with records of earlier rewinds, except the newest of each folder."""
     if not of_this_rewind:
         return
-    by_folder: dict[str, list[str]] = defaultdict(list)
+    # Apart for events and lines, so that neither displaces the other.
+    by_folder: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for path in files:
         if _REMOVED.fullmatch(path) and path not in of_this_rewind:
-            by_folder[posixpath.dirname(path)].append(path)
+            has_lines = f"{JSON_LINES_END}." in posixpath.basename(path)
+            by_folder[posixpath.dirname(path), has_lines].append(path)
     for paths in by_folder.values():
         try:
             paths.sort(key=storage.modified)

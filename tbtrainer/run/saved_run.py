@@ -16,7 +16,7 @@ from tbtrainer.run.claim import is_run_id
 # The only file that tbtrainer adds to a checkpoint. `Trainer` writes all others.
 RUN_FILE = "tensorboard_run.json"
 # Limits for the content of a marker. A checkpoint may come from anybody.
-_MOST_BYTES, _LONGEST_PATH, _MOST_CARDS = 65_536, 4_096, 256
+MOST_BYTES, _LONGEST_PATH, _MOST_CARDS = 262_144, 4_096, 256
 # The step of an event is an int64, and the step after the last one is written too.
 _LARGEST_STEP = 2**62
 
@@ -37,6 +37,8 @@ class SavedRun:
         run_id: Id in the claim of the run directory; empty if the directory could not be claimed.
         step: Optimizer steps taken when the checkpoint was saved.
         cards: Digests of the texts that the run already shows, by tag.
+        observers: States of observers, by the name of the observer: plain JSON. A marker that was
+            read may have been written by anybody, so each observer checks its own state.
     """
 
     run_directory: str
@@ -44,6 +46,7 @@ class SavedRun:
     run_id: str
     step: int
     cards: Mapping[str, str] = field(default_factory=dict)
+    observers: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -67,7 +70,7 @@ class SavedRun:
             with open(os.path.join(checkpoint, RUN_FILE), "rb", opener=_opened) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise BrokenMarker("it is not a regular file")
-                data = file.read(_MOST_BYTES + 1)
+                data = file.read(MOST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -76,10 +79,11 @@ class SavedRun:
 
     @classmethod
     def _parsed(cls, data: bytes, named_step: int | None) -> "SavedRun":
-        if len(data) > _MOST_BYTES:
-            raise BrokenMarker(f"it is longer than {_MOST_BYTES} bytes")
+        if len(data) > MOST_BYTES:
+            raise BrokenMarker(f"it is longer than {MOST_BYTES} bytes")
         try:
-            values = json.loads(data)
+            # Markers of earlier versions have no states of observers.
+            values = {"observers": {}, **json.loads(data)}
             saved = cls(**{name: values[name] for name in cls.__dataclass_fields__})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BrokenMarker(
@@ -93,7 +97,13 @@ class SavedRun:
             raise BrokenMarker("its step is not that of the checkpoint")
         if not _are_cards(saved.cards):
             raise BrokenMarker("its cards are not digests of texts")
+        if not isinstance(saved.observers, dict):
+            raise BrokenMarker("its states of observers have no names")
         return saved
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of the marker file."""
+        return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     def write(self, checkpoint: str) -> None:
         """Writes the marker into a checkpoint atomically."""
@@ -102,9 +112,8 @@ class SavedRun:
         with suppress(FileNotFoundError):
             os.unlink(f"{path}.part")
         try:
-            with open(f"{path}.part", "x", encoding="utf-8") as file:
-                json.dump(asdict(self), file, indent=2)
-                file.write("\n")
+            with open(f"{path}.part", "xb") as file:
+                file.write(self.to_bytes())
             os.replace(f"{path}.part", path)
         except BaseException:
             with suppress(OSError):

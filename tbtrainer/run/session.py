@@ -2,7 +2,10 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import Records
@@ -13,18 +16,17 @@ from tbtrainer.run.claim import (
     directory_without_claim,
     renew_claim,
 )
+from tbtrainer.run.continuing import found_run, rewind_run, states_in
 from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
 from tbtrainer.run.open_run import OpenRun
-from tbtrainer.run.resume import NEW_RUN, Continued, Training, run_of_checkpoint
-from tbtrainer.run.rewind import rewind
+from tbtrainer.run.resume import Continued, Training
 from tbtrainer.run.silent_writer import SilentWriter
 from tbtrainer.run.summary_writer import RunWriter
-from tbtrainer.run.time_limit import within
+from tbtrainer.run.time_limit import while_opening
 
 logger = logging.getLogger(__name__)
 
-# While a run is opened, each operation on its file system is waited for at most this long.
-OPEN_SECONDS = 30.0
+_NO_STATES: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunSession:
@@ -41,7 +43,7 @@ class RunSession:
         output_dir: Where the trainer saves its checkpoints.
         writes: Whether this rank writes: true on world rank zero alone.
         isolation: Reports errors of the writer's `add_*` methods; see `RunWriter`.
-        private: Whether the event files are readable by this user only.
+        private: Whether the run's files are readable by this user only.
         fsync: Whether a checkpoint also forces the event files to the disk.
     """
 
@@ -65,6 +67,7 @@ class RunSession:
         self._file_mode = 0o600 if private else 0o666
         self._fsync = fsync
         self._run: OpenRun | None = None
+        self._saved_observers: Mapping[str, Any] = _NO_STATES
         self._trains = False
 
     def check(self) -> None:
@@ -79,7 +82,7 @@ class RunSession:
         if self._named is None or not self._writes:
             return
         try:
-            within(OPEN_SECONDS, check_run_directory, self._named)
+            while_opening(check_run_directory, self._named)
         except TimeoutError as error:
             logger.warning(
                 "logging_dir=%s was not checked before training (%s). Training continues. If the "
@@ -123,7 +126,11 @@ class RunSession:
             return
         self._output_dir = os.path.abspath(output_dir or self._output_dir)
         self._trial_name = trial_name
-        continued = self._run_of(checkpoint) if checkpoint and resume == "auto" else None
+        self._saved_observers = states_in(checkpoint) if checkpoint else _NO_STATES
+        continued = None
+        if checkpoint and resume == "auto":
+            training = Training(self._output_dir, self._named_for_trial())
+            continued = found_run(checkpoint, training)
         if continued is not None:
             self._continue(continued)
         elif self._trains or trial_name is not None or self._was_opened_elsewhere():
@@ -132,6 +139,17 @@ class RunSession:
         elif self._run is not None and self._run.run_id:
             self._renew(self._run)
         self._trains = True
+
+    @property
+    def saved_observers(self) -> Mapping[str, Any]:
+        """The states of observers in the checkpoint that the training resumes from, by name.
+
+        Set by `begin_training`, whether the run of the checkpoint is continued or not. Empty if the
+        training does not resume, if the checkpoint has no readable marker of its own step, and on
+        ranks that do not write. The checkpoint may come from anybody: the states are plain JSON,
+        and each observer checks its own.
+        """
+        return self._saved_observers
 
     def write(self, records: Records, step: int) -> None:
         """Writes the records that observers returned, at `step`. Secrets in texts are hidden."""
@@ -148,26 +166,35 @@ class RunSession:
                 is set.
         """
         if self._run is not None:
-            self._run.writer.flush(wait_seconds)
+            self._run.flush(wait_seconds)
 
     def release(self) -> None:
-        """Closes the event file until the next record. Tools that follow the run see no end."""
+        """Closes the run's files until the next record. Tools that follow the run see no end."""
         if self._run is not None:
-            self._run.writer.release()
+            self._run.release()
 
     def close(self) -> None:
-        """Closes the event file, and ends the run for tools that follow it.
+        """Closes the run's files, and ends the run for tools that follow it.
 
         Records that are written later are added to the same run.
         """
         if self._run is not None:
-            self._run.writer.close()
+            self._run.close()
 
-    def mark_checkpoint(self, checkpoint: str, step: int) -> None:
-        """Writes the marker of a checkpoint, by which a resumed training finds its run."""
+    def mark_checkpoint(
+        self, checkpoint: str, step: int, observers: Mapping[str, Any] = _NO_STATES
+    ) -> None:
+        """Writes the marker of a checkpoint, by which a resumed training finds its run.
+
+        Args:
+            checkpoint: The directory of the checkpoint, which exists.
+            step: Optimizer steps taken so far.
+            observers: The states that observers keep over a resume, by name: JSON values. Those
+                that JSON or the marker cannot hold are left out, with one warning.
+        """
         if not self._writes:
             return
-        self._opened_run().mark(checkpoint, step)
+        self._opened_run().mark(checkpoint, step, observers)
 
     # ---- A new run ----
 
@@ -192,7 +219,7 @@ class RunSession:
             claim_it = partial(
                 claim_run_directory, requested, self._output_dir, trains=self._trains
             )
-            directory, claim = within(OPEN_SECONDS, claim_it)
+            directory, claim = while_opening(claim_it)
         except Exception as error:  # Every object store has exceptions of its own.
             return self._open_unclaimed(requested, error)
         if directory != requested:
@@ -228,7 +255,7 @@ class RunSession:
             sync=self._fsync,
             isolation=self._isolation,
         )
-        return OpenRun(writer, run_id, self._output_dir)
+        return OpenRun(writer, run_id, self._output_dir, self._file_mode)
 
     def _close_run(self) -> None:
         """Closes the current run. The next record opens another."""
@@ -243,47 +270,11 @@ class RunSession:
 
     # ---- The run of a checkpoint ----
 
-    def _run_of(self, checkpoint: str) -> Continued | None:
-        """Returns the run to continue, or `None`. Logs why a new run begins."""
-        checkpoint = os.fspath(checkpoint)
-        if not os.path.isdir(checkpoint):
-            return None  # `Trainer` itself raises an error for it.
-        training = Training(self._output_dir, self._named_for_trial())
-        try:
-            decision = within(OPEN_SECONDS, run_of_checkpoint, checkpoint, training)
-        except Exception as error:  # What is read may be broken in unforeseen ways.
-            decision = f"The run of {shown(checkpoint)} was not found ({shown(error)}). {NEW_RUN}"
-        if isinstance(decision, str):
-            logger.warning("%s", decision)
-            return None
-        directory = shown(decision.run.directory)
-        if decision.is_assumed:
-            logger.warning(
-                "%s and the checkpoints beside it have no readable tensorboard_run.json. Training "
-                "continues the run %s, in which a training of this output_dir began last. To begin "
-                "a new run instead, set run_resume='new'.",
-                shown(checkpoint),
-                directory,
-            )
-        logger.info("Training continues the run %s after step %d.", directory, decision.step)
-        return decision
-
     def _continue(self, continued: Continued) -> None:
         """Removes the events after the checkpoint from its run, and opens the run."""
         self._close_run()
         directory, step = continued.run.directory, continued.step
-        try:
-            rewind(directory, step)
-        except Exception as error:
-            # The run is still the right one. The next resume removes what could not be removed now.
-            logger.warning(
-                "Events after step %d could not be taken out of %s (%s). Training continues this "
-                "run. TensorBoard shows those events beside the new ones, until the training is "
-                "resumed again and they can be taken out.",
-                step,
-                shown(directory),
-                redacted_text(str(error)),
-            )
+        rewind_run(continued)
         self._run = self._opened(directory, continued.run.claim.run_id, purge_step=step + 1)
         self._run.cards.update(continued.cards)
         self._renew(self._run)
@@ -292,7 +283,7 @@ class RunSession:
         """Stores in the claim that a training begins. An error here does not change the run."""
         directory = str(run.writer.log_dir)
         try:
-            within(OPEN_SECONDS, renew_claim, directory, run.run_id, self._output_dir)
+            while_opening(renew_claim, directory, run.run_id, self._output_dir)
         except Exception as error:  # Every object store has exceptions of its own.
             logger.debug("The claim of %s was not renewed: %s", shown(directory), shown(error))
 

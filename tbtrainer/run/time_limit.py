@@ -6,6 +6,14 @@ from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
 
+# While a run is opened, each operation on its file system is waited for at most this long.
+OPEN_SECONDS = 30.0
+
+
+def while_opening(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Calls a function as `within` does, with the limit for the opening of a run."""
+    return within(OPEN_SECONDS, function, *arguments)
+
 
 def within(seconds: float, function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Calls a function in a separate thread and waits for it for a limited time.

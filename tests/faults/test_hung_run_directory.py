@@ -42,11 +42,11 @@ HANGS_FROM_THE_START = """
 import os
 import sys
 from pathlib import Path
-import tbtrainer.run.session
+import tbtrainer.run.time_limit
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.tiny import arguments, trainer
 
-tbtrainer.run.session.OPEN_SECONDS = 0.5
+tbtrainer.run.time_limit.OPEN_SECONDS = 0.5
 args = arguments(TBTrainingArguments, Path(sys.argv[1]), logging_dir=sys.argv[2])
 made = trainer(TBTrainer, args)
 made.train()

@@ -288,7 +288,7 @@ def test_a_rewind_on_a_full_disk_continues_with_a_warning(
     def no_room(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tbtrainer.run.session.rewind", no_room)
+    monkeypatch.setattr("tbtrainer.run.continuing.rewind", no_room)
     values = {"logging_dir": str(tmp_path / "run"), "histogram_steps": 1, **SAVING}
     again = trainer(TBTrainer, arguments(TBTrainingArguments, tmp_path, **values))
     again.train(resume_from_checkpoint=True)

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from tbtrainer.event_file.fallback import FallbackLines
 from tbtrainer.event_file.fault_report import FaultReport
 from tbtrainer.event_file.record_queue import Counters
 
@@ -21,6 +22,8 @@ def test_no_warning_of_a_fault_has_a_secret(
     report = FaultReport("/f/run", 2**20)
     with caplog.at_level(logging.DEBUG):
         report.note_append(fault, Counters())
-        report.note_saved_elsewhere(1, 2, "/f/password=MARKER7f3a9c/run", fault)
+        elsewhere = FallbackLines("run", "health.jsonl")
+        elsewhere.path = "/f/password=MARKER7f3a9c/run"
+        report.note_saved_elsewhere(1, 2, elsewhere, fault)
     assert len(caplog.records) == 3
     assert "MARKER7f3a9c" not in caplog.text

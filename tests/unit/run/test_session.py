@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from tbtrainer.records import Scalar, Text
-from tbtrainer.run import RunSession, RunWriter, SilentWriter, session
+from tbtrainer.run import RunSession, RunWriter, SilentWriter, continuing, session, time_limit
 from tbtrainer.run.claim import RunDirectoryUnavailable, read_claim
 from tbtrainer.run.saved_run import SavedRun
 from tests.events import event_files, scalars, texts
@@ -90,7 +90,7 @@ def test_opening_a_run_does_not_wait_for_hung_storage(
     def hung(*args: object, **kwargs: object) -> None:
         released.wait()
 
-    monkeypatch.setattr(session, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(time_limit, "OPEN_SECONDS", 0.1)
     monkeypatch.setattr(session, "claim_run_directory", hung)
     monkeypatch.setattr(session, "check_run_directory", hung)
     run = made(tmp_path, tmp_path / "run")
@@ -224,7 +224,7 @@ def test_an_error_in_the_search_for_runs_begins_one(
     def broken(*args: object) -> None:
         raise RuntimeError("password=MARKER7f3a9c is wrong")
 
-    monkeypatch.setattr(session, "run_of_checkpoint", broken)
+    monkeypatch.setattr(continuing, "run_of_checkpoint", broken)
     run = made(tmp_path)
     first = place_of(run)
     run.begin_training(None, "auto", None)
