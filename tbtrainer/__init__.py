@@ -5,12 +5,14 @@ from tbtrainer.arguments import (
     TBTrainingArguments,
     TensorBoardArguments,
 )
+from tbtrainer.errors import NonFiniteError
 from tbtrainer.observers.observer import Observer
 from tbtrainer.trainer import TBSeq2SeqTrainer, TBTrainer, TBTrainerMixin
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "NonFiniteError",
     "Observer",
     "TBSeq2SeqTrainer",
     "TBSeq2SeqTrainingArguments",

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 HISTOGRAM_TARGETS = ("parameters", "gradients")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
+NONFINITE_ACTIONS = ("log", "stop", "raise")
 RUN_RESUMES = ("auto", "new")
 TELEMETRY_ERRORS = ("warn", "raise")
 MIN_HISTOGRAM_BUCKETS = 8
@@ -70,6 +71,11 @@ class TensorBoardArguments:
         histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
         norm_detail: Which gradient norms are written at each logging step: `"total"`, `"block"`
             (one per block, and the total) or `"parameter"` (one per parameter, and the total).
+        nonfinite_action: What happens at a step whose loss or gradient is NaN or infinite. `"log"`:
+            it is reported at the next logging step, and nothing waits. `"stop"`: the step is not
+            taken, and `train` ends as if it were done. `"raise"`: the step is not taken, and
+            `train` raises `tbtrainer.NonFiniteError` on every rank. `"stop"` and `"raise"` keep the
+            weights of the last good step; with them the host waits for the device once per step.
         run_resume: Where a training that is resumed from a checkpoint writes. `"auto"`: to the run
             directory stored in the checkpoint. `"new"`: to a new one.
         event_file_private: Whether only their owner may read event files (mode 0600). Otherwise the
@@ -123,6 +129,13 @@ class TensorBoardArguments:
         default="block",
         metadata={"help": "Gradient norms at each logging step per: total, block or parameter."},
     )
+    nonfinite_action: str = field(
+        default="log",
+        metadata={
+            "help": "At a loss or gradient that is NaN or infinite: report it (log), end training "
+            "with the last good weights (stop), or raise an error (raise)."
+        },
+    )
     run_resume: str = field(
         default="auto",
         metadata={"help": "A resumed training continues its run (auto) or begins another (new)."},
@@ -160,6 +173,9 @@ class TensorBoardArguments:
             MAX_HISTOGRAM_BUCKETS,
         )
         self.norm_detail = checked_choice("norm_detail", self.norm_detail, NORM_DETAILS)
+        self.nonfinite_action = checked_choice(
+            "nonfinite_action", self.nonfinite_action, NONFINITE_ACTIONS
+        )
         self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)
         self.event_file_private = checked_flag("event_file_private", self.event_file_private)
         self.event_file_fsync = checked_flag("event_file_fsync", self.event_file_fsync)

@@ -14,6 +14,7 @@ from tbtrainer.observers.loss_scale import loss_scale_of
 from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.training import Training
+from tbtrainer.step_guard import StepGuard
 from tbtrainer.wrapping import wrapped_on_instance
 
 logger = logging.getLogger(__name__)
@@ -26,14 +27,20 @@ class ObservedSteps:
         trainer: A `Trainer`.
         arguments: What is shown.
         observers: They are called at each moment.
+        guard: Keeps bad steps from being taken.
     """
 
     def __init__(
-        self, trainer: Any, arguments: TensorBoardArguments, observers: ObserverSet
+        self,
+        trainer: Any,
+        arguments: TensorBoardArguments,
+        observers: ObserverSet,
+        guard: StepGuard,
     ) -> None:
         self._trainer = trainer
         self.arguments = arguments
         self._observers = observers
+        self._guard = guard
         # The model whose training is observed, as `training_step` gets it; `None` outside of it.
         self._model: nn.Module | None = None
         # Holds the wrapper around DeepSpeed's `engine.step` while a training is observed.
@@ -77,12 +84,14 @@ class ObservedSteps:
         if not self._is_in_step or self._is_in_loss:
             return compute(*args, **kwargs)
         self._is_in_loss = True
+        self._guard.keep(compute, args, kwargs)
         try:
             computed = compute(*args, **kwargs)
         finally:
             self._is_in_loss = False
         loss = computed[0] if isinstance(computed, tuple) else computed
         if isinstance(loss, Tensor):
+            self._guard.forward_done(loss)
             self._observers.forward_done(self.count + 1, loss)
         return computed
 
@@ -136,6 +145,7 @@ class ObservedSteps:
             training = Training.of(self._trainer, model, self.arguments)
         with self._observers.guarded("begin to observe the training"):
             # Also without a description: the other ranks wait in a collective for this one.
+            self._guard.begin(self.arguments.nonfinite_action)
             self._observers.run_begins(self.count, training)
             if self._trainer.is_deepspeed_enabled:
                 # DeepSpeed takes the optimizer step inside `training_step`, and then the gradients
@@ -149,8 +159,12 @@ class ObservedSteps:
         self._observers.close()
 
     @torch.no_grad()
-    def _gradients_ready(self) -> None:
-        """Reads the gradients once per step, and shows them."""
+    def _gradients_ready(self) -> bool:
+        """Reads the gradients once per step, and shows them.
+
+        Returns:
+            Whether the optimizer step may be taken.
+        """
         step = self.count + 1
         training = self._observers.training
         if training is not None and self._observers.gradients_are_due(step):
@@ -160,6 +174,8 @@ class ObservedSteps:
                 gradients = Gradients(parts, loss_scale_of(self._trainer, self._model))
             # Also where they could not be read: an observer may have a collective to reach.
             self._observers.gradients_ready(step, gradients)
+            return not self._guard.refuses(step, gradients)
+        return True
 
     def _look_for_unseen_steps(self) -> None:
         """Warns once if the training loop takes its steps without calling `training_step`."""

@@ -141,7 +141,7 @@ NONFINITE_EVAL_BATCHES = Tag(
     "scalar",
     "batches",
     "Batches of an evaluation, of all ranks, whose loss was NaN or infinite; `eval/loss` leaves "
-    "them out.",
+    "them out since transformers 5.18.",
     "each evaluation",
 )
 NONFINITE_EVAL_BATCHES_OF = Tag(

@@ -19,10 +19,13 @@ from tbtrainer.isolation import Isolation
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.observer import Evaluation, EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
+from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
 from tbtrainer.sharding.parameter_names import clean_names
+from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
 
 
@@ -52,14 +55,17 @@ class Telemetry:
             private=self._arguments.event_file_private,
             fsync=self._arguments.event_file_fsync,
         )
+        measurements = StepMeasurements(isolation)
+        reports = HealthReports(measurements, lambda step: {})
         self.observers = ObserverSet(
-            built_in_observers(self.run, clock, isolation),
+            built_in_observers(self.run, clock, measurements, reports),
             self.run.write,
             writes=self._writes,
             isolation=isolation,
             clock=clock,
         )
-        self.steps = ObservedSteps(trainer, self._arguments, self.observers)
+        guard = StepGuard(trainer, self.observers, measurements, reports)
+        self.steps = ObservedSteps(trainer, self._arguments, self.observers, guard)
         # Trainings and evaluations that are running now, one inside the other.
         self._uses = 0
         # Whether `train` has begun its run. An attempt after a failed one continues it.
@@ -182,6 +188,7 @@ class Telemetry:
             name = os.path.basename(self._trainer._get_output_dir(trial))
         output_dir = self._trainer.args.output_dir
         self.run.begin_training(checkpoint, self._arguments.run_resume, name, output_dir)
+        self.observers.saved_states = self.run.saved_observers
 
     def _remove_stock_callback(self) -> None:
         """Removes the TensorBoard callback that stock adds, so that nothing is written twice."""
@@ -257,7 +264,7 @@ class Telemetry:
             with self.observers.guarded("mark the checkpoint"):
                 # Under FSDP with sharded states, `save_model` has not made the directory yet.
                 os.makedirs(path, exist_ok=True)
-                self.run.mark_checkpoint(path, self.steps.count)
+                self.run.mark_checkpoint(path, self.steps.count, self.observers.states())
 
 
 def _is_stocks_own(callback: Any) -> bool:

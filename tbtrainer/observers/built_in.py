@@ -1,11 +1,12 @@
 """The observers that every trainer has."""
 
-from tbtrainer.isolation import Isolation
 from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.evaluation_health import EvaluationHealth
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
 from tbtrainer.observers.health_counts import HealthCounts
+from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.log_entries import LogEntries
 from tbtrainer.observers.observer import Observer
@@ -16,7 +17,9 @@ from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.run import RunSession
 
 
-def built_in_observers(run: RunSession, clock: Clock, isolation: Isolation) -> list[Observer]:
+def built_in_observers(
+    run: RunSession, clock: Clock, measurements: StepMeasurements, reports: HealthReports
+) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
     The order matters at a logging step: `RecordCounters` comes first, so that records of this very
@@ -27,9 +30,9 @@ def built_in_observers(run: RunSession, clock: Clock, isolation: Isolation) -> l
     Args:
         run: The run whose records are counted.
         clock: Measures what all observers cost.
-        isolation: What happens to an error in a measurement.
+        measurements: Measures the steps.
+        reports: Reports what is not finite.
     """
-    measurements = StepMeasurements(isolation)
     return [
         RecordCounters(run),
         ArgumentCards(),
@@ -38,6 +41,8 @@ def built_in_observers(run: RunSession, clock: Clock, isolation: Isolation) -> l
         GradientNormCurves(measurements),
         HealthCounts(measurements),
         SpikeScores(measurements),
+        reports,
+        EvaluationHealth(reports),
         Histograms(),
         Checkpoints(),
         OverheadFraction(clock),

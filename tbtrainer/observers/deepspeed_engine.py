@@ -32,7 +32,7 @@ def engine_loss_scale(engine: Any) -> Tensor | None:
 
 
 @contextmanager
-def observed_engine_step(engine: Any, observe: Callable[[], None]) -> Iterator[None]:
+def observed_engine_step(engine: Any, observe: Callable[[], bool]) -> Iterator[None]:
     """Calls `observe` before every optimizer step of a DeepSpeed engine.
 
     accelerate runs the backward pass and the optimizer step in one call, without a hook between
@@ -42,7 +42,8 @@ def observed_engine_step(engine: Any, observe: Callable[[], None]) -> Iterator[N
     Args:
         engine: A `DeepSpeedEngine`. The `step` of this instance is wrapped, and restored at the end
             of the context.
-        observe: The function to call. An exception that it raises is raised by `engine.step`.
+        observe: The function to call. It returns whether the step is to be taken. An exception that
+            it raises is raised by `engine.step`.
     """
     step = getattr(engine, "step", None)
     if step is None or not hasattr(engine, "is_gradient_accumulation_boundary"):
@@ -56,8 +57,8 @@ def observed_engine_step(engine: Any, observe: Callable[[], None]) -> Iterator[N
 
     def observed_step(*args: Any, **kwargs: Any) -> Any:
         # Older versions of accelerate call `step` after every micro-batch.
-        if engine.is_gradient_accumulation_boundary():
-            observe()
+        if engine.is_gradient_accumulation_boundary() and not observe():
+            return None
         return step(*args, **kwargs)
 
     was_wrapped = "step" in vars(engine)

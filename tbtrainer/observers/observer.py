@@ -29,6 +29,26 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why `nonfinite_action` does not let an optimizer step through. Equal on every rank.
+
+    Attributes:
+        action: `"stop"` or `"raise"`.
+        loss: This rank's loss of the step, a scalar; `None` if it is not known. Differs between
+            ranks.
+        first_module: The first module, in the order of execution, whose output was not finite
+            although its inputs were, in a second forward pass of the same data; `None` if there was
+            none.
+        checked_forward: Whether a second forward pass was made on every rank.
+    """
+
+    action: str
+    loss: Tensor | None
+    first_module: str | None
+    checked_forward: bool
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint that was saved.
 
@@ -165,6 +185,17 @@ class Observer:
         """Is called after optimizer step `step`, when the gradients have been discarded.
 
         `Training.was_step_skipped` says whether it was left out, as after an overflow of float16.
+        """
+        return None
+
+    def step_refused(self, step: int, refusal: Refusal) -> Records | None:
+        """Is called when a loss or a gradient is not finite and `nonfinite_action` ends training.
+
+        The optimizer step is not taken. Here an observer may wait for the device.
+
+        Args:
+            step: The step that was about to be taken, counted from 1.
+            refusal: What is known of it.
         """
         return None
 

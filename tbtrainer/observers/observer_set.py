@@ -18,6 +18,7 @@ from tbtrainer.observers.observer import (
     EvaluationBatch,
     Gradients,
     Observer,
+    Refusal,
     Training,
 )
 from tbtrainer.observers.observer_states import load_states, states_of
@@ -170,6 +171,10 @@ class ObserverSet(Observer):
             return ()
         self._last_step = step
         return self._call_in_training(Observer.step_taken, step)
+
+    def step_refused(self, step: int, refusal: Refusal) -> tuple[()]:
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.step_refused, step, refusal)
 
     def logging_step(self, step: int) -> tuple[()]:
         """Calls the observers, in a training and once per step."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms
-from tbtrainer.observers.observer import Gradients, Observer
+from tbtrainer.observers.observer import Gradients, Observer, Refusal
 from tbtrainer.observers.step_facts import StepsReading
 from tbtrainer.observers.training import Training
 
@@ -60,6 +60,14 @@ class StepMeasurements(Observer):
         loss, self._loss = self._loss, None
         if self.norms is not None and self._training is not None:
             self.norms.complete(step, loss, self._training.was_step_skipped)
+        return ()
+
+    def step_refused(self, step: int, refusal: Refusal) -> tuple[()]:
+        """Reads the steps up to the one that is refused."""
+        self._loss = None
+        if self.norms is not None:
+            self.norms.complete(step, refusal.loss, was_skipped=False)
+        self._read()
         return ()
 
     def checkpoint_begins(self, step: int) -> tuple[()]:

@@ -21,12 +21,22 @@ def clean_names(names: Iterable[str]) -> list[str]:
         ['module.weight', 'weight']
     """
     raw = list(names)
-    split = [[part for part in name.split(".") if part not in _WRAPPER_SEGMENTS] for name in raw]
+    split = [without_wrappers(name).split(".") for name in raw]
     while split and all(len(parts) > 1 and parts[0] == "module" for parts in split):
         split = [parts[1:] for parts in split]
     cleaned = [".".join(parts) for parts in split]
     uses = Counter(cleaned)
     return [clean if uses[clean] == 1 else name for name, clean in zip(raw, cleaned, strict=True)]
+
+
+def without_wrappers(name: str) -> str:
+    """Returns the name of a parameter or a module without the segments that wrappers put into it.
+
+    Example:
+        >>> without_wrappers("layers.3._fsdp_wrapped_module.mlp")
+        'layers.3.mlp'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_SEGMENTS)
 
 
 def block_name(name: str) -> str:

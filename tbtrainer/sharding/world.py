@@ -1,7 +1,12 @@
-"""All ranks of a training, and a collective over them that allocates nothing."""
+"""All ranks of a training, and small collectives over them."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from tbtrainer.sharding.agreement import collective_device
 
 
 def world_size() -> int:
@@ -25,3 +30,18 @@ def reduce_max(values: Tensor) -> None:
         values: A contiguous tensor without NaN whose shape is equal on every rank.
     """
     dist.all_reduce(values, dist.ReduceOp.MAX)
+
+
+def true_on_any_rank(flags: Sequence[bool]) -> list[bool]:
+    """Returns for each of some flags whether it is true on any rank.
+
+    With several ranks this is one collective, and the host waits for it.
+
+    Args:
+        flags: As many on every rank.
+    """
+    if world_size() == 1:
+        return list(flags)
+    sent = torch.tensor([float(flag) for flag in flags], device=collective_device())
+    reduce_max(sent)
+    return [flag > 0 for flag in sent.tolist()]

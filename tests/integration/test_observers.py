@@ -29,7 +29,9 @@ SHORT: dict[str, Any] = {
 MOMENTS = [
     name
     for name, method in vars(Observer).items()
-    if callable(method) and not name.startswith("_") and name not in ("state", "load_state")
+    if callable(method)
+    and not name.startswith("_")
+    and name not in ("state", "load_state", "step_refused")
 ]
 
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from tbtrainer import Observer, TensorBoardArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.observer_set import ObserverSet
+from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training
 from tbtrainer.records import Records
+from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
 
 
@@ -72,6 +75,12 @@ class Loop:
         return loss.detach()
 
 
+def guard_of(loop: Loop, observers: ObserverSet) -> StepGuard:
+    measurements = StepMeasurements(Isolation("raise"))
+    reports = HealthReports(measurements, lambda step: {})
+    return StepGuard(loop, observers, measurements, reports)
+
+
 def observed(loop: Loop, action: str = "raise") -> tuple[Calls, ObservedSteps]:
     observer = Calls()
 
@@ -81,7 +90,9 @@ def observed(loop: Loop, action: str = "raise") -> tuple[Calls, ObservedSteps]:
     observers = ObserverSet(
         [observer], write, writes=True, isolation=Isolation(action), clock=Clock()
     )
-    return observer, ObservedSteps(loop, TensorBoardArguments(), observers)
+    return observer, ObservedSteps(
+        loop, TensorBoardArguments(), observers, guard_of(loop, observers)
+    )
 
 
 def take(loop: Loop, steps: ObservedSteps, is_last_micro_batch: bool = True) -> None:

@@ -16,6 +16,7 @@ LAYERS = (
     ("tbtrainer.trainer",),
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
     ("tbtrainer.steps", "tbtrainer.wrapping"),
+    ("tbtrainer.step_guard", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
     ("tbtrainer.event_file",),
@@ -24,7 +25,7 @@ LAYERS = (
     ("tbtrainer.redaction",),
     ("tbtrainer.sharding",),
     ("tbtrainer.statistics",),
-    ("tbtrainer.tags", "tbtrainer.records"),
+    ("tbtrainer.tags", "tbtrainer.records", "tbtrainer.errors"),
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.
 UNKNOWN_TO_EACH_OTHER = (

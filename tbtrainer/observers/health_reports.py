@@ -1,0 +1,233 @@
+"""Reports the first step that was not finite: when, in which parameter, and what came before."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tbtrainer import tags
+from tbtrainer.observers.damaged_weights import damaged_weights
+from tbtrainer.observers.health_report import Cause, HealthReport, HistoryStep
+from tbtrainer.observers.observer import Observer, Refusal
+from tbtrainer.observers.step_facts import StepFacts, StepNorms, StepsReading
+from tbtrainer.observers.step_measurements import StepMeasurements
+from tbtrainer.observers.training import Training
+from tbtrainer.records import JsonLine, Records, Text
+from tbtrainer.sharding.world import own_rank
+
+logger = logging.getLogger(__name__)
+
+HEALTH_FILE = "health.jsonl"
+# Reports of one run, resumed or not.
+MOST_REPORTS = 20
+_HISTORY_STEPS = 16
+
+
+class HealthReports(Observer):
+    """Writes a card, a line of `health.jsonl` and a warning when a step was not finite.
+
+    Each cause is reported once. With `nonfinite_action="log"` a report is made when the steps are
+    read: at the next logging step, before a checkpoint, or when the run ends. Where tensors are
+    sharded, each of these is a collective.
+
+    Args:
+        measurements: Measures the steps.
+        rates_at: Returns the learning rates at a step, by parameter group; empty if not known.
+
+    Attributes:
+        latest: The last report that was made; `None` before the first one, and on ranks that do not
+            write.
+    """
+
+    def __init__(
+        self, measurements: StepMeasurements, rates_at: Callable[[int], Mapping[str, float]]
+    ) -> None:
+        self.latest: HealthReport | None = None
+        self._measurements = measurements
+        self._rates_at = rates_at
+        self._training: Training | None = None
+        # The weights that were damaged before the first step, and the step that damaged some.
+        self._damaged_before: tuple[str, ...] = ()
+        self._damaged_since: int | None = None
+        # The last good steps of earlier readings, and the norms of some of them.
+        self._good_steps: deque[StepFacts] = deque(maxlen=_HISTORY_STEPS)
+        self._norms: deque[StepNorms] = deque(maxlen=_HISTORY_STEPS)
+        self._reported: set[object] = set()
+        self._reports = 0
+        self._suppressed = 0
+
+    # ---- The moments ----
+
+    def run_begins(self, step: int, training: Training) -> tuple[()]:
+        """Looks for weights that are damaged already."""
+        self._training, self.latest = training, None
+        self._good_steps.clear()
+        self._norms.clear()
+        self._reported.clear()
+        self._reports = self._suppressed = 0
+        self._damaged_since = None
+        self._damaged_before = damaged_weights(training.parameters, training.device) or ()
+        return ()
+
+    def logging_step(self, step: int) -> Records:
+        """Reports the first bad step since the last reading."""
+        return self._report()
+
+    def checkpoint_begins(self, step: int) -> Records:
+        """Reports it before a checkpoint, whose weights may be damaged."""
+        return self._report()
+
+    def run_ends(self, step: int) -> Records:
+        """Reports the steps after the last logging step, and how many were not reported."""
+        records = [*self._report()]
+        if self._suppressed and own_rank() == 0:
+            logger.warning(
+                "%d more step(s) of this training were not finite. They were not reported one by "
+                "one, because their causes were known or %d reports were made.",
+                self._suppressed,
+                MOST_REPORTS,
+            )
+        return records
+
+    def step_refused(self, step: int, refusal: Refusal) -> Records:
+        """Reports a step that `nonfinite_action` does not let through."""
+        return self._report(refusal)
+
+    def state(self) -> dict[str, Any]:
+        """Returns how many reports the run has."""
+        return {"reports": self._reports}
+
+    def load_state(self, state: Any) -> None:
+        """Continues the number of reports."""
+        reports = state.get("reports") if isinstance(state, Mapping) else None
+        if not isinstance(reports, int) or reports < 0:
+            raise ValueError("the state of the health reports has no valid number of reports")
+        self._reports = min(reports, MOST_REPORTS)
+
+    def close(self) -> None:
+        """Releases the model."""
+        self._training = None
+
+    # ---- A report ----
+
+    def reported(self, report: HealthReport) -> Records:
+        """Returns the records of a report, and logs it; nothing if its cause was reported.
+
+        World rank zero alone logs and returns records.
+        """
+        if own_rank() != 0:
+            return ()
+        cause = _key(report)
+        is_known = cause in self._reported or self._reports >= MOST_REPORTS
+        # The report that ends a training is always made.
+        if is_known and report.action is None:
+            self._suppressed += 1
+            return ()
+        self._reported.add(cause)
+        if report.damaged_weights:
+            # What damaged weights do to later steps is no cause of its own.
+            self._reported.add("weights")
+        self._reports += 1
+        self._suppressed = 0
+        self.latest = report
+        logger.warning("%s", report.message)
+        return [
+            Text(tags.HEALTH_REPORT.name, report.card()),
+            JsonLine(HEALTH_FILE, report.values()),
+        ]
+
+    def _report(self, refusal: Refusal | None = None) -> Records:
+        """Returns the records about the steps that were just read."""
+        if self._training is None:
+            return ()
+        latest = self._measurements.latest
+        bad = None if latest is None else latest.first_bad
+        # Before anything that depends on this rank alone: where tensors are sharded, it is a
+        # collective.
+        damaged = damaged_weights(
+            self._training.parameters, self._training.device, is_wanted=bad is not None
+        )
+        if latest is None:
+            return ()
+        records: Records = ()
+        if bad is not None:
+            records = self.reported(self._made(latest, bad, damaged or (), refusal))
+            self._suppressed += sum(facts.is_bad for facts in latest.steps) - 1
+        self._good_steps.extend(facts for facts in latest.steps if not facts.is_bad)
+        self._norms.extend(latest.last_norms)
+        return records
+
+    def _made(
+        self,
+        latest: StepsReading,
+        bad: StepFacts,
+        damaged: tuple[str, ...],
+        refusal: Refusal | None,
+    ) -> HealthReport:
+        assert self._training is not None
+        rows = self._training.parameters.rows
+        norms = next((n.norms for n in latest.last_norms if n.step == bad.step), np.array([]))
+        places = np.flatnonzero(~np.isfinite(norms)).tolist()
+        applied = refusal is None and not bad.was_skipped
+        was_damaged = bool(self._damaged_before) or self._damaged_since is not None
+        if damaged and self._damaged_since is None and applied:
+            self._damaged_since = bad.step
+        since = 0 if self._damaged_before else self._damaged_since
+        return HealthReport(
+            cause=_cause(bad, was_damaged),
+            bad_step=bad.step,
+            loss=bad.loss,
+            loss_rank=bad.loss_rank,
+            learning_rates=dict(self._rates_at(bad.step)),
+            bad_gradients=tuple(rows[place].name for place in places),
+            damaged_weights=self._damaged_before or damaged,
+            damaged_since=since if self._damaged_before or damaged else None,
+            applied=applied,
+            action=None if refusal is None else refusal.action,
+            first_module=None if refusal is None else refusal.first_module,
+            checked_forward=refusal is not None and refusal.checked_forward,
+            history=self._history(latest, bad, places[-1] if places else None),
+            suppressed=self._suppressed,
+        )
+
+    def _history(
+        self, latest: StepsReading, bad: StepFacts, place: int | None
+    ) -> tuple[HistoryStep, ...]:
+        """Returns the good steps before the bad one.
+
+        Args:
+            latest: The steps that were just read.
+            bad: The bad step.
+            place: The row whose norms are shown; `None` for no row.
+        """
+        before = [f for f in latest.steps if f.step < bad.step and not f.is_bad]
+        norms = {n.step: n.norms for n in (*self._norms, *latest.last_norms)}
+        return tuple(
+            HistoryStep(
+                facts.step,
+                facts.loss,
+                facts.grad_norm,
+                float(norms[facts.step][place])
+                if place is not None and facts.step in norms
+                else None,
+            )
+            for facts in [*self._good_steps, *before][-_HISTORY_STEPS:]
+        )
+
+
+def _cause(bad: StepFacts, was_damaged: bool) -> Cause:
+    if was_damaged:
+        return "weights"
+    if bad.has_bad_loss:
+        return "loss"
+    is_too_small = bad.was_skipped and bad.loss_scale is not None and bad.loss_scale < 1
+    return "loss_scale" if is_too_small and bad.has_infinity else "backward"
+
+
+def _key(report: HealthReport) -> object:
+    """Returns what tells causes apart: the same trouble in another place is another cause."""
+    if report.cause in ("weights", "loss_scale"):
+        return report.cause
+    return report.cause, report.loss_rank, report.nearest_to_loss, report.dataset

@@ -1,0 +1,142 @@
+"""Repeats a forward pass, to find the module in which a NaN or an infinity began."""
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tbtrainer.sharding.parameter_names import without_wrappers
+
+
+@dataclass(frozen=True)
+class RandomStates:
+    """The states of the random number generators that a forward pass may use.
+
+    Attributes:
+        python: Of `random`.
+        numpy: Of `numpy.random`.
+        torch: Of torch on the CPU.
+        device: Of the current device of the accelerator; `None` without an accelerator.
+    """
+
+    python: Any
+    numpy: Any
+    torch: Tensor
+    device: Tensor | None
+
+    @classmethod
+    def now(cls) -> "RandomStates":
+        """Returns the states, without waiting for a device."""
+        return cls(
+            random.getstate(),
+            np.random.get_state(),
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        )
+
+    def restore(self) -> None:
+        """Sets the generators to these states."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.device)
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """A forward pass that can be repeated.
+
+    Attributes:
+        compute: The `compute_loss` that was called.
+        arguments: Its arguments by position. Dictionaries among them are copied, because some
+            implementations take the labels out of the inputs.
+        named: Its arguments by keyword, likewise.
+        states: The states of the random number generators before it.
+    """
+
+    compute: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+    states: RandomStates
+
+    @classmethod
+    def of(cls, compute: Callable[..., Any], args: Any, kwargs: Any) -> "ForwardPass":
+        """Keeps a forward pass that is about to be made."""
+        named = {name: _kept(value) for name, value in kwargs.items()}
+        return cls(compute, tuple(map(_kept, args)), named, RandomStates.now())
+
+    def repeat(self) -> None:
+        """Makes the forward pass again, without gradients, with the same random numbers."""
+        self.states.restore()
+        with torch.no_grad():
+            self.compute(*map(_kept, self.arguments), **self.named)
+
+
+def _kept(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, Mapping) else value
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    states = RandomStates.now()
+    try:
+        yield
+    finally:
+        states.restore()
+
+
+def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | None:
+    """Repeats the forward passes of a step, and names the module in which something went wrong.
+
+    The host waits for the device after each module. Where parameters are sharded every rank has to
+    call it, because a forward pass gathers them.
+
+    Args:
+        model: The model, wrapped or not.
+        forwards: The forward passes of the step, in order.
+
+    Returns:
+        The first module, in the order of execution, whose output has a NaN or an infinity although
+        its inputs have none; `None` if there is none on this rank. Modules inside of a compiled one
+        are not seen.
+    """
+    names = {module: without_wrappers(name) for name, module in model.named_modules()}
+    found: list[str] = []
+
+    def look(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not found and not _is_finite(output) and _is_finite((args, kwargs)):
+            found.append(names.get(module) or type(module).__name__)
+
+    handles: list[RemovableHandle] = []
+    try:
+        for module in model.modules():
+            handles.append(module.register_forward_hook(look, with_kwargs=True))
+        with _random_states_kept():
+            for forward in forwards:
+                forward.repeat()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no floating-point tensor inside of a nested value has a NaN or an infinity."""
+    if isinstance(value, Tensor):
+        local = value.to_local() if hasattr(value, "to_local") else value
+        if not (local.is_floating_point() or local.is_complex()):
+            return True
+        return bool(local.isfinite().all())
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, tuple | list):
+        return all(map(_is_finite, value))
+    return True
