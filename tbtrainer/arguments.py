@@ -1,13 +1,7 @@
 """`TensorBoardArguments`: what is shown, as fields that extend `TrainingArguments`."""
 
-import logging
-import os
-import re
-import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, cast
+from typing import Any
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -22,8 +16,6 @@ from tbtrainer.argument_checks import (
     checked_targets,
     checked_whole_number,
 )
-
-logger = logging.getLogger(__name__)
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
@@ -219,50 +211,6 @@ class TBSeq2SeqTrainingArguments(TensorBoardArguments, Seq2SeqTrainingArguments)
     """`Seq2SeqTrainingArguments` with the fields of `TensorBoardArguments`."""
 
 
-def given_arguments(values: Iterable[Any]) -> TensorBoardArguments | None:
-    """Returns the first of some values that has the fields of `TensorBoardArguments`."""
-    return next((value for value in values if isinstance(value, TensorBoardArguments)), None)
-
-
-@contextmanager
-def convertible(args: TensorBoardArguments | None) -> Iterator[None]:
-    """While open, `args.to_dict` leaves out the fields that only `TensorBoardArguments` has.
-
-    Trainers of other libraries convert arguments of another class to their own with
-    `TheirConfig(**args.to_dict())`, which would fail on these fields. Seen in TRL 1.16.
-    """
-    if args is None:
-        yield
-        return
-    args._hides_own_fields = True
-    try:
-        yield
-    finally:
-        del args._hides_own_fields
-
-
-def telemetry_arguments(
-    args: TrainingArguments, given: TensorBoardArguments | None = None
-) -> TensorBoardArguments:
-    """Returns the fields of `TensorBoardArguments` in `args`, or their defaults if it has none.
-
-    Args:
-        args: Any `TrainingArguments`.
-        given: What was passed to the trainer. It counts if the trainer has converted it to `args`.
-
-    Returns:
-        A `TensorBoardArguments` whose `logging_dir` is `None` unless the user named one.
-    """
-    if given is not None and not isinstance(args, TensorBoardArguments):
-        return telemetry_arguments(cast(TrainingArguments, given))
-    if not isinstance(args, TensorBoardArguments):
-        return TensorBoardArguments(logging_dir=_logging_dir_named_in(args))
-    values = {f.name: getattr(args, f.name) for f in fields(TensorBoardArguments)}
-    if getattr(args, "_logging_dir_is_default", False):
-        values["logging_dir"] = None
-    return TensorBoardArguments(**values)
-
-
 def _own_fields(cls: type) -> set[str]:
     """Names of the fields that only `TensorBoardArguments` adds to a class of arguments."""
     others = [
@@ -272,38 +220,3 @@ def _own_fields(cls: type) -> set[str]:
     ]
     known = {f.name for base in others for f in fields(base)}
     return {f.name for f in fields(TensorBoardArguments)} - known
-
-
-def _logging_dir_named_in(args: TrainingArguments) -> str | None:
-    """Returns the user's `logging_dir` of a plain `TrainingArguments`, or `None`.
-
-    transformers 4.57 has such a field and sets a default; 5.x has none. The default is not the
-    user's choice, so `TENSORBOARD_LOGGING_DIR` takes precedence over it.
-    """
-    named: str | None = getattr(args, "logging_dir", None)
-    if named is None:
-        return None
-    folder, name = os.path.split(named)
-    filled_in = re.fullmatch(r"\w{3}\d\d_\d\d-\d\d-\d\d_" + re.escape(socket.gethostname()), name)
-    return None if filled_in and folder == os.path.join(str(args.output_dir), "runs") else named
-
-
-def warn_of_patterns_without_match(arguments: TensorBoardArguments, names: Iterable[str]) -> None:
-    """Warns of each pattern that matches no parameter, and names some that exist.
-
-    Args:
-        arguments: The arguments with `histogram_include` and `histogram_exclude`.
-        names: Parameter names of the model, as its author wrote them.
-    """
-    known = list(names)
-    for field_name in ("histogram_include", "histogram_exclude"):
-        for pattern in getattr(arguments, field_name) or []:
-            if not any(re.search(pattern, name) for name in known):
-                some = ", ".join(known[:: max(1, len(known) // 4)][:4])
-                logger.warning(
-                    "%s=%r matches no parameter of this model; it has, among %d: %s.",
-                    field_name,
-                    pattern,
-                    len(known),
-                    some,
-                )

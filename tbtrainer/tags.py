@@ -140,8 +140,8 @@ NONFINITE_EVAL_BATCHES = Tag(
     "health/nonfinite_eval_batches",
     "scalar",
     "batches",
-    "Batches of an evaluation, of all ranks, whose loss was NaN or infinite; `eval/loss` leaves "
-    "them out since transformers 5.18.",
+    "Batches of an evaluation, of all ranks, whose loss was NaN or infinite; `eval/loss` may "
+    "leave them out.",
     "each evaluation",
 )
 NONFINITE_EVAL_BATCHES_OF = Tag(

@@ -10,11 +10,8 @@ from typing import Any
 
 from transformers.integrations import TensorBoardCallback
 
-from tbtrainer.arguments import (
-    TensorBoardArguments,
-    telemetry_arguments,
-    warn_of_patterns_without_match,
-)
+from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.given_arguments import telemetry_arguments, warn_of_patterns_without_match
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint

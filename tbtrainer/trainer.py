@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Trainer
 
-from tbtrainer.arguments import TensorBoardArguments, convertible, given_arguments
+from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.given_arguments import convertible, given_arguments
 from tbtrainer.observers.observer import Observer
 from tbtrainer.run import RunWriter, SilentWriter
 from tbtrainer.signatures import show_extended_signatures

@@ -11,7 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from tbtrainer import TBSeq2SeqTrainingArguments, TBTrainingArguments, TensorBoardArguments
-from tbtrainer.arguments import telemetry_arguments
+from tbtrainer.given_arguments import telemetry_arguments
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "tbtrainer"
 LAYERS = (
     ("tbtrainer.trainer",),
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
+    ("tbtrainer.given_arguments",),
     ("tbtrainer.steps", "tbtrainer.wrapping"),
     ("tbtrainer.step_guard", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),

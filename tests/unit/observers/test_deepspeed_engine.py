@@ -24,36 +24,43 @@ class Engine:
 
 def test_gradients_are_observed_before_the_step() -> None:
     engine = Engine()
-    with observed_engine_step(engine, lambda: engine.calls.append("observed")):
+    with observed_engine_step(engine, lambda: engine.calls.append("observed") or True):
         engine.step()
     assert engine.calls == ["observed", "step None"]
 
 
 def test_the_step_keeps_its_arguments_and_result() -> None:
     engine = Engine()
-    with observed_engine_step(engine, lambda: None):
+    with observed_engine_step(engine, lambda: True):
         assert engine.step(lr_kwargs=3) == "stepped"
     assert engine.calls == ["step 3"]
 
 
 def test_micro_batches_are_not_observed() -> None:
     engine = Engine(boundary=False)
-    with observed_engine_step(engine, lambda: engine.calls.append("observed")):
+    with observed_engine_step(engine, lambda: engine.calls.append("observed") or True):
         engine.step()
     assert engine.calls == ["step None"]
+
+
+def test_a_refused_step_is_not_taken() -> None:
+    engine = Engine()
+    with observed_engine_step(engine, lambda: False):
+        engine.step()
+    assert engine.calls == []
 
 
 def test_the_engine_is_afterwards_as_it_was() -> None:
     engine = Engine()
     before = dict(vars(engine))
-    with observed_engine_step(engine, lambda: None):
+    with observed_engine_step(engine, lambda: True):
         pass
     assert vars(engine) == before
 
 
 def test_the_engine_is_restored_when_the_training_fails() -> None:
     engine = Engine()
-    with pytest.raises(KeyboardInterrupt), observed_engine_step(engine, lambda: None):
+    with pytest.raises(KeyboardInterrupt), observed_engine_step(engine, lambda: True):
         raise KeyboardInterrupt
     assert "step" not in vars(engine)
 
@@ -65,7 +72,7 @@ def test_a_step_that_another_library_had_wrapped_is_put_back() -> None:
         engine.calls.append("another")
 
     engine.step = wrapped_by_another
-    with observed_engine_step(engine, lambda: None):
+    with observed_engine_step(engine, lambda: True):
         engine.step()
     assert engine.step is wrapped_by_another
     assert engine.calls == ["another"]
@@ -73,7 +80,7 @@ def test_a_step_that_another_library_had_wrapped_is_put_back() -> None:
 
 def test_an_unknown_engine_is_said_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     engine = SimpleNamespace()
-    with caplog.at_level(logging.WARNING), observed_engine_step(engine, lambda: None):
+    with caplog.at_level(logging.WARNING), observed_engine_step(engine, lambda: True):
         pass
     assert vars(engine) == {}
     assert "SimpleNamespace" in caplog.text
