@@ -44,7 +44,8 @@ class RunSession:
         writes: Whether this rank writes: true on world rank zero alone.
         isolation: Reports errors of the writer's `add_*` methods; see `RunWriter`.
         private: Whether the run's files are readable by this user only.
-        fsync: Whether a checkpoint also forces the event files to the disk.
+        fsync: Whether a checkpoint also forces the event files to the disk, and a line of a
+            `JsonLine` its file.
     """
 
     def __init__(
@@ -255,7 +256,7 @@ class RunSession:
             sync=self._fsync,
             isolation=self._isolation,
         )
-        return OpenRun(writer, run_id, self._output_dir, self._file_mode)
+        return OpenRun(writer, run_id, self._output_dir, self._file_mode, self._fsync)
 
     def _close_run(self) -> None:
         """Closes the current run. The next record opens another."""
