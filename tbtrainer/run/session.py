@@ -68,7 +68,7 @@ class RunSession:
         self._file_mode = 0o600 if private else 0o666
         self._fsync = fsync
         self._run: OpenRun | None = None
-        self._saved_observers: Mapping[str, Any] = _NO_STATES
+        self._saved_observers: Mapping[str, Any] = {}
         self._trains = False
 
     def check(self) -> None:
@@ -127,7 +127,7 @@ class RunSession:
             return
         self._output_dir = os.path.abspath(output_dir or self._output_dir)
         self._trial_name = trial_name
-        self._saved_observers = states_in(checkpoint) if checkpoint else _NO_STATES
+        self._saved_observers = states_in(checkpoint) if checkpoint else {}
         continued = None
         if checkpoint and resume == "auto":
             training = Training(self._output_dir, self._named_for_trial())
