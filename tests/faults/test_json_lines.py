@@ -83,18 +83,18 @@ def test_lines_wait_for_room_on_a_full_disk(
 def test_the_oldest_lines_are_dropped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tbtrainer.event_file.json_lines_writer.MOST_BYTES", 10_000)
     run = made(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(LocalStorage, "replace", refused)
         add(run, range(1))
         wait_until(lambda: "cannot be written" in caplog.text)
-        add(run, range(1, 100), text="words " * 50)
+        add(run, range(1, 150), text="words " * 2_000)
     run.close()
     kept = steps(tmp_path)
-    assert kept == list(range(kept[0], 100))
-    assert 10 < len(kept) < 30
-    assert f"{kept[0]} records of the run" in of_lines(caplog)[-1]
+    # Those that are being written when the queue is full cannot be dropped.
+    assert kept[-50:] == list(range(100, 150))
+    assert len(kept) < 90
+    assert f"{150 - len(kept)} records of the run" in of_lines(caplog)[-1]
 
 
 def test_lines_without_a_directory_are_in_a_fallback_file(
