@@ -1,12 +1,19 @@
-"""Event files read back, record by record."""
+"""Event files and files of JSON lines read back, record by record."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+
+def json_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines, in the order written."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def event_files(directory: Path) -> list[Path]:

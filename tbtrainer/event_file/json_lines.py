@@ -13,6 +13,8 @@ from tbtrainer.redaction import redacted
 JSON_LINES_END = ".jsonl"
 # A file that is longer is not one of a run. No file is written that is longer.
 MOST_BYTES = 2**20
+# Every line begins with this.
+_BEGINNING = b'{"step": '
 
 
 def json_line(values: Mapping[str, Any], step: int, time: float) -> bytes:
@@ -47,15 +49,17 @@ def lines_of_a_run(data: bytes) -> list[bytes] | None:
         The lines; `None` if any other one is not a JSON object with step and time.
     """
     *lines, rest = data.split(b"\n")
-    if rest:
-        # Without its line break a line may still be whole, after an editor has saved the file.
-        is_broken = rest.startswith(b"{") and step_of_line(rest) is None
-        lines += [] if is_broken else [rest]
-    elif lines and lines[-1].startswith(b"{") and step_of_line(lines[-1]) is None:
-        lines.pop()
+    # Without its line break a line may be whole, for example after an editor has saved the file.
+    if rest and (step_of_line(rest) is not None or not _is_torn(rest)):
+        lines.append(rest)
     if any(step_of_line(line) is None for line in lines):
         return None
     return [line + b"\n" for line in lines]
+
+
+def _is_torn(rest: bytes) -> bool:
+    """Whether the end of a file can be the beginning of a line."""
+    return rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)
 
 
 def step_of_line(line: bytes) -> int | None:

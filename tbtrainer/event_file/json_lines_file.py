@@ -1,7 +1,6 @@
 """A file of JSON lines in a run directory, local or remote, replaced whole with each append."""
 
 import logging
-import os
 from collections.abc import Sequence
 
 from tbtrainer.event_file.event_file import Appended
@@ -30,11 +29,14 @@ class JsonLinesFile:
         directory: The run directory. It is created with the first line.
         name: Name of the file.
         mode: Permissions of a local file, before the process's umask.
+        sync: Whether a local file is forced to the disk with each append. That can take seconds
+            while a checkpoint is being written, and the disk then counts as hung.
     """
 
-    def __init__(self, directory: str, name: str, mode: int) -> None:
+    def __init__(self, directory: str, name: str, mode: int, sync: bool) -> None:
         self.path: str | None = None
         self._directory, self._name, self._mode = directory, name, mode
+        self._sync = sync
         # Name and content of the file; `None` before the first append, and after a close.
         self._found: tuple[str, bytes] | None = None
         self._is_full = False
@@ -59,7 +61,7 @@ class JsonLinesFile:
             longer = self._with_room(content, records)
             if longer != content:
                 storage.make()
-                storage.replace(name, longer, self._mode)
+                storage.replace(name, longer, self._mode, self._sync)
         except Exception as fault:  # Every object store has exceptions of its own.
             return Appended(0, fault)
         self._found = name, longer
@@ -67,7 +69,7 @@ class JsonLinesFile:
         return Appended(len(records))
 
     def sync(self) -> None:
-        """Does nothing: a file that was replaced has been forced to the disk."""
+        """Does nothing: with `sync` each append forces the file to the disk."""
 
     def close(self) -> None:
         """Discards the content that was read. The next `append` reads the file again."""
@@ -125,7 +127,7 @@ class JsonLinesFile:
             logger.warning(
                 "%s in %s would become longer than %d bytes with the next line. This line and "
                 "later ones are left out. Training continues.",
-                os.path.basename(self._name),
+                self._name,
                 shown(self._directory),
                 MOST_BYTES,
             )

@@ -22,13 +22,14 @@ class JsonLinesWriter:
         logdir: The run directory: a local path, or a URL that fsspec knows.
         name: Name of the file.
         file_mode: Permissions of a local file, before the process's umask.
+        sync: Whether a local file is forced to the disk with each line.
     """
 
-    def __init__(self, logdir: str, name: str, file_mode: int = 0o666) -> None:
+    def __init__(self, logdir: str, name: str, file_mode: int = 0o666, sync: bool = False) -> None:
         self._process: tuple[int, str] | None = this_process()
         run = os.path.basename(os.path.normpath(logdir))
         self._delivery = Delivery(
-            JsonLinesFile(logdir, name, file_mode),
+            JsonLinesFile(logdir, name, file_mode, sync),
             FallbackLines(run, name),
             redacted_text(f"{logdir.rstrip('/')}/{name}"),
             MOST_BYTES,

@@ -77,9 +77,9 @@ class LocalStorage:
             raise
         return True
 
-    def replace(self, path: str, data: bytes, mode: int | None = None) -> None:
+    def replace(self, path: str, data: bytes, mode: int | None = None, sync: bool = True) -> None:
         """Writes a file, replacing an existing one atomically; see `Storage.replace`."""
-        with self._stage(path, mode) as staged:
+        with self._stage(path, mode, sync) as staged:
             staged.write(data)
             staged.publish(path)
 
@@ -93,11 +93,13 @@ class LocalStorage:
 
     def stage(self, like: str) -> AbstractContextManager["_StagedLocalFile"]:
         """Begins a file with a unique name in the folder of `like`; see `Storage.stage`."""
-        return self._stage(like, None)
+        return self._stage(like)
 
     @contextmanager
-    def _stage(self, like: str, mode: int | None) -> Iterator["_StagedLocalFile"]:
-        staged = _StagedLocalFile(self._directory, like, mode)
+    def _stage(
+        self, like: str, mode: int | None = None, sync: bool = True
+    ) -> Iterator["_StagedLocalFile"]:
+        staged = _StagedLocalFile(self._directory, like, mode, sync)
         try:
             yield staged
         finally:
@@ -136,15 +138,17 @@ class LocalStorage:
 
 
 class _StagedLocalFile:
-    """A file with a unique name, forced to the disk before it is renamed.
+    """A file with a unique name, which is renamed when it is complete.
 
     Args:
         directory: The directory of the storage.
         like: The file that it replaces, or whose permissions it gets.
         mode: Its permissions, before the process's umask; `None` for those of `like`.
+        sync: Whether it is forced to the disk before it is renamed.
     """
 
-    def __init__(self, directory: str, like: str, mode: int | None) -> None:
+    def __init__(self, directory: str, like: str, mode: int | None, sync: bool) -> None:
+        self._sync = sync
         self._directory = directory
         self._folder = os.path.join(directory, posixpath.dirname(like))
         self._part: str | None = os.path.join(self._folder, staged_name())
@@ -167,15 +171,17 @@ class _StagedLocalFile:
         self._file.write(data)
 
     def publish(self, path: str) -> None:
-        """Forces the bytes to the disk and moves the file to `path`."""
+        """Moves the file to `path`, forced to the disk if `sync` is set."""
         assert self._file is not None
         assert self._part is not None
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._sync:
+            os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._part, os.path.join(self._directory, path))
         self._part = None
-        _sync_directory(self._folder)
+        if self._sync:
+            _sync_directory(self._folder)
 
     def discard(self) -> None:
         """Closes the file, and deletes it unless it was published."""

@@ -103,8 +103,8 @@ class RemoteStorage:
         self._opened.pipe_file(self._at(path), data)
         return bool(self._opened.cat_file(self._at(path)) == data)
 
-    def replace(self, path: str, data: bytes, mode: int | None = None) -> None:
-        """Puts an object. Objects have no `mode`."""
+    def replace(self, path: str, data: bytes, mode: int | None = None, sync: bool = True) -> None:
+        """Puts an object. Objects have no `mode`, and are stored when the put returns."""
         self._opened.pipe_file(self._at(path), data)
 
     def remove(self, path: str) -> None:

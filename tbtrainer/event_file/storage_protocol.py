@@ -56,7 +56,7 @@ class Storage(Protocol):
     def create(self, path: str, data: bytes) -> bool:
         """Makes a file unless it exists. Returns whether this call made it."""
 
-    def replace(self, path: str, data: bytes, mode: int | None = None) -> None:
+    def replace(self, path: str, data: bytes, mode: int | None = None, sync: bool = True) -> None:
         """Writes a file, replacing an existing one atomically.
 
         Args:
@@ -64,6 +64,7 @@ class Storage(Protocol):
             data: Its content.
             mode: Permissions of a local file, before the process's umask; `None` keeps those of the
                 existing file.
+            sync: Whether a local file is forced to the disk before it gets its name.
         """
 
     def remove(self, path: str) -> None:

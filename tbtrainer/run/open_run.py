@@ -28,6 +28,7 @@ class OpenRun:
         run_id: The id in its claim; empty if its directory could not be claimed.
         output_dir: The training's `output_dir` when the run was opened, absolute.
         file_mode: Permissions of local files of JSON lines, before the process's umask.
+        sync: Whether files of JSON lines are forced to the disk with each line.
         cards: Digests of the texts that are written only if they have changed, by tag.
         lines: The writers of its files of JSON lines, by the name of the file.
         states: Writes the states of observers to checkpoints.
@@ -37,6 +38,7 @@ class OpenRun:
     run_id: str
     output_dir: str
     file_mode: int = 0o666
+    sync: bool = False
     cards: dict[str, str] = field(default_factory=dict)
     lines: dict[str, JsonLinesWriter] = field(default_factory=dict)
     states: ObserverStates = field(default_factory=ObserverStates)
@@ -123,7 +125,8 @@ class OpenRun:
                     f"a run has at most {MOST_LINES_FILES} files of JSON lines; {name!r} would be "
                     "one more. Use one file for all lines of an observer."
                 )
-            writer = JsonLinesWriter(str(self.writer.log_dir), name, self.file_mode)
+            directory = str(self.writer.log_dir)
+            writer = JsonLinesWriter(directory, name, self.file_mode, self.sync)
             # Atomic: deferred records are written by another thread than the training's.
             self.lines.setdefault(name, writer)
         return self.lines[name]

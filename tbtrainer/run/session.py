@@ -44,7 +44,8 @@ class RunSession:
         writes: Whether this rank writes: true on world rank zero alone.
         isolation: Reports errors of the writer's `add_*` methods; see `RunWriter`.
         private: Whether the run's files are readable by this user only.
-        fsync: Whether a checkpoint also forces the event files to the disk.
+        fsync: Whether a checkpoint also forces the event files to the disk, and a line of a
+            `JsonLine` its file.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RunSession:
         self._file_mode = 0o600 if private else 0o666
         self._fsync = fsync
         self._run: OpenRun | None = None
-        self._saved_observers: Mapping[str, Any] = _NO_STATES
+        self._saved_observers: Mapping[str, Any] = {}
         self._trains = False
 
     def check(self) -> None:
@@ -126,7 +127,7 @@ class RunSession:
             return
         self._output_dir = os.path.abspath(output_dir or self._output_dir)
         self._trial_name = trial_name
-        self._saved_observers = states_in(checkpoint) if checkpoint else _NO_STATES
+        self._saved_observers = states_in(checkpoint) if checkpoint else {}
         continued = None
         if checkpoint and resume == "auto":
             training = Training(self._output_dir, self._named_for_trial())
@@ -255,7 +256,7 @@ class RunSession:
             sync=self._fsync,
             isolation=self._isolation,
         )
-        return OpenRun(writer, run_id, self._output_dir, self._file_mode)
+        return OpenRun(writer, run_id, self._output_dir, self._file_mode, self._fsync)
 
     def _close_run(self) -> None:
         """Closes the current run. The next record opens another."""
