@@ -135,7 +135,8 @@ class StepGuard:
         has_failed, module = True, None
         with self._observers.guarded("repeat the forward pass"):
             module = first_bad_module(self._trainer.model, self._forwards)
-            has_failed = False
+            # Without `compute_loss`, there is no forward pass that could be repeated.
+            has_failed = not self._forwards
         if world_size() > 1:
             found: list[Any] = [None] * world_size()
             dist.all_gather_object(found, (has_failed, module))
