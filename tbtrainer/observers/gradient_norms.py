@@ -64,9 +64,12 @@ class GradientNorms:
             gradients: The result of `ParameterTable.gradients` at this step; `None` if it failed.
             loss_scale: Loss scale that the gradients are still multiplied by, a scalar tensor.
         """
+        self._loss_scale = None
         with self._window.step(step) as norms:
-            self._loss_scale = loss_scale
             try:
+                if loss_scale is not None:
+                    # A copy, because the scaler changes its tensor in place before `complete`.
+                    self._loss_scale = loss_scale.clone()
                 if gradients is None:
                     raise RuntimeError("the gradients could not be read")
                 self._norms.into(norms, gradients)
