@@ -58,9 +58,7 @@ def test_the_first_sentence_says_what_it_began_with(changes: dict[str, Any], sai
         ),
     ],
 )
-def test_the_last_sentence_says_what_became_of_the_step(
-    changes: dict[str, Any], said: str
-) -> None:
+def test_the_last_sentence_says_what_became_of_the_step(changes: dict[str, Any], said: str) -> None:
     assert replace(BACKWARD, **changes).message == f"{BEGAN} {said}"
 
 
