@@ -236,29 +236,3 @@ def test_groups_are_named_by_the_detail() -> None:
     details = ("total", "block", "parameter")
     found = [norm_summary.NormGroups([], detail).name_of(name) for detail in details]
     assert found == ["total", "model.layers.3", name]
-
-
-def test_a_step_after_a_failed_fold_has_no_old_loss_scale(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(step_window, "_MOST_STEPS", 16)
-    model = nn.Linear(4, 1, bias=False)
-    table = table_of(model)
-    set_gradients(model, 1.0)
-    norms = norms_of(table).norms
-    for step in range(1, 17):
-        norms.accumulate(step, table.gradients(), torch.tensor(8.0))
-        norms.complete(step, torch.tensor(1.0), was_skipped=False)
-    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
-        patch.setattr(step_window.StepSums, "of", fail)
-        norms.accumulate(17, table.gradients(), torch.tensor(2.0))
-    norms.complete(17, torch.tensor(1.0), was_skipped=False)
-    assert norms.read() is None  # The first steps are lost.
-    norms.accumulate(18, table.gradients(), torch.tensor(2.0))
-    norms.complete(18, torch.tensor(1.0), was_skipped=False)
-    reading = norms.read()
-    assert reading is not None
-    assert [facts.loss_scale for facts in reading.steps] == [2.0]
