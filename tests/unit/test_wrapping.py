@@ -49,7 +49,7 @@ def test_a_method_of_the_instance_is_restored() -> None:
     def own(number: int) -> int:
         return number + 100
 
-    counter.add = own  # type: ignore[method-assign,assignment]
+    counter.add = own
     with wrapped_on_instance(counter, "add", doubled):
         assert counter.add(1) == 202
     assert vars(counter) == {"add": own}
@@ -71,7 +71,7 @@ def test_what_replaced_the_wrapper_meanwhile_stays() -> None:
         return number + 100
 
     with wrapped_on_instance(counter, "add", doubled):
-        counter.add = own  # type: ignore[method-assign,assignment]
+        counter.add = own
     assert counter.add(1) == 101
 
 
