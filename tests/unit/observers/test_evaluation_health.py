@@ -65,7 +65,7 @@ def test_batches_that_are_not_finite_are_counted_and_reported() -> None:
     assert (line["dataset"], line["applied"]) == (None, False)
 
 
-def test_each_dataset_has_a_tag_and_a_report_of_its_own() -> None:
+def test_each_dataset_has_its_own_tag_and_report() -> None:
     evaluations = Evaluations()
     evaluations.begin()
     books = evaluations.of(NAN, dataset="books")
