@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tbtrainer import tags
-from tbtrainer.observers.observer import Observer
+from tbtrainer.observers.observer import Observer, Refusal
 from tbtrainer.observers.spike_score import SpikeScore
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training
@@ -33,6 +33,11 @@ class SpikeScores(Observer):
 
     def checkpoint_begins(self, step: int) -> tuple[()]:
         """Judges the steps so far, so that the checkpoint knows them."""
+        self._judge()
+        return ()
+
+    def step_refused(self, step: int, refusal: Refusal) -> tuple[()]:
+        """Judges the steps before the one that is refused."""
         self._judge()
         return ()
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Most steps of which a reading knows more than the sum over the steps.
+MOST_FACTS = 65_536
+
 
 @dataclass(frozen=True)
 class StepFacts:
@@ -106,7 +109,8 @@ class StepsReading:
     def then(self, later: "StepsReading") -> "StepsReading":
         """Returns the reading of these steps and of the steps after them."""
         return StepsReading(
-            steps=[*self.steps, *later.steps],
+            # Without logging steps a window is as long as the training.
+            steps=[*self.steps, *later.steps][-MOST_FACTS:],
             squares=self.squares + later.squares,
             finite_steps=self.finite_steps + later.finite_steps,
             unread=self.unread | later.unread,

@@ -117,12 +117,23 @@ class StepSums:
 
     def then(self, later: "StepSums") -> "StepSums":
         """Returns the sums over these steps and the steps after them."""
-        has_bad = self.numbers[1] > 0
-        numbers = self.numbers.where(has_bad, later.numbers)
-        numbers[0] = self.numbers[0] + later.numbers[0]
-        numbers[1] = torch.maximum(self.numbers[1], later.numbers[1])
-        norms = self.norms.where(has_bad, later.norms)
-        return StepSums(self.rows + later.rows, norms, numbers)
+        finite, is_bad, place, used = self.numbers.unbind()
+        later_finite, later_is_bad, later_place, later_used = later.numbers.unbind()
+        has_bad = is_bad > 0
+        numbers = (
+            finite + later_finite,
+            torch.maximum(is_bad, later_is_bad),
+            place.where(has_bad, later_place),
+            used.where(has_bad, (used + later_used).clamp(max=KEPT_NORMS)),
+        )
+        # The last lines of these steps, and after them the lines of the later ones that are in use.
+        places = torch.arange(KEPT_NORMS, device=self.norms.device)
+        moved = later_used.to(torch.int64)
+        places = (places + moved).where(places < KEPT_NORMS - moved, places + KEPT_NORMS)
+        norms = torch.cat([self.norms, later.norms]).index_select(0, places)
+        return StepSums(
+            self.rows + later.rows, self.norms.where(has_bad, norms), torch.stack(numbers)
+        )
 
 
 def _is_bad(facts: Tensor, has_bad_gradient: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbtrainer.observers import step_facts
 from tbtrainer.observers.step_facts import StepNorms, StepsReading
 from tbtrainer.observers.step_losses import StepLosses
 from tbtrainer.observers.step_sums import FACT_COLUMNS, KEPT_NORMS, StepSums, facts_of, host_facts
@@ -18,8 +19,6 @@ from tbtrainer.sharding import reduce_sum
 _MOST_BYTES = 16 * 2**20
 _LEAST_STEPS = 16
 _MOST_STEPS = 1024
-# Most steps of which more than the sum over the steps is known. They take 4 MiB.
-_MOST_FACTS = 65_536
 
 
 class StepWindow:
@@ -64,7 +63,7 @@ class StepWindow:
         # What is known of the steps that were added up.
         self._added = 0
         self._sums: StepSums | None = None
-        most_chunks = max(_MOST_FACTS // self._capacity, 1)
+        most_chunks = max(step_facts.MOST_FACTS // self._capacity, 1)
         self._facts: deque[tuple[list[int], Tensor]] = deque(maxlen=most_chunks)
         self._has_lost_steps = False
 
@@ -182,7 +181,7 @@ class StepWindow:
         kept = [sums.rows, sums.norms, sums.numbers, *(facts for _, facts in self._facts)]
         copied = torch.cat([tensor.flatten() for tensor in kept]).cpu().numpy()
         rows = sums.rows.shape[1]
-        lines = copied[: rows * (2 + KEPT_NORMS)].reshape(-1, rows)
+        lines = copied[: rows * (2 + KEPT_NORMS)].reshape(2 + KEPT_NORMS, rows)
         others = copied[lines.size :]
         finite_steps, _, last_place, used = (int(number) for number in others[:4])
         # The places are counted from the first step of the window, which may be dropped already.
