@@ -1,6 +1,5 @@
 """`TensorBoardArguments`: what is shown, as fields that extend `TrainingArguments`."""
 
-import logging
 import os
 import re
 import socket
@@ -17,13 +16,12 @@ from tbtrainer.argument_checks import (
     checked_directory,
     checked_flag,
     checked_patterns,
+    checked_positive_number,
     checked_steps_or_ratio,
     checked_strategy,
     checked_targets,
     checked_whole_number,
 )
-
-logger = logging.getLogger(__name__)
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
@@ -70,6 +68,9 @@ class TensorBoardArguments:
         histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
         norm_detail: Which gradient norms are written at each logging step: `"total"`, `"block"`
             (one per block, and the total) or `"parameter"` (one per parameter, and the total).
+        flops_per_token: Floating-point operations that one token costs in training, forward and
+            backward pass together, for `throughput/mfu`. `None`: computed from the model's
+            parameters and `config`, and left out where that is not possible.
         run_resume: Where a training that is resumed from a checkpoint writes. `"auto"`: to the run
             directory stored in the checkpoint. `"new"`: to a new one.
         event_file_private: Whether only their owner may read event files (mode 0600). Otherwise the
@@ -123,6 +124,10 @@ class TensorBoardArguments:
         default="block",
         metadata={"help": "Gradient norms at each logging step per: total, block or parameter."},
     )
+    flops_per_token: float | None = field(
+        default=None,
+        metadata={"help": "Operations per token in training, for MFU; computed if not given."},
+    )
     run_resume: str = field(
         default="auto",
         metadata={"help": "A resumed training continues its run (auto) or begins another (new)."},
@@ -160,6 +165,7 @@ class TensorBoardArguments:
             MAX_HISTOGRAM_BUCKETS,
         )
         self.norm_detail = checked_choice("norm_detail", self.norm_detail, NORM_DETAILS)
+        self.flops_per_token = checked_positive_number("flops_per_token", self.flops_per_token)
         self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)
         self.event_file_private = checked_flag("event_file_private", self.event_file_private)
         self.event_file_fsync = checked_flag("event_file_fsync", self.event_file_fsync)
@@ -270,24 +276,3 @@ def _logging_dir_named_in(args: TrainingArguments) -> str | None:
     folder, name = os.path.split(named)
     filled_in = re.fullmatch(r"\w{3}\d\d_\d\d-\d\d-\d\d_" + re.escape(socket.gethostname()), name)
     return None if filled_in and folder == os.path.join(str(args.output_dir), "runs") else named
-
-
-def warn_of_patterns_without_match(arguments: TensorBoardArguments, names: Iterable[str]) -> None:
-    """Warns of each pattern that matches no parameter, and names some that exist.
-
-    Args:
-        arguments: The arguments with `histogram_include` and `histogram_exclude`.
-        names: Parameter names of the model, as its author wrote them.
-    """
-    known = list(names)
-    for field_name in ("histogram_include", "histogram_exclude"):
-        for pattern in getattr(arguments, field_name) or []:
-            if not any(re.search(pattern, name) for name in known):
-                some = ", ".join(known[:: max(1, len(known) // 4)][:4])
-                logger.warning(
-                    "%s=%r matches no parameter of this model; it has, among %d: %s.",
-                    field_name,
-                    pattern,
-                    len(known),
-                    some,
-                )

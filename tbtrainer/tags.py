@@ -5,51 +5,30 @@ The writers take names and descriptions from here, and the table in docs/tags.md
 and `test/`. No tag declared here is in these groups.
 """
 
-import re
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal
-
-Kind = Literal["scalar", "histogram", "text"]
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A tag, or a family of tags that differ in a name.
-
-    Attributes:
-        name: The tag. A part in angle brackets, such as `<block>`, stands for a name.
-        kind: Which dashboard of TensorBoard shows it.
-        unit: Of the values; empty for text and for numbers without a unit.
-        description: One sentence.
-        when: At which steps it is written.
-    """
-
-    name: str
-    kind: Kind
-    unit: str
-    description: str
-    when: str
-
-    def of(self, name: str) -> str:
-        """Returns the tag of one member of the family.
-
-        Example:
-            >>> GRADIENTS.of("lm_head.weight")
-            'gradients/lm_head.weight'
-        """
-        return re.sub(r"<\w+>", lambda _: name, self.name, count=1)
-
-    def matches(self, tag: str) -> bool:
-        """Returns whether a written tag is this one, or a member of this family."""
-        return _pattern(self.name).fullmatch(tag) is not None
-
-
-@cache
-def _pattern(name: str) -> re.Pattern[str]:
-    parts = re.split(r"<\w+>", name)
-    return re.compile(".+".join(re.escape(part) for part in parts))
-
+from tbtrainer.speed_tags import (
+    DATA_WAIT_FRACTION,
+    DEVICE_POWER,
+    DEVICE_TEMPERATURE,
+    DEVICE_UTILIZATION,
+    EVALUATION_SECONDS,
+    LEARNING_RATE,
+    MEMORY_ALLOCATED,
+    MEMORY_HOST,
+    MEMORY_PEAK,
+    MEMORY_RESERVED,
+    MEMORY_RETRIES,
+    MFU,
+    RANK_SPREAD,
+    SAMPLES_PER_SECOND,
+    SLOWEST_RANK,
+    STEP_PHASES,
+    STEP_SECONDS,
+    STEP_SECONDS_P95,
+    TOKENS_PER_SECOND,
+    VERDICT,
+    WEIGHT_DECAY,
+)
+from tbtrainer.tag import Tag
 
 PARAMETERS = Tag(
     "parameters/<name>",
@@ -187,6 +166,27 @@ TAGS: tuple[Tag, ...] = (
     PARAMETERS,
     GRADIENTS,
     NONFINITE_GRADIENTS,
+    STEP_SECONDS,
+    STEP_SECONDS_P95,
+    TOKENS_PER_SECOND,
+    SAMPLES_PER_SECOND,
+    DATA_WAIT_FRACTION,
+    MFU,
+    SLOWEST_RANK,
+    RANK_SPREAD,
+    EVALUATION_SECONDS,
+    VERDICT,
+    STEP_PHASES,
+    LEARNING_RATE,
+    WEIGHT_DECAY,
+    MEMORY_ALLOCATED,
+    MEMORY_RESERVED,
+    MEMORY_PEAK,
+    MEMORY_RETRIES,
+    MEMORY_HOST,
+    DEVICE_UTILIZATION,
+    DEVICE_POWER,
+    DEVICE_TEMPERATURE,
     CHECKPOINT_SECONDS,
     CHECKPOINT_SAVED,
     ARGUMENTS,

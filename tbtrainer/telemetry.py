@@ -10,11 +10,7 @@ from typing import Any
 
 from transformers.integrations import TensorBoardCallback
 
-from tbtrainer.arguments import (
-    TensorBoardArguments,
-    telemetry_arguments,
-    warn_of_patterns_without_match,
-)
+from tbtrainer.arguments import TensorBoardArguments, telemetry_arguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
@@ -24,6 +20,7 @@ from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
 from tbtrainer.sharding.parameter_names import clean_names
 from tbtrainer.steps import ObservedSteps
+from tbtrainer.unmatched_patterns import warn_of_patterns_without_match
 
 
 class Telemetry:

@@ -6,32 +6,44 @@ from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
 from tbtrainer.observers.histograms import Histograms
+from tbtrainer.observers.learning_rates import LearningRates
 from tbtrainer.observers.log_entries import LogEntries
+from tbtrainer.observers.memory import Memory
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.observers.record_counters import RecordCounters
+from tbtrainer.observers.step_times import StepMarks, StepTimes, TelemetryMarks
+from tbtrainer.observers.throughput import Throughput
 from tbtrainer.run import RunSession
 
 
 def built_in_observers(run: RunSession, clock: Clock, isolation: Isolation) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
-    The order matters at a logging step: `RecordCounters` comes first, so that records of this very
-    step do not count as waiting, and `OverheadFraction` ends the window of the clock, so it comes
-    last. Observers that a
-    user adds come after it; their time at a logging step is counted in the next window.
+    The order matters. `StepMarks` comes first, so that what the others do at a moment is in no
+    phase of the step, and `TelemetryMarks` after them. At a logging step `RecordCounters` comes
+    first, so that records of this very step do not count as waiting, and `Throughput` next, so that
+    its window ends before the work of the others. `OverheadFraction` ends the window of the clock,
+    so it comes last. Observers that a user adds come after it; their time at a logging step is
+    counted in the next window.
 
     Args:
         run: The run whose records are counted.
         clock: Measures what all observers cost.
         isolation: What happens to an error in a measurement.
     """
+    times = StepTimes(clock)
     return [
+        StepMarks(times),
         RecordCounters(run),
+        Throughput(times, clock),
         ArgumentCards(),
         LogEntries(),
         GradientNormCurves(isolation),
         Histograms(),
+        LearningRates(),
+        Memory(),
         Checkpoints(),
+        TelemetryMarks(times),
         OverheadFraction(clock),
     ]

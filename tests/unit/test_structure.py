@@ -19,12 +19,13 @@ LAYERS = (
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
     ("tbtrainer.event_file",),
+    ("tbtrainer.unmatched_patterns",),
     ("tbtrainer.arguments", "tbtrainer.isolation"),
     ("tbtrainer.argument_checks",),
     ("tbtrainer.redaction",),
     ("tbtrainer.sharding",),
     ("tbtrainer.statistics",),
-    ("tbtrainer.tags", "tbtrainer.records"),
+    ("tbtrainer.tags", "tbtrainer.speed_tags", "tbtrainer.tag", "tbtrainer.records"),
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.
 UNKNOWN_TO_EACH_OTHER = (
