@@ -186,6 +186,8 @@ class TensorBoardArguments:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as `TrainingArguments.to_dict` does."""
         values: dict[str, Any] = getattr(super(), "to_dict")()  # noqa: B009
+        # transformers takes every field whose name ends in `_token` for a secret.
+        values["flops_per_token"] = self.flops_per_token
         if self._hides_own_fields:
             for name in _own_fields(type(self)):
                 del values[name]

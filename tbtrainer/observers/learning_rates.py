@@ -93,8 +93,7 @@ class LearningRates(Observer):
             kept. With one rate for all it is like `{"group_0": 5e-05}`.
         """
         rates = _numbers(self._rates.get(step, {}))
-        curves = split_where_different(self._equal_rates, rates)
-        return {names[0]: rates[names[0]] for names in curves if names[0] in rates}
+        return {names[0]: rates[names[0]] for names in split_where_different([[*rates]], rates)}
 
     def close(self) -> None:
         """Releases the optimizer. The rates are kept."""
@@ -106,8 +105,9 @@ class LearningRates(Observer):
         self._places = distinct_groups(groups)
         self._groups_seen = len(groups)
         added = [name for name in self._places if name not in known]
+        # With the first ones, until a value tells them apart.
         for equal in (self._equal_rates, self._equal_decays):
-            equal += [added] if added else []
+            equal[:1] = [[*(equal[0] if equal else ()), *added]]
 
 
 def distinct_groups(groups: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -78,20 +78,20 @@ def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Findi
         "data": _Finding(
             waiting,
             DATA_WAIT,
-            f"**Waiting for data {waiting:.0%} of the time**: raise `dataloader_num_workers` (now "
+            f"**Waiting for data {100 * waiting:.0f} % of the time**: raise `dataloader_num_workers` (now "
             f"{workers}), or prepare the samples before the training.",
         ),
         "rank": _rank_finding(windows[-1], training / len(steps)),
         "telemetry": _Finding(
             telemetry,
             TELEMETRY,
-            f"**tbtrainer takes {telemetry:.0%} of the time**: raise `logging_steps` or "
+            f"**tbtrainer takes {100 * telemetry:.0f} % of the time**: raise `logging_steps` or "
             "`histogram_steps`.",
         ),
         "logging": _Finding(
             logging,
             LOGGING,
-            f"**Logging and callbacks take {logging:.0%} of the time**: raise `logging_steps`, or "
+            f"**Logging and callbacks take {100 * logging:.0f} % of the time**: raise `logging_steps`, or "
             "look for a slow callback.",
         ),
     }
