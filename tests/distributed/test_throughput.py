@@ -40,8 +40,11 @@ def test_the_rank_with_a_slow_loader_is_the_slowest(
 
 
 @pytest.mark.parametrize("step", [4, 8])
-def test_the_spread_is_above_one(shown: dict[tuple[str, int], float], step: int) -> None:
-    assert shown["throughput/rank_spread", step] > 1
+def test_the_wait_of_the_other_rank_is_not_its_own(
+    shown: dict[tuple[str, int], float], step: int
+) -> None:
+    # It would be 1 if the other rank's wait for this one counted as its own.
+    assert shown["throughput/rank_spread", step] > 1.5
 
 
 @pytest.mark.parametrize("step", [4, 8])

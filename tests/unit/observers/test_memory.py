@@ -11,7 +11,6 @@ import torch
 
 from tbtrainer.observers.memory import Memory
 
-
 GIB = 2**30
 
 
