@@ -78,8 +78,8 @@ def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Findi
         "data": _Finding(
             waiting,
             DATA_WAIT,
-            f"**Waiting for data {100 * waiting:.0f} % of the time**: raise `dataloader_num_workers` (now "
-            f"{workers}), or prepare the samples before the training.",
+            f"**Waiting for data {100 * waiting:.0f} % of the time**: raise "
+            f"`dataloader_num_workers` (now {workers}), or prepare the samples before the training.",
         ),
         "rank": _rank_finding(windows[-1], training / len(steps)),
         "telemetry": _Finding(
@@ -91,8 +91,8 @@ def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Findi
         "logging": _Finding(
             logging,
             LOGGING,
-            f"**Logging and callbacks take {100 * logging:.0f} % of the time**: raise `logging_steps`, or "
-            "look for a slow callback.",
+            f"**Logging and callbacks take {100 * logging:.0f} % of the time**: raise "
+            "`logging_steps`, or look for a slow callback.",
         ),
     }
 
