@@ -79,7 +79,8 @@ def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Findi
             waiting,
             DATA_WAIT,
             f"**Waiting for data {100 * waiting:.0f} % of the time**: raise "
-            f"`dataloader_num_workers` (now {workers}), or prepare the samples before the training.",
+            f"`dataloader_num_workers` (now {workers}), or prepare the samples before the "
+            "training.",
         ),
         "rank": _rank_finding(windows[-1], training / len(steps)),
         "telemetry": _Finding(
