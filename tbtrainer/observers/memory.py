@@ -1,6 +1,5 @@
 """Shows the memory of device and host, and what the device's driver reports."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +23,6 @@ class Memory(Observer):
     """
 
     def __init__(self) -> None:
-        self._process = psutil.Process(os.getpid())
         self._device: torch.device | None = None
         self._resets_peak = False
         self._retries = 0
@@ -45,7 +43,9 @@ class Memory(Observer):
 
     def logging_step(self, step: int) -> list[Scalar]:
         """Returns the figures as they are now."""
-        records = [Scalar(tags.MEMORY_HOST.name, self._process.memory_info().rss / _GIB)]
+        # Not kept, because a `Process` cannot be copied, and a trainer can.
+        resident = psutil.Process().memory_info().rss
+        records = [Scalar(tags.MEMORY_HOST.name, resident / _GIB)]
         if self._device is not None:
             records += self._of_device(self._device)
         if self._driver is not None:
