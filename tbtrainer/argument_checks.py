@@ -56,6 +56,15 @@ def checked_whole_number(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
+def checked_positive_number(name: str, value: Any) -> float | None:
+    """Returns a finite number above 0; `None` stays `None`."""
+    if value is None:
+        return None
+    if not _is_number(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r} is not allowed; use a number above 0, or None.")
+    return float(value)
+
+
 def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str]:
     """Returns the names of targets, each once, in the order of `allowed`."""
     targets = _listed(name, value)

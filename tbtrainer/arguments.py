@@ -11,6 +11,7 @@ from tbtrainer.argument_checks import (
     checked_directory,
     checked_flag,
     checked_patterns,
+    checked_positive_number,
     checked_steps_or_ratio,
     checked_strategy,
     checked_targets,
@@ -68,6 +69,9 @@ class TensorBoardArguments:
             taken, and `train` ends as if it were done. `"raise"`: the step is not taken, and
             `train` raises `tbtrainer.NonFiniteError` on every rank. `"stop"` and `"raise"` keep the
             weights of the last good step; with them the host waits for the device once per step.
+        flops_per_token: Floating-point operations that one token costs in training, forward and
+            backward pass together, for `throughput/mfu`. `None`: computed from the model's
+            parameters and `config`, and left out where that is not possible.
         run_resume: Where a training that is resumed from a checkpoint writes. `"auto"`: to the run
             directory stored in the checkpoint. `"new"`: to a new one.
         event_file_private: Whether only their owner may read event files (mode 0600). Otherwise the
@@ -128,6 +132,10 @@ class TensorBoardArguments:
             "with the last good weights (stop), or raise an error (raise)."
         },
     )
+    flops_per_token: float | None = field(
+        default=None,
+        metadata={"help": "Operations per token in training, for MFU; computed if not given."},
+    )
     run_resume: str = field(
         default="auto",
         metadata={"help": "A resumed training continues its run (auto) or begins another (new)."},
@@ -168,6 +176,7 @@ class TensorBoardArguments:
         self.nonfinite_action = checked_choice(
             "nonfinite_action", self.nonfinite_action, NONFINITE_ACTIONS
         )
+        self.flops_per_token = checked_positive_number("flops_per_token", self.flops_per_token)
         self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)
         self.event_file_private = checked_flag("event_file_private", self.event_file_private)
         self.event_file_fsync = checked_flag("event_file_fsync", self.event_file_fsync)
@@ -188,6 +197,8 @@ class TensorBoardArguments:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as `TrainingArguments.to_dict` does."""
         values: dict[str, Any] = getattr(super(), "to_dict")()  # noqa: B009
+        # transformers takes every field whose name ends in `_token` for a secret.
+        values["flops_per_token"] = self.flops_per_token
         if self._hides_own_fields:
             for name in _own_fields(type(self)):
                 del values[name]

@@ -1,6 +1,5 @@
 """Where a trainer's `TensorBoardArguments` come from, whatever arguments it was given."""
 
-import logging
 import os
 import re
 import socket
@@ -12,8 +11,6 @@ from typing import Any, cast
 from transformers import TrainingArguments
 
 from tbtrainer.arguments import TensorBoardArguments
-
-logger = logging.getLogger(__name__)
 
 
 def given_arguments(values: Iterable[Any]) -> TensorBoardArguments | None:
@@ -72,24 +69,3 @@ def _logging_dir_named_in(args: TrainingArguments) -> str | None:
     folder, name = os.path.split(named)
     filled_in = re.fullmatch(r"\w{3}\d\d_\d\d-\d\d-\d\d_" + re.escape(socket.gethostname()), name)
     return None if filled_in and folder == os.path.join(str(args.output_dir), "runs") else named
-
-
-def warn_of_patterns_without_match(arguments: TensorBoardArguments, names: Iterable[str]) -> None:
-    """Warns of each pattern that matches no parameter, and names some that exist.
-
-    Args:
-        arguments: The arguments with `histogram_include` and `histogram_exclude`.
-        names: Parameter names of the model, as its author wrote them.
-    """
-    known = list(names)
-    for field_name in ("histogram_include", "histogram_exclude"):
-        for pattern in getattr(arguments, field_name) or []:
-            if not any(re.search(pattern, name) for name in known):
-                some = ", ".join(known[:: max(1, len(known) // 4)][:4])
-                logger.warning(
-                    "%s=%r matches no parameter of this model; it has, among %d: %s.",
-                    field_name,
-                    pattern,
-                    len(known),
-                    some,
-                )

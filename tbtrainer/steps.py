@@ -45,7 +45,7 @@ class ObservedSteps:
         self._model: nn.Module | None = None
         # Holds the wrapper around DeepSpeed's `engine.step` while a training is observed.
         self._engine_step = ExitStack()
-        self._is_in_step = self._is_in_loss = False
+        self._is_in_step = self._is_in_loss = self._is_fetching = False
         # The step after which `training_step` has not been called; `None` once it has been.
         self._unseen_from: int | None = None
 
@@ -64,6 +64,7 @@ class ObservedSteps:
         """
         with (
             wrapped_on_instance(self._trainer, "get_batch_samples", self._observed_fetch),
+            wrapped_on_instance(self._trainer, "_get_num_items_in_batch", self._observed_count),
             wrapped_on_instance(self._trainer, "training_step", self.observed_step),
             wrapped_on_instance(self._trainer, "compute_loss", self._observed_forward),
         ):
@@ -72,9 +73,27 @@ class ObservedSteps:
     def _observed_fetch(self, fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a `get_batch_samples`, and shows when the data was requested and received."""
         self._observers.data_requested(self.count + 1)
-        fetched = fetch(*args, **kwargs)
-        self._observers.data_received(self.count + 1, fetched[0])
+        self._is_fetching = True
+        try:
+            fetched = fetch(*args, **kwargs)
+            self._received(fetched[0])
+        finally:
+            self._is_fetching = False
         return fetched
+
+    def _observed_count(self, count: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a `_get_num_items_in_batch`, and shows before it that the data was received.
+
+        `get_batch_samples` calls it when it has the data. It may wait for the data of other ranks.
+        """
+        self._received(next(iter((*args, *kwargs.values())), []))
+        return count(*args, **kwargs)
+
+    def _received(self, micro_batches: Any) -> None:
+        # An evaluation counts its labels too, but does not fetch its batches here.
+        if self._is_fetching:
+            self._is_fetching = False
+            self._observers.data_received(self.count + 1, micro_batches)
 
     def _observed_forward(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a `compute_loss`, and shows the loss if this is the forward pass of a step.
@@ -110,6 +129,7 @@ class ObservedSteps:
             return take(*args, **kwargs)
         self._observe(kwargs["model"] if "model" in kwargs else args[0])
         self._unseen_from = None
+        self._observers.forward_begins(self.count + 1)
         self._is_in_step = True
         try:
             loss = take(*args, **kwargs)

@@ -5,51 +5,41 @@ The writers take names and descriptions from here, and the table in docs/tags.md
 and `test/`. No tag declared here is in these groups.
 """
 
-import re
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal
-
-Kind = Literal["scalar", "histogram", "text"]
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A tag, or a family of tags that differ in a name.
-
-    Attributes:
-        name: The tag. A part in angle brackets, such as `<block>`, stands for a name.
-        kind: Which dashboard of TensorBoard shows it.
-        unit: Of the values; empty for text and for numbers without a unit.
-        description: One sentence.
-        when: At which steps it is written.
-    """
-
-    name: str
-    kind: Kind
-    unit: str
-    description: str
-    when: str
-
-    def of(self, name: str) -> str:
-        """Returns the tag of one member of the family.
-
-        Example:
-            >>> GRADIENTS.of("lm_head.weight")
-            'gradients/lm_head.weight'
-        """
-        return re.sub(r"<\w+>", lambda _: name, self.name, count=1)
-
-    def matches(self, tag: str) -> bool:
-        """Returns whether a written tag is this one, or a member of this family."""
-        return _pattern(self.name).fullmatch(tag) is not None
-
-
-@cache
-def _pattern(name: str) -> re.Pattern[str]:
-    parts = re.split(r"<\w+>", name)
-    return re.compile(".+".join(re.escape(part) for part in parts))
-
+from tbtrainer.health_tags import (
+    GRAD_NORM_SPIKE_SCORE,
+    HEALTH_REPORT,
+    LOSS_SPIKE_SCORE,
+    LOSS_SPREAD,
+    NONFINITE_EVAL_BATCHES,
+    NONFINITE_EVAL_BATCHES_OF,
+    NONFINITE_GRADIENTS,
+    NONFINITE_LOSSES,
+    SKIPPED_STEPS,
+)
+from tbtrainer.speed_tags import (
+    DATA_WAIT_FRACTION,
+    DEVICE_POWER,
+    DEVICE_TEMPERATURE,
+    DEVICE_UTILIZATION,
+    EVALUATION_SECONDS,
+    LEARNING_RATE,
+    MEMORY_ALLOCATED,
+    MEMORY_HOST,
+    MEMORY_PEAK,
+    MEMORY_RESERVED,
+    MEMORY_RETRIES,
+    MFU,
+    RANK_SPREAD,
+    SAMPLES_PER_SECOND,
+    SLOWEST_RANK,
+    STEP_PHASES,
+    STEP_SECONDS,
+    STEP_SECONDS_P95,
+    TOKENS_PER_SECOND,
+    VERDICT,
+    WEIGHT_DECAY,
+)
+from tbtrainer.tag import Tag
 
 PARAMETERS = Tag(
     "parameters/<name>",
@@ -111,76 +101,6 @@ GRAD_NORM_PER_PARAMETER = Tag(
     "Norm of the gradient of one parameter before clipping, root mean square over the steps since "
     "the last logging step.",
     'logging steps, with `norm_detail="parameter"`',
-)
-NONFINITE_LOSSES = Tag(
-    "health/nonfinite_losses",
-    "scalar",
-    "steps",
-    "Steps since the last logging step whose loss was NaN or infinite on some rank; `train/loss` "
-    "leaves them out.",
-    "logging steps",
-)
-NONFINITE_GRADIENTS = Tag(
-    "health/nonfinite_gradients",
-    "scalar",
-    "steps",
-    "Steps since the last logging step with a NaN or an infinity in a gradient, without those in "
-    "`health/skipped_steps` whose loss scale was too large.",
-    "logging steps",
-)
-SKIPPED_STEPS = Tag(
-    "health/skipped_steps",
-    "scalar",
-    "steps",
-    "Steps since the last logging step that the loss scaler of float16 left out, after an overflow "
-    "of a gradient.",
-    "logging steps, with a loss scale",
-)
-NONFINITE_EVAL_BATCHES = Tag(
-    "health/nonfinite_eval_batches",
-    "scalar",
-    "batches",
-    "Batches of an evaluation, of all ranks, whose loss was NaN or infinite; `eval/loss` may "
-    "leave them out.",
-    "each evaluation",
-)
-NONFINITE_EVAL_BATCHES_OF = Tag(
-    "health/nonfinite_eval_batches/<dataset>",
-    "scalar",
-    "batches",
-    "The same for one dataset of several.",
-    "each evaluation of a dictionary of datasets",
-)
-LOSS_SPREAD = Tag(
-    "health/loss_spread",
-    "scalar",
-    "",
-    "Largest minus smallest loss of a rank at one step, the largest of the steps since the last "
-    "logging step.",
-    "logging steps, with several ranks",
-)
-LOSS_SPIKE_SCORE = Tag(
-    "health/loss_spike_score",
-    "scalar",
-    "share, 0 to 1",
-    "Share of all steps so far whose loss is above the mean of the 128 steps before by more than 6 "
-    "of their standard deviations.",
-    "logging steps, from step 129 on",
-)
-GRAD_NORM_SPIKE_SCORE = Tag(
-    "health/grad_norm_spike_score",
-    "scalar",
-    "share, 0 to 1",
-    "The same share for the norm of all gradients together, before clipping.",
-    "logging steps, from step 129 on",
-)
-HEALTH_REPORT = Tag(
-    "health/report",
-    "text",
-    "",
-    "What was not finite first, at which step and in which parameter, and what the steps before "
-    "looked like.",
-    "when something broke",
 )
 CHECKPOINT_SECONDS = Tag(
     "throughput/checkpoint_seconds",
@@ -258,6 +178,27 @@ TAGS: tuple[Tag, ...] = (
     LOSS_SPIKE_SCORE,
     GRAD_NORM_SPIKE_SCORE,
     HEALTH_REPORT,
+    STEP_SECONDS,
+    STEP_SECONDS_P95,
+    TOKENS_PER_SECOND,
+    SAMPLES_PER_SECOND,
+    DATA_WAIT_FRACTION,
+    MFU,
+    SLOWEST_RANK,
+    RANK_SPREAD,
+    EVALUATION_SECONDS,
+    VERDICT,
+    STEP_PHASES,
+    LEARNING_RATE,
+    WEIGHT_DECAY,
+    MEMORY_ALLOCATED,
+    MEMORY_RESERVED,
+    MEMORY_PEAK,
+    MEMORY_RETRIES,
+    MEMORY_HOST,
+    DEVICE_UTILIZATION,
+    DEVICE_POWER,
+    DEVICE_TEMPERATURE,
     CHECKPOINT_SECONDS,
     CHECKPOINT_SAVED,
     ARGUMENTS,

@@ -11,12 +11,13 @@ from typing import Any
 from transformers.integrations import TensorBoardCallback
 
 from tbtrainer.arguments import TensorBoardArguments
-from tbtrainer.given_arguments import telemetry_arguments, warn_of_patterns_without_match
+from tbtrainer.given_arguments import telemetry_arguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.health_reports import HealthReports
+from tbtrainer.observers.learning_rates import LearningRates
 from tbtrainer.observers.observer import Evaluation, EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
@@ -24,6 +25,7 @@ from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
 from tbtrainer.sharding.parameter_names import clean_names
 from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
+from tbtrainer.unmatched_patterns import warn_of_patterns_without_match
 
 
 class Telemetry:
@@ -53,9 +55,10 @@ class Telemetry:
             fsync=self._arguments.event_file_fsync,
         )
         measurements = StepMeasurements(isolation)
-        reports = HealthReports(measurements, lambda step: {})
+        rates = LearningRates()
+        reports = HealthReports(measurements, rates.rates_at)
         self.observers = ObserverSet(
-            built_in_observers(self.run, clock, measurements, reports),
+            built_in_observers(self.run, clock, measurements, reports, rates),
             self.run.write,
             writes=self._writes,
             isolation=isolation,

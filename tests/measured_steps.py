@@ -21,7 +21,7 @@ def facts_of(step: int, **changes: Any) -> StepFacts:
         "loss_spread": 0.0,
         "loss_rank": None,
         "grad_norm": 1.0,
-        "has_infinity": False,
+        "looks_overflowed": False,
         "loss_scale": None,
         "was_skipped": False,
     }

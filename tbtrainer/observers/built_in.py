@@ -8,33 +8,47 @@ from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
 from tbtrainer.observers.health_counts import HealthCounts
 from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.histograms import Histograms
+from tbtrainer.observers.learning_rates import LearningRates
 from tbtrainer.observers.log_entries import LogEntries
+from tbtrainer.observers.memory import Memory
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.observers.record_counters import RecordCounters
 from tbtrainer.observers.spike_scores import SpikeScores
 from tbtrainer.observers.step_measurements import StepMeasurements
+from tbtrainer.observers.step_times import StepMarks, StepTimes, TelemetryMarks
+from tbtrainer.observers.throughput import Throughput
 from tbtrainer.run import RunSession
 
 
 def built_in_observers(
-    run: RunSession, clock: Clock, measurements: StepMeasurements, reports: HealthReports
+    run: RunSession,
+    clock: Clock,
+    measurements: StepMeasurements,
+    reports: HealthReports,
+    rates: LearningRates,
 ) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
-    The order matters at a logging step: `RecordCounters` comes first, so that records of this very
-    step do not count as waiting, and `OverheadFraction` ends the window of the clock, so it comes
-    last. Observers that a
-    user adds come after it; their time at a logging step is counted in the next window.
+    The order matters. `StepMarks` comes first, so that what the others do at a moment is in no
+    phase of the step, and `TelemetryMarks` after them. At a logging step `RecordCounters` comes
+    first, so that records of this very step do not count as waiting, and `Throughput` next, so that
+    its window ends before the work of the others. `OverheadFraction` ends the window of the clock,
+    so it comes last. Observers that a user adds come after it; their time at a logging step is
+    counted in the next window.
 
     Args:
         run: The run whose records are counted.
         clock: Measures what all observers cost.
         measurements: Measures the steps.
         reports: Reports what is not finite.
+        rates: Shows the learning rates, and knows those of a step.
     """
+    times = StepTimes(clock)
     return [
+        StepMarks(times),
         RecordCounters(run),
+        Throughput(times, clock),
         ArgumentCards(),
         LogEntries(),
         measurements,
@@ -44,6 +58,9 @@ def built_in_observers(
         reports,
         EvaluationHealth(reports),
         Histograms(),
+        rates,
+        Memory(),
         Checkpoints(),
+        TelemetryMarks(times),
         OverheadFraction(clock),
     ]

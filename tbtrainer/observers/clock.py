@@ -36,6 +36,10 @@ class Clock:
         current = time.perf_counter() - self._block_began if self._depth > 0 else 0.0
         return self._spent + current
 
+    def training_seconds(self) -> float:
+        """Returns the time of a clock that stands still while the training loop is in tbtrainer."""
+        return time.perf_counter() - self.spent_seconds()
+
     def restart(self) -> None:
         """Begins a new window now. Of a block that is running, only the rest belongs to it."""
         self._window_began = time.perf_counter()

@@ -45,6 +45,8 @@ class GradientNorms:
             table.needs_reduction,
         )
         self._unread: dict[int, str] = {}
+        # The loss scaler's own tensor, and its value at the newest step.
+        self._scaler_scale: Tensor | None = None
         self._loss_scale: Tensor | None = None
         self._warned_of_missing = False
 
@@ -64,12 +66,11 @@ class GradientNorms:
             gradients: The result of `ParameterTable.gradients` at this step; `None` if it failed.
             loss_scale: Loss scale that the gradients are still multiplied by, a scalar tensor.
         """
-        self._loss_scale = None
+        self._scaler_scale = self._loss_scale = None
         with self._window.step(step) as norms:
             try:
                 if loss_scale is not None:
-                    # A copy, because the scaler changes its tensor in place before `complete`.
-                    self._loss_scale = loss_scale.clone()
+                    self._scaler_scale, self._loss_scale = loss_scale, loss_scale.clone()
                 if gradients is None:
                     raise RuntimeError("the gradients could not be read")
                 self._norms.into(norms, gradients)
@@ -91,9 +92,15 @@ class GradientNorms:
         Args:
             step: The step's number.
             loss: This rank's loss, a scalar; `None` if it is not known.
-            was_skipped: Whether the loss scaler left the parameters as they were.
+            was_skipped: Whether the parameters are known to be as they were. A scaler that has
+                reduced its scale since `accumulate` has skipped the step too.
         """
-        self._window.complete(step, loss, self._loss_scale, was_skipped)
+        was_reduced = None
+        if self._scaler_scale is not None and self._loss_scale is not None:
+            # With a fused optimizer the kernel skips the step by itself, and accelerate's
+            # `optimizer_step_was_skipped` is not set (accelerate 1.15, torch 2.13).
+            was_reduced = self._scaler_scale < self._loss_scale
+        self._window.complete(step, loss, self._loss_scale, was_skipped, was_reduced)
 
     def newest(self) -> Tensor:
         """Returns the norms of the newest step by row, as far as this rank counts the tensors.

@@ -233,7 +233,7 @@ def _cause(bad: StepFacts, was_damaged: bool) -> Cause:
     if bad.has_bad_loss:
         return "loss"
     is_too_small = bad.was_skipped and bad.loss_scale is not None and bad.loss_scale < 1
-    return "loss_scale" if is_too_small and bad.has_infinity else "backward"
+    return "loss_scale" if is_too_small and bad.looks_overflowed else "backward"
 
 
 def _key(report: HealthReport) -> object:

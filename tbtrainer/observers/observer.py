@@ -148,9 +148,19 @@ class Observer:
     def data_received(self, step: int, micro_batches: Sequence[Any]) -> Records | None:
         """Is called when the micro-batches of optimizer step `step` have been fetched.
 
+        `Trainer` may count the labels of all ranks afterwards, before the first forward pass.
+
         Args:
             step: The step that will be taken with them, counted from 1.
             micro_batches: What this rank's data loader gave, as many as there are until the step.
+        """
+        return None
+
+    def forward_begins(self, step: int) -> Records | None:
+        """Is called before each forward pass of the training.
+
+        Args:
+            step: The optimizer step that this micro-batch is a part of, counted from 1.
         """
         return None
 

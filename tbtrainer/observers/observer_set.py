@@ -145,6 +145,10 @@ class ObserverSet(Observer):
         """Calls the observers, in a training."""
         return self._call_in_training(Observer.data_received, step, micro_batches)
 
+    def forward_begins(self, step: int) -> tuple[()]:
+        """Calls the observers, in a training."""
+        return self._call_in_training(Observer.forward_begins, step)
+
     def forward_done(self, step: int, loss: Tensor) -> tuple[()]:
         """Calls the observers, in a training."""
         return self._call_in_training(Observer.forward_done, step, loss)

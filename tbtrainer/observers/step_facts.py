@@ -22,8 +22,8 @@ class StepFacts:
         loss_rank: The last rank whose loss was not finite; `None` if all were finite.
         grad_norm: Norm of all gradients that can be read together, before clipping and without the
             loss scale; `None` if some rank could not measure it. NaN or infinite if a gradient is.
-        has_infinity: Whether the norm of some gradient was infinite. A gradient with a NaN and an
-            infinity has the norm NaN.
+        looks_overflowed: Whether the norm of some gradient was infinite, or that of the gradient
+            nearest to the loss was not finite.
         loss_scale: What float16 gradients were multiplied by; `None` without a loss scale.
         was_skipped: Whether the loss scaler left the parameters as they were.
     """
@@ -33,7 +33,7 @@ class StepFacts:
     loss_spread: float | None
     loss_rank: int | None
     grad_norm: float | None
-    has_infinity: bool
+    looks_overflowed: bool
     loss_scale: float | None
     was_skipped: bool
 
@@ -51,12 +51,12 @@ class StepFacts:
     def is_overflow(self) -> bool:
         """Whether the loss scale was too large: expected now and then, and without damage.
 
-        The scaler skipped the step, a gradient was infinite, and the loss was finite. With a loss
-        scale of less than 1 that is no fault of the scale.
+        The scaler skipped the step, the gradients look as after an overflow, and the loss was
+        finite. With a loss scale of less than 1 that is no fault of the scale.
         """
         return (
             self.was_skipped
-            and self.has_infinity
+            and self.looks_overflowed
             and not self.has_bad_loss
             and self.loss_scale is not None
             and self.loss_scale >= 1

@@ -36,7 +36,12 @@ class StepLosses:
         self._rank = own_rank()
 
     def keep(
-        self, place: int, loss: Tensor | None, loss_scale: Tensor | None, was_skipped: bool
+        self,
+        place: int,
+        loss: Tensor | None,
+        loss_scale: Tensor | None,
+        was_reduced: Tensor | None,
+        was_skipped: bool,
     ) -> None:
         """Keeps what is known of a step. Only what differs from zero is written to the device."""
         line = self._own[place]
@@ -45,6 +50,8 @@ class StepLosses:
             line[_KNOWN].fill_(1.0)
         if was_skipped:
             line[_SKIPPED].fill_(1.0)
+        elif was_reduced is not None:
+            line[_SKIPPED].copy_(was_reduced, non_blocking=True)
         if loss_scale is not None:
             line[_SCALE].copy_(loss_scale, non_blocking=True)
 

@@ -14,7 +14,7 @@ from tbtrainer.observers.step_losses import LOSS_RANK, LOSS_SCALE, SKIPPED
 # Steps whose norms are kept by row: the first bad step, or the last one, and those before it.
 KEPT_NORMS = 17
 # The columns of facts: these three, then those of `StepLosses.reduced`.
-TOTAL_SQUARE, MEASURED, HAS_INFINITY = range(3)
+TOTAL_SQUARE, MEASURED, LOOKS_OVERFLOWED = range(3)
 FIRST_LOSS_COLUMN = 3
 FACT_COLUMNS = FIRST_LOSS_COLUMN + 6
 
@@ -30,14 +30,30 @@ def facts_of(lines: Tensor, losses: Tensor) -> Tensor:
         float64, shape (steps, `FACT_COLUMNS`).
     """
     squares, measured = lines[1:, :-1], lines[1:, -1] == 0
-    own = (squares.sum(dim=1), measured.to(torch.float64), _has_infinity(squares))
+    own = (squares.sum(dim=1), measured.to(torch.float64), looks_overflowed(squares))
     return torch.cat([torch.stack(own, dim=1), losses], dim=1)
 
 
-def _has_infinity(squares: Tensor) -> Tensor:
-    if squares.shape[1] == 0:
-        return torch.zeros(len(squares), dtype=torch.float64, device=squares.device)
-    return squares.isinf().any(dim=1).to(torch.float64)
+def looks_overflowed(norms: Tensor) -> Tensor:
+    """Returns whether gradients look as they do when the loss scale is too large.
+
+    A gradient is infinite, or the one nearest to the loss is not finite: if the scaled loss itself
+    overflows, all gradients are NaN. A NaN of the model's own usually begins further down.
+
+    Args:
+        norms: Norms of the gradients or their squares, over all ranks, in the order of the model.
+            Shape (steps, rows).
+
+    Returns:
+        1 or 0. float64, shape (steps,).
+    """
+    if norms.shape[1] == 0:
+        return torch.zeros(len(norms), dtype=torch.float64, device=norms.device)
+    places = torch.arange(norms.shape[1], device=norms.device)
+    # The last parameter that has a gradient. NaN is not 0.
+    nearest = ((norms != 0) * places).amax(dim=1, keepdim=True)
+    is_bad = ~norms.gather(1, nearest).isfinite().squeeze(1)
+    return (norms.isinf().any(dim=1) | is_bad).to(torch.float64)
 
 
 def host_facts(numbers: Sequence[int], facts: np.ndarray) -> list[StepFacts]:
@@ -54,7 +70,7 @@ def host_facts(numbers: Sequence[int], facts: np.ndarray) -> list[StepFacts]:
             loss_spread=spread if is_known and rank < 0 else None,
             loss_rank=int(rank) if rank >= 0 else None,
             grad_norm=math.sqrt(square) if is_measured else None,
-            has_infinity=has_infinity > 0,
+            looks_overflowed=overflowed > 0,
             loss_scale=scale or None,
             was_skipped=was_skipped > 0,
         )
@@ -62,7 +78,7 @@ def host_facts(numbers: Sequence[int], facts: np.ndarray) -> list[StepFacts]:
         for number, (
             square,
             is_measured,
-            has_infinity,
+            overflowed,
             mean,
             is_known,
             spread,
@@ -142,7 +158,7 @@ def _is_bad(facts: Tensor, has_bad_gradient: Tensor) -> Tensor:
     has_bad_loss = losses[:, LOSS_RANK] >= 0
     is_overflow = (
         (losses[:, SKIPPED] > 0)
-        & (facts[:, HAS_INFINITY] > 0)
+        & (facts[:, LOOKS_OVERFLOWED] > 0)
         & ~has_bad_loss
         & (losses[:, LOSS_SCALE] >= 1)
     )

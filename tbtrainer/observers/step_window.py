@@ -95,7 +95,12 @@ class StepWindow:
         self._lines[0, row : row + 1].fill_(1.0)
 
     def complete(
-        self, number: int, loss: Tensor | None, loss_scale: Tensor | None, was_skipped: bool
+        self,
+        number: int,
+        loss: Tensor | None,
+        loss_scale: Tensor | None,
+        was_skipped: bool,
+        was_reduced: Tensor | None = None,
     ) -> None:
         """Adds what is known of the newest step when it has been taken.
 
@@ -103,10 +108,13 @@ class StepWindow:
             number: The step's number. Does nothing if another step is the newest.
             loss: This rank's loss, a scalar; `None` if it is not known.
             loss_scale: Of float16, a scalar; `None` without one.
-            was_skipped: Whether the loss scaler left the parameters as they were.
+            was_skipped: Whether the parameters are known to be as they were.
+            was_reduced: Whether the scaler has reduced the loss scale, which it does when it skips
+                a step: a boolean scalar, so that nothing waits for it. `None` without a scaler.
         """
         if self._numbers[-1:] == [number]:
-            self._losses.keep(len(self._numbers) - 1, loss, loss_scale, was_skipped)
+            place = len(self._numbers) - 1
+            self._losses.keep(place, loss, loss_scale, was_reduced, was_skipped)
 
     def newest(self) -> Tensor:
         """Returns the norms of the newest step on this rank, in multiples of the unit."""

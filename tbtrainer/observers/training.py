@@ -88,7 +88,8 @@ class Training:
         """Whether the last optimizer step left the parameters as they were, for an overflow.
 
         float16 loss scalers do so, accelerate's and DeepSpeed's. Equal on every rank. It is known
-        on the host, so nothing waits for a device.
+        on the host, so nothing waits for a device. It stays false where a fused optimizer skips the
+        step by itself, as transformers' default optimizer does on a GPU.
         """
         return bool(getattr(self.accelerator, "optimizer_step_was_skipped", False))
 

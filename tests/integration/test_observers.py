@@ -56,6 +56,9 @@ class Everything(Observer):
         assert len(micro_batches) == 2
         return self._called("data_received", step)
 
+    def forward_begins(self, step: int) -> Records:
+        return self._called("forward_begins", step)
+
     def forward_done(self, step: int, loss: torch.Tensor) -> Records:
         assert loss.requires_grad
         return self._called("forward_done", step)
@@ -105,16 +108,20 @@ class Everything(Observer):
 
 ORDER = [
     ("run_begins", 0),
+    ("forward_begins", 1),
     ("forward_done", 1),
     ("micro_batch_taken", 1),
+    ("forward_begins", 1),
     ("forward_done", 1),
     ("micro_batch_taken", 1),
     ("gradients_ready", 1),
     ("step_taken", 1),
     ("data_requested", 2),
     ("data_received", 2),
+    ("forward_begins", 2),
     ("forward_done", 2),
     ("micro_batch_taken", 2),
+    ("forward_begins", 2),
     ("forward_done", 2),
     ("micro_batch_taken", 2),
     ("gradients_ready", 2),

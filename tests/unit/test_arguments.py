@@ -32,6 +32,9 @@ from tbtrainer.given_arguments import telemetry_arguments
         ("histogram_buckets", 4, "from 8 to 1024"),
         ("histogram_buckets", 64.0, "from 8 to 1024"),
         ("norm_detail", "layer", "total, block, parameter"),
+        ("flops_per_token", 0, "a number above 0, or None"),
+        ("flops_per_token", float("inf"), "a number above 0, or None"),
+        ("flops_per_token", "many", "a number above 0, or None"),
         ("run_resume", "never", "auto, new"),
         ("event_file_private", "yes", "True or False"),
         ("event_file_fsync", 1, "True or False"),
@@ -66,7 +69,7 @@ def test_every_field_is_a_command_line_flag(tmp_path: Path) -> None:
         *("--histogram_include", "layer", "head", "--histogram_exclude", "bias$"),
         *("--histogram_detail", "block"),
         *("--histogram_buckets", "32", "--norm_detail", "parameter"),
-        *("--run_resume", "new", "--telemetry_errors", "raise"),
+        *("--flops_per_token", "6e9", "--run_resume", "new", "--telemetry_errors", "raise"),
         *("--event_file_private", "--event_file_fsync", "true"),
     ]
     (args,) = HfArgumentParser(TBTrainingArguments).parse_args_into_dataclasses(command_line)
@@ -74,7 +77,7 @@ def test_every_field_is_a_command_line_flag(tmp_path: Path) -> None:
     assert (args.histogram_steps, args.histogram_targets) == (7, ["gradients"])
     assert (args.histogram_include, args.histogram_exclude) == (["layer", "head"], ["bias$"])
     assert (args.histogram_buckets, args.norm_detail) == (32, "parameter")
-    assert args.histogram_detail == "block"
+    assert (args.histogram_detail, args.flops_per_token) == ("block", 6e9)
     assert (args.run_resume, args.telemetry_errors) == ("new", "raise")
     assert (args.event_file_private, args.event_file_fsync) == (True, True)
 

@@ -21,12 +21,16 @@ LAYERS = (
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
     ("tbtrainer.event_file",),
+    ("tbtrainer.unmatched_patterns",),
     ("tbtrainer.arguments", "tbtrainer.isolation"),
     ("tbtrainer.argument_checks",),
     ("tbtrainer.redaction",),
     ("tbtrainer.sharding",),
     ("tbtrainer.statistics",),
-    ("tbtrainer.tags", "tbtrainer.records", "tbtrainer.errors"),
+    (
+        *("tbtrainer.tags", "tbtrainer.health_tags", "tbtrainer.speed_tags", "tbtrainer.tag"),
+        *("tbtrainer.records", "tbtrainer.errors"),
+    ),
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.
 UNKNOWN_TO_EACH_OTHER = (

@@ -12,7 +12,7 @@ from tests.measured_steps import facts_of
 NAN, INF = float("nan"), float("inf")
 OVERFLOW: dict[str, Any] = {
     "grad_norm": INF,
-    "has_infinity": True,
+    "looks_overflowed": True,
     "loss_scale": 1.0,
     "was_skipped": True,
 }
@@ -36,7 +36,7 @@ def reading_of(*steps: int, bad: int | None = None, unread: bool = False) -> Ste
         {"grad_norm": INF},
         {**OVERFLOW, "loss_scale": 0.5},
         {**OVERFLOW, "loss": NAN, "loss_rank": 1},
-        {**OVERFLOW, "grad_norm": NAN, "has_infinity": False},
+        {**OVERFLOW, "grad_norm": NAN, "looks_overflowed": False},
         {**OVERFLOW, "was_skipped": False},
     ],
 )

@@ -27,7 +27,7 @@ def losses_of(steps: int) -> StepLosses:
 
 def keep(losses: StepLosses, values: Sequence[float | None]) -> None:
     for place, value in enumerate(values):
-        losses.keep(place, None if value is None else torch.tensor(value), None, False)
+        losses.keep(place, None if value is None else torch.tensor(value), None, None, False)
 
 
 class Ranks:
@@ -120,8 +120,8 @@ def test_a_rank_that_fails_takes_part_without_a_loss(monkeypatch: pytest.MonkeyP
 
 def test_the_scaler_is_known_by_step() -> None:
     losses = losses_of(2)
-    losses.keep(0, torch.tensor(1.0), torch.tensor(1024.0), True)
-    losses.keep(1, torch.tensor(1.0), torch.tensor(512.0), False)
+    losses.keep(0, torch.tensor(1.0), torch.tensor(1024.0), None, True)
+    losses.keep(1, torch.tensor(1.0), torch.tensor(512.0), None, False)
     losses.reduce(2)
     found = losses.reduced(2)
     assert found[:, SKIPPED].tolist() == [1.0, 0.0]
@@ -130,7 +130,7 @@ def test_the_scaler_is_known_by_step() -> None:
 
 def test_cleared_steps_are_not_known_any_more() -> None:
     losses = losses_of(1)
-    losses.keep(0, torch.tensor(1.0), torch.tensor(1024.0), True)
+    losses.keep(0, torch.tensor(1.0), torch.tensor(1024.0), None, True)
     losses.clear(1)
     losses.reduce(1)
     found = losses.reduced(1)[0]

@@ -64,5 +64,5 @@ def test_facts_are_those_of_each_step() -> None:
     assert (first.loss_scale, first.was_skipped, first.is_bad) == (None, False, False)
     assert (second.loss_rank, second.loss_spread, second.loss_scale) == (1, None, 512.0)
     assert second.has_bad_gradient
-    assert not second.has_infinity
-    assert (third.loss, third.grad_norm, third.has_infinity) == (None, None, True)
+    assert not second.looks_overflowed
+    assert (third.loss, third.grad_norm, third.looks_overflowed) == (None, None, True)

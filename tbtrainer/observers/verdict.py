@@ -1,0 +1,114 @@
+"""Says in words what the training waits for, with the evidence."""
+
+from dataclasses import dataclass
+
+from tbtrainer.observers.throughput_window import ThroughputWindow
+
+# Fewer steps are judged together with those after them.
+LEAST_STEPS = 10
+# From these on something is reported. What is reported stays so until it is a third smaller.
+DATA_WAIT = 0.15
+RANK_EXCESS = 0.25
+TELEMETRY = 0.05
+LOGGING = 0.15
+# A figure that differs by more than this share from the one in the text gives a new text.
+CHANGE = 0.25
+
+
+@dataclass(frozen=True)
+class _Finding:
+    figure: float
+    threshold: float
+    text: str
+
+
+class Verdict:
+    """Reports what takes more time than it should, when that changes.
+
+    Args:
+        data_loader_workers: `dataloader_num_workers` of the training, for the advice.
+    """
+
+    def __init__(self, data_loader_workers: int) -> None:
+        self._workers = data_loader_workers
+        self._reported: dict[str, float] = {}
+        self._windows: list[ThroughputWindow] = []
+
+    def changed(self, window: ThroughputWindow) -> str | None:
+        """Returns what is to be reported now, or `None` if that is what was reported last.
+
+        Args:
+            window: The steps since the last logging step.
+
+        Returns:
+            Markdown of one line. If nothing has to be reported any more, a line that says so.
+        """
+        self._windows.append(window)
+        if sum(len(each.steps) for each in self._windows) < LEAST_STEPS:
+            return None
+        windows, self._windows = self._windows, []
+        found = {
+            name: finding
+            for name, finding in _findings(windows, self._workers).items()
+            if finding.figure >= finding.threshold * (2 / 3 if name in self._reported else 1)
+        }
+        before, figures = self._reported, {name: f.figure for name, f in found.items()}
+        if before.keys() == figures.keys() and not any(
+            abs(figures[name] - before[name]) > CHANGE * before[name] for name in figures
+        ):
+            return None
+        self._reported = figures
+        return " ".join(finding.text for finding in found.values()) or (
+            "What was reported before no longer holds."
+        )
+
+
+def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Finding]:
+    """Returns the figures of some windows together, and what each means."""
+    steps = [step for window in windows for step in window.steps]
+    training = sum(step.training for step in steps)
+    total = sum(window.phases.total for window in windows)
+    if training <= 0 or total <= 0:
+        return {}
+    waiting = sum(step.data for step in steps) / training
+    telemetry = sum(window.phases.telemetry for window in windows) / total
+    logging = sum(window.phases.logging for window in windows) / total
+    # The last window alone: its ranks have medians.
+    return {
+        "data": _Finding(
+            waiting,
+            DATA_WAIT,
+            f"**Waiting for data {100 * waiting:.0f} % of the time**: raise "
+            f"`dataloader_num_workers` (now {workers}), or prepare the samples before the "
+            "training.",
+        ),
+        "rank": _rank_finding(windows[-1], training / len(steps)),
+        "telemetry": _Finding(
+            telemetry,
+            TELEMETRY,
+            f"**tbtrainer takes {100 * telemetry:.0f} % of the time**: raise `logging_steps` or "
+            "`histogram_steps`.",
+        ),
+        "logging": _Finding(
+            logging,
+            LOGGING,
+            f"**Logging and callbacks take {100 * logging:.0f} % of the time**: raise "
+            "`logging_steps`, or look for a slow callback.",
+        ),
+    }
+
+
+def _rank_finding(window: ThroughputWindow, step_seconds: float) -> _Finding:
+    slowest, spread = window.slowest_rank, window.rank_spread
+    if slowest is None or spread is None:
+        return _Finding(0.0, RANK_EXCESS, "")
+    rank, median = window.ranks[slowest], window.median_own_seconds
+    # A rank that is slower by a small part of the step holds nobody up.
+    matters = rank.own_seconds - median >= 0.05 * step_seconds
+    return _Finding(
+        spread - 1 if matters else 0.0,
+        RANK_EXCESS,
+        f"**Rank {slowest} is {spread:.1f}× slower than the median**, and the others wait for it: "
+        f"{rank.own_seconds:.2g} s against {median:.2g} s per step until the end of the first "
+        f"forward pass, {rank.data_seconds:.2g} s of it waiting for data.",
+    )
