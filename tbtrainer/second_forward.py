@@ -23,13 +23,13 @@ class RandomStates:
         python: Of `random`.
         numpy: Of `numpy.random`.
         torch: Of torch on the CPU.
-        device: Of the current device of the accelerator; `None` without an accelerator.
+        cuda: Of the current CUDA device; `None` if CUDA is not in use.
     """
 
     python: Any
     numpy: Any
     torch: Tensor
-    device: Tensor | None
+    cuda: Tensor | None
 
     @classmethod
     def now(cls) -> "RandomStates":
@@ -38,7 +38,7 @@ class RandomStates:
             random.getstate(),
             np.random.get_state(),
             torch.get_rng_state(),
-            torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         )
 
     def restore(self) -> None:
@@ -46,8 +46,8 @@ class RandomStates:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
-        if self.device is not None:
-            torch.cuda.set_rng_state(self.device)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,13 @@ class ForwardPass:
         return cls(compute, tuple(map(_kept, args)), named, RandomStates.now())
 
     def repeat(self) -> None:
-        """Makes the forward pass again, without gradients, with the same random numbers."""
+        """Makes the forward pass again, without gradients, with the same random numbers.
+
+        Can be called once, because the forward pass may change the arguments.
+        """
         self.states.restore()
         with torch.no_grad():
-            self.compute(*map(_kept, self.arguments), **self.named)
+            self.compute(*self.arguments, **self.named)
 
 
 def _kept(value: Any) -> Any:
@@ -91,6 +94,24 @@ def _random_states_kept() -> Iterator[None]:
         yield
     finally:
         states.restore()
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Puts the buffers back, because batch normalisation changes its own in a forward pass."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not _is_same(buffer, value):
+                    buffer.copy_(value)
+
+
+def _is_same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors have the same values; NaN is the same as NaN."""
+    return bool(((left == right) | ((left != left) & (right != right))).all())
 
 
 def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | None:
@@ -119,7 +140,7 @@ def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | Non
     try:
         for module in model.modules():
             handles.append(module.register_forward_hook(look, with_kwargs=True))
-        with _random_states_kept():
+        with _random_states_kept(), _buffers_kept(model):
             for forward in forwards:
                 forward.repeat()
     finally:

@@ -55,18 +55,25 @@ class StepGuard:
         self._action = action
         self._forget()
 
+    def end(self) -> None:
+        """Ends the training. What was kept of its last step is released."""
+        self.begin("log")
+
+    @property
+    def _looks(self) -> bool:
+        """Whether `refuses` is called at each step, which releases what is kept."""
+        return self._action != "log" and self._observers.is_observing
+
     def keep(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Keeps a forward pass of the step that is about to be made."""
-        if self._action == "log":
-            return
-        with self._observers.guarded("keep a forward pass"):
-            self._forwards.append(ForwardPass.of(compute, args, kwargs))
-            counts_items = getattr(self._trainer, "model_accepts_loss_kwargs", False)
-            self._is_sum = counts_items and kwargs.get("num_items_in_batch") is not None
+        if self._looks:
+            with self._observers.guarded("keep a forward pass"):
+                self._forwards.append(ForwardPass.of(compute, args, kwargs))
+                self._is_sum = _is_scaled(self._trainer, kwargs.get("num_items_in_batch"))
 
     def forward_done(self, loss: Tensor) -> None:
         """Keeps the loss of a forward pass."""
-        if self._action != "log":
+        if self._looks:
             self._losses.append(loss.detach())
 
     def refuses(self, step: int, gradients: Gradients | None) -> bool:
@@ -133,10 +140,12 @@ class StepGuard:
     def _checked_forward(self) -> tuple[bool, str | None]:
         """Repeats the forward passes; returns whether every rank could, and the bad module."""
         has_failed, module = True, None
+        # A `compute_loss` that is repeated may add forward passes.
+        forwards, self._forwards = self._forwards, []
         with self._observers.guarded("repeat the forward pass"):
-            module = first_bad_module(self._trainer.model, self._forwards)
+            module = first_bad_module(self._trainer.model, forwards)
             # Without `compute_loss`, there is no forward pass that could be repeated.
-            has_failed = not self._forwards
+            has_failed = not forwards
         if world_size() > 1:
             found: list[Any] = [None] * world_size()
             dist.all_gather_object(found, (has_failed, module))
@@ -146,28 +155,51 @@ class StepGuard:
 
     def _discard_gradients(self) -> None:
         """Makes the optimizer step that follows an empty one."""
-        parameters = list(self._trainer.model.parameters())
+        groups = getattr(self._trainer.optimizer, "param_groups", ())
+        # A loss function may have parameters that are not the model's.
+        of_optimizer = [parameter for group in groups for parameter in group["params"]]
         scaler = getattr(self._trainer.accelerator, "scaler", None)
-        if scaler is not None and scaler.is_enabled():
-            # A scaler requires gradients, and skips the step if one of them is not finite.
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.fill_(torch.nan)
-            return
-        for parameter in parameters:
-            parameter.grad = None
+        has_scaler = scaler is not None and scaler.is_enabled()
+        for parameter in (*self._trainer.model.parameters(), *of_optimizer):
+            if not has_scaler:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                # A scaler requires gradients, and skips the step if one of them is not finite.
+                is_sparse = parameter.grad.layout == torch.sparse_coo
+                values = parameter.grad._values() if is_sparse else parameter.grad
+                values.fill_(torch.nan)
 
     def _report(self) -> dict[str, Any]:
         """Returns the report of world rank zero, on every rank."""
         latest = self._reports.latest
+        # Without an action it is an earlier one, and the report on this step failed.
+        is_new = latest is not None and latest.action is not None
         message = "A loss or a gradient was not finite."
-        sent = [{"message": message} if latest is None else latest.values()]
+        sent = [latest.values() if latest is not None and is_new else {"message": message}]
         if world_size() > 1:
             dist.broadcast_object_list(sent, src=0)
         return sent[0]
 
     def _forget(self) -> None:
         self._forwards, self._losses = [], []
+
+
+def _is_scaled(trainer: Any, items: Any) -> bool:
+    """Returns whether losses of micro-batches are added up, as `Trainer.training_step` does it.
+
+    Otherwise it divides them by the number of micro-batches.
+
+    Args:
+        trainer: A `Trainer`.
+        items: `num_items_in_batch` of the step.
+    """
+    # Since transformers 5, a trainer may say so itself.
+    is_scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if is_scaled is not None:
+        return bool(is_scaled)
+    accepts_items = getattr(trainer, "model_accepts_loss_kwargs", False)
+    has_own_loss = getattr(trainer, "compute_loss_func", None) is not None
+    return has_own_loss or (accepts_items and items is not None)
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -175,6 +175,7 @@ class ObservedSteps:
     def stop(self) -> None:
         """Stops observing the training, if one is observed."""
         self._model = None
+        self._guard.end()
         self._engine_step.close()
         self._observers.close()
 

@@ -25,12 +25,21 @@ def damaged_weights(
         The names; `None` if they are not wanted. Where no tensor is sharded, ranks other than world
         rank zero find none.
     """
+    found, error = None, None
+    norms = TensorNorms(len(table.rows), device)
+    try:
+        found = torch.zeros(len(table.rows), dtype=norms.dtype, device=device)
+    except Exception as caught:
+        error = caught
     if table.needs_reduction:
-        (is_wanted,) = true_on_any_rank([is_wanted])
+        is_wanted, has_failed = true_on_any_rank([is_wanted, error is not None])
+        if has_failed and error is None:
+            error = RuntimeError("another rank has no memory for the norms of the parameters")
     if not is_wanted:
         return None
-    norms = TensorNorms(len(table.rows), device)
-    found = torch.zeros(len(table.rows), dtype=norms.dtype, device=device)
+    if error is not None:
+        raise error
+    assert found is not None
     try:
         norms.into(found, table.parameters())
     finally:

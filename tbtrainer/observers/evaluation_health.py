@@ -57,11 +57,16 @@ class EvaluationHealth(Observer):
 
     def _totals(self) -> tuple[int, int]:
         """Returns how many batches all ranks saw, and how many of them were not finite."""
-        own = [self._batches, 0 if self._nonfinite is None else int(self._nonfinite.item())]
-        self._batches, self._nonfinite = 0, None
-        if world_size() > 1:
-            sent = torch.tensor(own, dtype=torch.int64, device=collective_device())
-            reduce_sum(sent)
-            own = sent.tolist()
+        own = [0, 0]
+        try:
+            if self._nonfinite is not None:
+                own = [self._batches, int(self._nonfinite.item())]
+        finally:
+            self._batches, self._nonfinite = 0, None
+            # A rank that failed takes part as one without batches.
+            if world_size() > 1:
+                sent = torch.tensor(own, dtype=torch.int64, device=collective_device())
+                reduce_sum(sent)
+                own = sent.tolist()
         batches, nonfinite = own
         return batches, nonfinite

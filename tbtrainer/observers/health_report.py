@@ -123,11 +123,13 @@ def _cause(report: HealthReport) -> str:
     if report.loss_rank is not None:
         rank = f" on rank {report.loss_rank}" if report.loss_rank > 0 else ""
         return f"The loss itself was not finite at step {step}{rank}."
+    at = "" if nearest is None else f"; the one nearest to the loss is that of {nearest}"
     if report.cause == "loss_scale":
-        return (
-            f"The gradients of step {step} overflowed although the loss scale is below 1; the one "
-            f"nearest to the loss is that of {nearest}."
-        )
+        return f"Gradients of step {step} overflowed although the loss scale is below 1{at}."
+    if report.cause == "weights":
+        return f"Gradients of step {step} were not finite{at}."
+    if nearest is None:
+        return f"NaN or infinity began in the backward pass of step {step}."
     return (
         f"NaN or infinity began in the backward pass of step {step} at {nearest}, the parameter "
         "nearest to the loss whose gradient is bad."

@@ -123,14 +123,16 @@ class HealthReports(Observer):
         is_known = cause in self._reported or self._reports >= MOST_REPORTS
         # The report that ends a training is always made.
         if is_known and report.action is None:
-            self._suppressed += 1
+            # An evaluation is no step.
+            self._suppressed += report.cause != "evaluation"
             return ()
         self._reported.add(cause)
         if report.damaged_weights:
             # What damaged weights do to later steps is no cause of its own.
             self._reported.add("weights")
         self._reports += 1
-        self._suppressed = 0
+        if report.cause != "evaluation":
+            self._suppressed = 0
         self.latest = report
         logger.warning("%s", report.message)
         return [
@@ -172,8 +174,10 @@ class HealthReports(Observer):
         places = np.flatnonzero(~np.isfinite(norms)).tolist()
         applied = refusal is None and not bad.was_skipped
         was_damaged = bool(self._damaged_before) or self._damaged_since is not None
-        if damaged and self._damaged_since is None and applied:
-            self._damaged_since = bad.step
+        if damaged and self._damaged_since is None:
+            # A refused step changed nothing, so at the latest the step before it did.
+            was_damaged |= refusal is not None
+            self._damaged_since = bad.step - 1 if refusal else _damaging_step(latest, bad)
         since = 0 if self._damaged_before else self._damaged_since
         return HealthReport(
             cause=_cause(bad, was_damaged),
@@ -215,6 +219,12 @@ class HealthReports(Observer):
             )
             for facts in [*self._good_steps, *before][-_HISTORY_STEPS:]
         )
+
+
+def _damaging_step(latest: StepsReading, bad: StepFacts) -> int:
+    """Returns the first step that applied bad gradients; the first bad step if there is none."""
+    applied = (f.step for f in latest.steps if f.has_bad_gradient and not f.was_skipped)
+    return next(applied, bad.step)
 
 
 def _cause(bad: StepFacts, was_damaged: bool) -> Cause:

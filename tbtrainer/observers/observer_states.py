@@ -11,13 +11,16 @@ def states_of(observers: Iterable[Observer], isolation: Isolation) -> dict[str, 
     """Returns the states of the observers that have one, by the name of their class.
 
     Args:
-        observers: Of two observers of one class, the first one's state is returned.
+        observers: Of several observers of one class, only the first one is asked.
         isolation: What happens to an error of an observer.
     """
     states: dict[str, Any] = {}
+    asked: set[str] = set()
     for observer in observers:
         name = type(observer).__qualname__
-        if type(observer).state is not Observer.state and name not in states:
+        # Also if the first one had no state: the state of the second would be loaded into it.
+        if type(observer).state is not Observer.state and name not in asked:
+            asked.add(name)
             with isolation.guard(f"store the state of {name}"):
                 state = observer.state()
                 if state is not None:
@@ -31,7 +34,7 @@ def load_states(
     """Gives the observers the states that `states_of` returned.
 
     Args:
-        observers: Of two observers of one class, the first one gets the state.
+        observers: Of several observers of one class, the first one gets the state.
         states: By the name of the class.
         isolation: What happens to an error of an observer.
     """

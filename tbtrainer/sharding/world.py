@@ -42,6 +42,6 @@ def true_on_any_rank(flags: Sequence[bool]) -> list[bool]:
     """
     if world_size() == 1:
         return list(flags)
-    sent = torch.tensor([float(flag) for flag in flags], device=collective_device())
+    sent = torch.tensor(list(flags), dtype=torch.int64, device=collective_device())
     reduce_max(sent)
-    return [flag > 0 for flag in sent.tolist()]
+    return [bool(flag) for flag in sent.tolist()]

@@ -1,0 +1,81 @@
+"""A method of one object is wrapped for a while, and restored."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tbtrainer.wrapping import wrapped_on_instance
+
+
+class Counter:
+    """Has a method to be wrapped."""
+
+    def add(self, number: int, times: int = 1) -> int:
+        """Adds."""
+        return number + times
+
+
+def doubled(method: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+    return 2 * method(*args, **kwargs)
+
+
+def test_the_wrapper_is_called_in_place_of_the_method() -> None:
+    counter, other = Counter(), Counter()
+    with wrapped_on_instance(counter, "add", doubled):
+        assert counter.add(1, times=2) == 6
+        assert other.add(1) == 2
+    assert counter.add(1) == 2
+
+
+def test_the_method_keeps_its_signature() -> None:
+    counter = Counter()
+    before = inspect.signature(counter.add)
+    with wrapped_on_instance(counter, "add", doubled):
+        assert inspect.signature(counter.add) == before
+
+
+def test_the_instance_is_as_before_after_an_error() -> None:
+    counter = Counter()
+    with pytest.raises(KeyError), wrapped_on_instance(counter, "add", doubled):
+        raise KeyError
+    assert vars(counter) == {}
+
+
+def test_a_method_of_the_instance_is_restored() -> None:
+    counter = Counter()
+
+    def own(number: int) -> int:
+        return number + 100
+
+    counter.add = own
+    with wrapped_on_instance(counter, "add", doubled):
+        assert counter.add(1) == 202
+    assert vars(counter) == {"add": own}
+
+
+def test_wrappers_inside_each_other_are_both_called() -> None:
+    counter = Counter()
+    with wrapped_on_instance(counter, "add", doubled):
+        with wrapped_on_instance(counter, "add", doubled):
+            assert counter.add(1) == 8
+        assert counter.add(1) == 4
+    assert vars(counter) == {}
+
+
+def test_what_replaced_the_wrapper_meanwhile_stays() -> None:
+    counter = Counter()
+
+    def own(number: int) -> int:
+        return number + 100
+
+    with wrapped_on_instance(counter, "add", doubled):
+        counter.add = own
+    assert counter.add(1) == 101
+
+
+def test_a_method_that_does_not_exist_is_no_error() -> None:
+    counter = Counter()
+    with wrapped_on_instance(counter, "subtract", doubled):
+        assert not hasattr(counter, "subtract")
