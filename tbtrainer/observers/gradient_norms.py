@@ -70,6 +70,7 @@ class GradientNorms:
         with self._window.step(step) as norms:
             try:
                 if loss_scale is not None:
+                    # A copy too, because the scaler changes its tensor in place before `complete`.
                     self._scaler_scale, self._loss_scale = loss_scale, loss_scale.clone()
                 if gradients is None:
                     raise RuntimeError("the gradients could not be read")
