@@ -13,7 +13,7 @@ from tests.measured_steps import MeasuredSteps, facts_of
 NAN, INF = float("nan"), float("inf")
 OVERFLOW: dict[str, Any] = {
     "grad_norm": INF,
-    "has_infinity": True,
+    "looks_overflowed": True,
     "loss_scale": 1024.0,
     "was_skipped": True,
 }
@@ -49,7 +49,7 @@ def test_an_overflow_is_counted_as_a_skipped_step_alone() -> None:
 
 
 def test_a_skipped_step_with_nan_is_in_both() -> None:
-    counts = counts_of({**OVERFLOW, "grad_norm": NAN, "has_infinity": False})
+    counts = counts_of({**OVERFLOW, "grad_norm": NAN, "looks_overflowed": False})
     assert counts[tags.SKIPPED_STEPS.name] == 1
     assert counts[tags.NONFINITE_GRADIENTS.name] == 1
 

@@ -90,6 +90,17 @@ def test_the_loss_scale_is_that_before_the_scaler_changed_it() -> None:
     assert facts.is_overflow
 
 
+@pytest.mark.parametrize(("factor", "was_skipped"), [(0.5, True), (1.0, False), (2.0, False)])
+def test_a_step_whose_scale_was_reduced_was_skipped(factor: float, was_skipped: bool) -> None:
+    steps = MeasuredSteps()
+    scale = torch.tensor(64.0)
+    steps.begin(loss_scale=scale)
+    scale.mul_(factor)  # As `GradScaler.update` does.
+    steps.measurements.step_taken(1)
+    (facts,) = steps.reading().steps
+    assert (facts.was_skipped, facts.loss_scale) == (was_skipped, 64.0)
+
+
 def test_a_window_holds_what_a_checkpoint_has_read() -> None:
     steps = MeasuredSteps()
     steps.take()

@@ -1,11 +1,18 @@
 """Sums of chunks of steps, put together, are the sums of all steps."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tbtrainer.observers.step_sums import KEPT_NORMS, StepSums, facts_of, host_facts
+from tbtrainer.observers.step_sums import (
+    KEPT_NORMS,
+    StepSums,
+    facts_of,
+    host_facts,
+    looks_overflowed,
+)
 
 NAN, INF = float("nan"), float("inf")
 # Norms of one row: good, NaN, infinite.
@@ -66,3 +73,28 @@ def test_facts_are_those_of_each_step() -> None:
     assert second.has_bad_gradient
     assert not second.looks_overflowed
     assert (third.loss, third.grad_norm, third.looks_overflowed) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("norms", "expected"),
+    [
+        ([1.0, 2.0, 3.0], False),
+        ([INF, 2.0, 3.0], True),
+        ([NAN, 2.0, 3.0], False),
+        ([NAN, NAN, 3.0], False),
+        ([1.0, 2.0, NAN], True),
+        ([NAN, NAN, NAN], True),
+        # The last parameters have no gradient.
+        ([1.0, NAN, 0.0], True),
+        ([NAN, 1.0, 0.0], False),
+        ([0.0, 0.0, 0.0], False),
+        ([NAN, 0.0, 0.0], True),
+    ],
+)
+def test_an_overflow_is_told_by_the_norms(norms: list[float], expected: bool) -> None:
+    lines = torch.tensor([[1.0, 1.0, 1.0], norms], dtype=torch.float64)
+    assert looks_overflowed(lines).tolist() == [0.0, float(expected)]
+
+
+def test_without_rows_nothing_overflows() -> None:
+    assert looks_overflowed(torch.zeros(2, 0, dtype=torch.float64)).tolist() == [0.0, 0.0]
