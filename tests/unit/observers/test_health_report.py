@@ -51,7 +51,11 @@ def test_the_first_sentence_says_what_it_began_with(changes: dict[str, Any], sai
     ("changes", "said"),
     [
         ({}, "The step was applied."),
-        ({"applied": False}, "The step was not applied: the loss scaler skipped it."),
+        (
+            {"applied": False},
+            "The step was not applied: the loss scaler or DeepSpeed skipped it. A single step of "
+            "this kind can be an overflow of the loss scale.",
+        ),
         (
             {"applied": False, "action": "stop"},
             "The step was not applied: nonfinite_action='stop' ended the training.",
