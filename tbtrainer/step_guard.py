@@ -1,6 +1,7 @@
 """Keeps an optimizer step from being taken if a loss or a gradient is not finite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,39 @@ from tbtrainer.observers.observer import Gradients, Refusal
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.second_forward import ForwardPass, first_bad_module
-from tbtrainer.sharding.world import true_on_any_rank, world_size
+from tbtrainer.sharding.world import largest_on_any_rank, world_size
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found in a step, as numbers of which the largest of all ranks counts.
+
+    Attributes:
+        bad_loss: 1 if a loss is not finite.
+        bad_gradient: 1 if a gradient is not finite.
+        has_infinity: 1 if an element of a gradient is infinite. Known with a loss scale only.
+        last_row: The last row with a gradient that is not zero, counted from 1.
+        last_bad_row: The last row with a gradient that is not finite, counted from 1.
+        loss_scale: Of float16; 0 without one.
+    """
+
+    bad_loss: float = 0.0
+    bad_gradient: float = 0.0
+    has_infinity: float = 0.0
+    last_row: float = 0.0
+    last_bad_row: float = 0.0
+    loss_scale: float = 0.0
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the step must not be taken."""
+        return self.bad_loss > 0 or (self.bad_gradient > 0 and not self._is_overflow)
+
+    @property
+    def _is_overflow(self) -> bool:
+        """Whether the loss scale was too large; see `StepFacts.is_overflow`."""
+        looks_overflowed = self.has_infinity > 0 or self.last_bad_row == self.last_row
+        return looks_overflowed and self.loss_scale >= 1
 
 
 class StepGuard:
@@ -90,14 +123,11 @@ class StepGuard:
         """
         if self._action == "log":
             return False
-        bad_loss = bad_gradient = is_overflow = False
+        found = _Found()
         with self._observers.guarded("look for values that are not finite"):
-            bad_loss, bad_gradient, is_overflow = self._found(gradients)
+            found = self._found(gradients)
         # Every rank gets here, whatever it found.
-        bad_loss, bad_gradient, is_overflow = true_on_any_rank(
-            [bad_loss, bad_gradient, is_overflow]
-        )
-        refused = bad_loss or (bad_gradient and not is_overflow)
+        refused = _Found(*largest_on_any_rank(astuple(found))).is_bad
         try:
             if refused:
                 self._refuse(step)
@@ -105,19 +135,29 @@ class StepGuard:
             self._forget()
         return refused
 
-    def _found(self, gradients: Gradients | None) -> tuple[bool, bool, bool]:
-        """Returns whether this rank has a bad loss, a bad gradient, an overflow of the scale."""
-        if gradients is None or self._measurements.norms is None:
-            losses = _all_finite(self._losses)
-            return not losses, False, False
-        norms = self._measurements.norms.newest()
-        flags = [_finite(norms)] + [_finite(loss).to(norms.device) for loss in self._losses]
-        gradients_fine, *losses_fine = torch.stack(flags).tolist()
-        is_overflow = False
-        if not gradients_fine and gradients.loss_scale is not None:
-            has_infinity = any(bool(p.isinf().any()) for p in gradients.parts if p is not None)
-            is_overflow = has_infinity and float(gradients.loss_scale) >= 1
-        return not all(losses_fine), not gradients_fine, is_overflow
+    def _found(self, gradients: Gradients | None) -> _Found:
+        """Returns what this rank found in its losses and gradients. Waits for the device once."""
+        norms = None if self._measurements.norms is None else self._measurements.norms.newest()
+        if gradients is None or norms is None or len(norms) == 0:
+            return _Found(bad_loss=float(not _all_finite(self._losses)))
+        scale = (
+            torch.zeros((), device="cpu") if gradients.loss_scale is None else gradients.loss_scale
+        )
+        numbers = [_last_place(norms != 0), _last_place(~norms.isfinite()), scale]
+        numbers += [_finite(loss) for loss in self._losses]
+        last_row, last_bad_row, loss_scale, *losses = torch.stack(
+            [number.to(norms.device, torch.float32, non_blocking=True) for number in numbers]
+        ).tolist()
+        # With a loss scale an overflow has to be told from a NaN of the model's own.
+        has_infinity = last_bad_row > 0 and loss_scale > 0 and _has_infinity(gradients.parts)
+        return _Found(
+            bad_loss=float(not all(losses)),
+            bad_gradient=float(last_bad_row > 0),
+            has_infinity=float(has_infinity),
+            last_row=last_row,
+            last_bad_row=last_bad_row,
+            loss_scale=loss_scale,
+        )
 
     def _refuse(self, step: int) -> None:
         """Reports the step, keeps it from changing a weight, and ends the training."""
@@ -200,6 +240,15 @@ def _is_scaled(trainer: Any, items: Any) -> bool:
     accepts_items = getattr(trainer, "model_accepts_loss_kwargs", False)
     has_own_loss = getattr(trainer, "compute_loss_func", None) is not None
     return has_own_loss or (accepts_items and items is not None)
+
+
+def _last_place(flags: Tensor) -> Tensor:
+    """Returns the place of the last flag that is set, counted from 1; 0 if none is."""
+    return (flags * torch.arange(1, len(flags) + 1, device=flags.device)).amax()
+
+
+def _has_infinity(parts: Sequence[Tensor | None]) -> bool:
+    return any(bool(part.isinf().any()) for part in parts if part is not None)
 
 
 def _finite(values: Tensor) -> Tensor:

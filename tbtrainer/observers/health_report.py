@@ -165,10 +165,10 @@ def _step(report: HealthReport) -> str:
         return "The step was applied."
     if report.action is not None:
         return f"The step was not applied: nonfinite_action={report.action!r} ended the training."
-    return (
-        "The step was not applied: the loss scaler or DeepSpeed skipped it. A single step of this "
-        "kind can be an overflow of the loss scale."
-    )
+    skipped = "The step was not applied: the loss scaler or DeepSpeed skipped it."
+    if report.cause != "backward":
+        return skipped
+    return f"{skipped} A single step of this kind can be an overflow of the loss scale."
 
 
 def _evaluation_message(report: HealthReport) -> str:

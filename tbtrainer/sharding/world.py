@@ -40,8 +40,20 @@ def true_on_any_rank(flags: Sequence[bool]) -> list[bool]:
     Args:
         flags: As many on every rank.
     """
+    return [number > 0 for number in largest_on_any_rank([float(flag) for flag in flags])]
+
+
+def largest_on_any_rank(numbers: Sequence[float]) -> list[float]:
+    """Returns for each of some numbers the largest one of all ranks.
+
+    With several ranks this is one collective, and the host waits for it.
+
+    Args:
+        numbers: As many on every rank, exact in float32, without NaN.
+    """
     if world_size() == 1:
-        return list(flags)
-    sent = torch.tensor(list(flags), dtype=torch.int64, device=collective_device())
+        return list(numbers)
+    sent = torch.tensor(numbers, dtype=torch.float32, device=collective_device())
     reduce_max(sent)
-    return [bool(flag) for flag in sent.tolist()]
+    largest: list[float] = sent.tolist()
+    return largest
