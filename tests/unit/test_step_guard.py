@@ -6,6 +6,7 @@ import logging
 import pickle
 import random
 import weakref
+from dataclasses import astuple
 from types import SimpleNamespace
 from typing import Any
 
@@ -284,6 +285,57 @@ def test_bad_gradients_that_are_no_overflow_are_refused(value: float, scale: flo
     plant(loop, "first.weight", value)
     loop.step(1.0)
     assert loop.control.should_training_stop
+
+
+def test_gradients_of_nan_alone_can_be_an_overflow() -> None:
+    loop = Loop("stop", scaler=scaler_of(1024.0))
+    for name, _ in loop.model.named_parameters():
+        plant(loop, name, NAN)
+    loop.step(1.0)
+    assert not loop.control.should_training_stop
+
+
+def test_an_overflow_on_another_rank_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    # This rank holds the parameters further down, whose gradients are NaN.
+    def with_other_rank(found: Any) -> list[float]:
+        other = step_guard._Found(last_row=99.0, last_bad_row=99.0, loss_scale=1024.0)
+        return [max(pair) for pair in zip(found, astuple(other), strict=True)]
+
+    monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
+    loop = Loop("stop", scaler=scaler_of(1024.0))
+    plant(loop, "first.weight", NAN)
+    loop.step(1.0)
+    assert not loop.control.should_training_stop
+
+
+@pytest.mark.parametrize("name", ["bad_loss", "bad_gradient"])
+def test_what_another_rank_found_ends_the_training(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_other_rank(found: Any) -> list[float]:
+        other = step_guard._Found(**{name: 1.0})
+        return [max(pair) for pair in zip(found, astuple(other), strict=True)]
+
+    monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
+    loop = Loop("stop")
+    loop.step(1.0)
+    assert loop.control.should_training_stop
+
+
+def test_the_host_waits_once_per_good_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop("stop")
+    loop.step(1.0)
+    reads: list[str] = []
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__"):
+        method = getattr(Tensor, name)
+
+        def call(tensor: Tensor, name: str = name, method: Any = method) -> Any:
+            reads.append(name)
+            return method(tensor)
+
+        monkeypatch.setattr(Tensor, name, call)
+    loop.begin(1.0)
+    assert reads == ["tolist"]
 
 
 def test_a_scaler_skips_a_refused_step() -> None:

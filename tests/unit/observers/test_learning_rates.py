@@ -70,7 +70,7 @@ def test_rates_are_those_of_the_step_that_was_taken() -> None:
     assert [record.value for record in observer.logging_step(1)] == [0.1, 0.2]
 
 
-def test_a_rate_on_a_device_is_read_at_the_logging_step_only(
+def test_a_rate_on_a_device_is_read_at_logging_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rates = [torch.tensor(0.25), torch.tensor(0.5)]

@@ -119,7 +119,7 @@ def test_a_window_without_steps_shows_nothing(fake: FakeClock) -> None:
     assert Case(fake).logged(1) == {}
 
 
-def test_an_evaluation_that_fails_stops_the_clock_until_data_is_requested(
+def test_a_failed_evaluation_stops_the_clock_until_the_next_data(
     fake: FakeClock,
 ) -> None:
     case = Case(fake)

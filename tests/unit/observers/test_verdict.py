@@ -84,7 +84,7 @@ def test_short_windows_are_judged_together() -> None:
     assert [given is not None for given in found] == [False] * 9 + [True] + [False] * 2
 
 
-def test_a_rank_slower_by_a_small_part_of_the_step_is_no_cause() -> None:
+def test_a_rank_that_is_slightly_slower_is_no_cause() -> None:
     assert Verdict(0).changed(window(own=(0.01, 0.04))) is None
 
 

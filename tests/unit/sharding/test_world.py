@@ -9,7 +9,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.sharding import world
-from tbtrainer.sharding.world import own_rank, reduce_max, true_on_any_rank, world_size
+from tbtrainer.sharding.world import (
+    largest_on_any_rank,
+    own_rank,
+    reduce_max,
+    true_on_any_rank,
+    world_size,
+)
 
 
 @pytest.fixture
@@ -64,7 +70,11 @@ def test_flags_do_not_depend_on_the_default_dtype(
         true_on_any_rank([True, False, False])
     finally:
         torch.set_default_dtype(before)
-    assert second_of_two[0].dtype == torch.int64
+    assert second_of_two[0].dtype == torch.float32
+
+
+def test_the_largest_number_of_any_rank_counts(second_of_two: list[Tensor]) -> None:
+    assert largest_on_any_rank([-3.0, 0.5, 2.0**32]) == [0.0, 1.0, 2.0**32]
 
 
 def test_the_maximum_is_in_place(group: None) -> None:
