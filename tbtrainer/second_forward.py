@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tbtrainer.sharding.dtensor import reshard
 from tbtrainer.sharding.parameter_names import without_wrappers
 
 
@@ -146,6 +147,8 @@ def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | Non
     finally:
         for handle in handles:
             handle.remove()
+        # No backward pass follows, which would do it.
+        reshard(model)
     return found[0] if found else None
 
 

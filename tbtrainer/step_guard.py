@@ -161,11 +161,12 @@ class StepGuard:
 
     def _refuse(self, step: int) -> None:
         """Reports the step, keeps it from changing a weight, and ends the training."""
+        if not self._trainer.is_deepspeed_enabled:
+            # Before the forward passes, after which FSDP2 lists other parameters.
+            self._discard_gradients()
         checked, module = self._checked_forward()
         refusal = Refusal(self._action, self._loss(), module, checked)
         self._observers.step_refused(step, refusal)
-        if not self._trainer.is_deepspeed_enabled:
-            self._discard_gradients()
         if self._action == "raise":
             raise NonFiniteError(self._report())
         self._trainer.control.should_training_stop = True

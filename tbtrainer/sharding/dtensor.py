@@ -9,17 +9,27 @@ from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor, unsuppor
 def dtensor_adapters(model: nn.Module) -> list[ShardAdapter]:
     """Returns the adapter of `DTensor` parameters; an empty list without a process group.
 
-    After an evaluation FSDP2 leaves the parameters of the outermost module gathered. The model then
-    lists these instead of the sharded ones that are trained. They are resharded here, as the next
-    backward pass would do. This needs no communication.
+    The parameters are resharded here; see `reshard`.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return []
+    reshard(model)
+    return [DTensorAdapter()]
+
+
+def reshard(model: nn.Module) -> None:
+    """Shards the parameters that FSDP2 has left gathered, as the next backward pass would do.
+
+    After a forward pass without a backward pass, as in an evaluation, FSDP2 leaves the parameters
+    of the outermost module gathered. The model then lists these instead of the sharded ones that
+    are trained. This needs no communication, and does nothing without a process group.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
     sharded_again = _fsdp2_module_type()
     for module in model.modules():
         if isinstance(module, sharded_again):
             module.reshard()  # type: ignore[operator]
-    return [DTensorAdapter()]
 
 
 class DTensorAdapter:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from tbtrainer.second_forward import ForwardPass, RandomStates, first_bad_module
 
@@ -224,3 +227,17 @@ def test_buffers_that_cannot_be_written_are_no_error() -> None:
     model = Net()
     model.register_buffer("mask", torch.tensor([NAN]).expand(5))
     assert found_in(model, 1.0) is None
+
+
+def test_parameters_of_fsdp2_are_sharded_afterwards() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = Net()
+        mesh = init_device_mesh("cpu", (1,))
+        fully_shard(model.last, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        before = [id(parameter) for parameter in model.parameters()]
+        found_in(model, 1.0)
+        assert [id(parameter) for parameter in model.parameters()] == before
+    finally:
+        dist.destroy_process_group()

@@ -470,6 +470,18 @@ def test_random_states_are_put_back_after_a_refusal() -> None:
     assert drawn == [drawn[0]] * 3
 
 
+def test_gradients_are_discarded_before_the_second_forward_pass() -> None:
+    class Looking(Loop):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+            had_gradients.append(any(grad is not None for grad in self.gradients()))
+            return super().compute_loss(*args, **kwargs)
+
+    had_gradients: list[bool] = []
+    loop = Looking("stop", accumulation=2)
+    loop.begin(1.0, NAN)
+    assert had_gradients == [False, True, False, False]
+
+
 def test_without_a_forward_pass_none_is_checked() -> None:
     class Own(Loop):
         def training_step(
