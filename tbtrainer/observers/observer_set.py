@@ -285,8 +285,7 @@ class ObserverSet(Observer):
             return False
 
     def _write_or_defer(self, records: list[Record], step: int, what: str) -> None:
-        ready = [record for record in records if not isinstance(record, Deferred)]
-        if ready:
+        if ready := [record for record in records if not isinstance(record, Deferred)]:
             self._write(ready, step)
         for record in records:
             if isinstance(record, Deferred):
