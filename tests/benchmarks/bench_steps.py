@@ -1,4 +1,4 @@
-"""Host time that a training step spends in tbtrainer when it is neither a logging nor a due step.
+"""Host time that training steps spend in tbtrainer: those that log, and those that do not.
 
 All built-in observers are called as in a training: data requested and received, forward pass,
 micro-batch, gradients, step. The tensors are small, so that reading them costs little: what is left
@@ -11,17 +11,23 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from tbtrainer import TensorBoardArguments
 from tbtrainer.telemetry import Telemetry
 
 GOAL = "1 µs per parameter and 100 µs"
+ENTRY = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1e-4, "epoch": 0.5}
+# Parameters of a block, about as many as a layer of a transformer has.
+BLOCK = 16
 SIZES = ((16,), (4, 8), (64,), (8, 16))
 
 
@@ -31,8 +37,10 @@ class Loop:
     is_deepspeed_enabled = False
 
     def __init__(self, count: int, directory: str) -> None:
-        self.model = self.model_wrapped = nn.ParameterList(
-            nn.Parameter(torch.randn(SIZES[number % len(SIZES)])) for number in range(count)
+        parameters = [nn.Parameter(torch.randn(SIZES[n % len(SIZES)])) for n in range(count)]
+        blocks = [parameters[begin : begin + BLOCK] for begin in range(0, count, BLOCK)]
+        self.model = self.model_wrapped = nn.ModuleDict(
+            {"layers": nn.ModuleList(map(nn.ParameterList, blocks))}
         )
         for parameter in self.model.parameters():
             parameter.grad = torch.randn_like(parameter)
@@ -58,8 +66,23 @@ class Loop:
         return self.compute_loss(model)
 
 
-def seconds_per_step(count: int, steps: int) -> tuple[float, float]:
-    """Returns the median time of a step with tbtrainer, and the time of the empty loop alone."""
+@dataclass(frozen=True)
+class Cost:
+    """Medians in seconds.
+
+    Attributes:
+        step: What a step that is neither a logging nor a due step spends in tbtrainer.
+        logging_step: What a logging step spends in it, with its log entry and the flush.
+        stock: What `TensorBoardCallback` spends on the same log entry.
+    """
+
+    step: float
+    logging_step: float
+    stock: float
+
+
+def cost_of(count: int, steps: int) -> Cost:
+    """Measures the cost for a model of so many parameters."""
     with tempfile.TemporaryDirectory() as directory:
         loop = Loop(count, directory)
         alone = _timed(lambda: _step(loop), steps)
@@ -70,9 +93,32 @@ def seconds_per_step(count: int, steps: int) -> tuple[float, float]:
             loop.state.global_step += 1
             telemetry.steps.step_taken()
 
-        with telemetry.steps.outermost_observed():
-            _timed(observed, 5)
-            return _timed(observed, steps), alone
+        def logged() -> None:
+            loop.control.should_log = True
+            observed()
+            with telemetry.entries_logged(ENTRY):
+                loop.state.log_history.append({**ENTRY, "step": loop.state.global_step})
+            loop.control.should_log = False
+
+        with telemetry.training(), telemetry.steps.outermost_observed():
+            _timed(logged, 5)
+            step = _timed(observed, steps) - alone
+            logging_step = _timed(logged, steps) - alone
+        return Cost(step, logging_step, _stock_seconds(loop, directory, steps))
+
+
+def _stock_seconds(loop: Loop, directory: str, repeats: int) -> float:
+    writer = SummaryWriter(directory)
+    callback = TensorBoardCallback(writer)
+    state = TrainerState(is_world_process_zero=True)
+
+    def log() -> None:
+        state.global_step += 1
+        callback.on_log(loop.args, state, None, logs=dict(ENTRY))
+
+    seconds = _timed(log, repeats)
+    writer.close()
+    return seconds
 
 
 def _step(loop: Loop) -> None:
@@ -97,17 +143,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"host time per step, goal: {GOAL}")
-    print("| parameters | a step of tbtrainer | goal | get_total_norm | ratio to it |")
-    print("|---|---|---|---|---|")
+    print(
+        "| parameters | a step | goal | get_total_norm | ratio to it | a logging step "
+        "| TensorBoardCallback |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for count in options.counts:
-        observed, alone = seconds_per_step(count, options.steps)
+        cost = cost_of(count, options.steps)
         gradients = [torch.randn(SIZES[number % len(SIZES)]) for number in range(count)]
         total = _timed(lambda g=gradients: torch.nn.utils.get_total_norm(g), options.steps)
-        own = observed - alone
-        goal = count * 1e-6 + 100e-6
         print(
-            f"| {count:,} | {1e3 * own:.3f} ms | {1e3 * goal:.3f} ms | {1e3 * total:.3f} ms "
-            f"| {own / total:.2f} |"
+            f"| {count:,} | {1e3 * cost.step:.3f} ms | {count * 1e-3 + 0.1:.3f} ms "
+            f"| {1e3 * total:.3f} ms | {cost.step / total:.2f} "
+            f"| {1e3 * cost.logging_step:.2f} ms | {1e3 * cost.stock:.2f} ms |"
         )
 
 
