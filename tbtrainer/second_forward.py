@@ -153,12 +153,15 @@ def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | Non
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether no floating-point tensor inside of a nested value has a NaN or an infinity."""
+    """Whether no tensor inside of a nested value has a NaN or a positive infinity.
+
+    Masks of attention and of logits use negative infinities.
+    """
     if isinstance(value, Tensor):
         local = value.to_local() if hasattr(value, "to_local") else value
-        if not (local.is_floating_point() or local.is_complex()):
-            return True
-        return bool(local.isfinite().all())
+        if local.is_complex():
+            return bool(local.isfinite().all())
+        return not local.is_floating_point() or not bool((local.isnan() | local.isposinf()).any())
     if isinstance(value, Mapping):
         return all(map(_is_finite, value.values()))
     if isinstance(value, tuple | list):

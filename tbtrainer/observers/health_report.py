@@ -55,6 +55,7 @@ class HealthReport:
         batches: How many batches of the evaluation were not finite; 0 for a training step.
         history: Up to 16 good steps before.
         suppressed: Bad steps since the last report that were not reported one by one.
+        ranks: How many ranks train.
     """
 
     cause: Cause
@@ -73,6 +74,7 @@ class HealthReport:
     batches: int = 0
     history: Sequence[HistoryStep] = ()
     suppressed: int = 0
+    ranks: int = 1
 
     @property
     def nearest_to_loss(self) -> str | None:
@@ -121,7 +123,7 @@ class HealthReport:
 def _cause(report: HealthReport) -> str:
     step, nearest = report.bad_step, report.nearest_to_loss
     if report.loss_rank is not None:
-        rank = f" on rank {report.loss_rank}" if report.loss_rank > 0 else ""
+        rank = f" on rank {report.loss_rank}" if report.ranks > 1 else ""
         return f"The loss itself was not finite at step {step}{rank}."
     at = "" if nearest is None else f"; the one nearest to the loss is that of {nearest}"
     if report.cause == "loss_scale":

@@ -15,7 +15,7 @@ from tbtrainer.observers.step_facts import StepFacts, StepNorms, StepsReading
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training
 from tbtrainer.records import JsonLine, Records, Text
-from tbtrainer.sharding.world import own_rank
+from tbtrainer.sharding.world import own_rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,7 @@ class HealthReports(Observer):
             checked_forward=refusal is not None and refusal.checked_forward,
             history=self._history(latest, bad, places[-1] if places else None),
             suppressed=self._suppressed,
+            ranks=world_size(),
         )
 
     def _history(

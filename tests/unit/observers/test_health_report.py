@@ -29,7 +29,10 @@ BEGAN = (
         ({}, BEGAN),
         ({"bad_gradients": ()}, "NaN or infinity began in the backward pass of step 5."),
         ({"cause": "loss", "loss_rank": 0}, "The loss itself was not finite at step 5."),
-        ({"cause": "loss", "loss_rank": 3}, "The loss itself was not finite at step 5 on rank 3."),
+        (
+            {"cause": "loss", "loss_rank": 3, "ranks": 4},
+            "The loss itself was not finite at step 5 on rank 3.",
+        ),
         (
             {"cause": "loss_scale"},
             "Gradients of step 5 overflowed although the loss scale is below 1; the one nearest to "
@@ -119,6 +122,7 @@ def test_values_are_those_of_the_line() -> None:
         "batches",
         "history",
         "suppressed",
+        "ranks",
     ]
     assert values["nearest_to_loss"] == "layers.0.weight"
     assert values["bad_gradients"] == ["embed.weight", "layers.0.weight"]
