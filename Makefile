@@ -64,9 +64,11 @@ format: $(STAMPS)/test  ## format the sources and fix what can be fixed
 docs: $(STAMPS)/docs  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the picture of the README from the demo's run
+screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the pictures of the README and the documentation
 	test -d demo-output/runs || $(MAKE) demo
 	$(BIN)/python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
+	test -d sick-runs || $(BIN)/python docs/examples/sick_runs.py --output_dir sick-runs
+	$(BIN)/python tests/browser/sick_runs.py sick-runs docs/images
 
 bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
 	@set -e; for name in snapshot statistics steps norms collectives writer training; do \
@@ -76,7 +78,7 @@ bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_gpu.py $(OPTIONS)
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output sick-runs *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.events import event_files, histograms, scalars
+from tests.events import event_files, histograms, scalars, texts
 from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -167,3 +168,94 @@ def test_an_observer_of_ones_own_is_shown(tmp_path: Path) -> None:
     shown = {(tag, step): value for tag, step, value in scalars(file)}
     for step in (5, 10, 15, 20):
         assert shown["tokens/largest_norm", step] > shown["tokens/smallest_norm", step] > 0
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one of the runs of `sick_runs.py` shows.
+
+    Attributes:
+        scalars: Value by tag and step.
+        reports: The lines of `health.jsonl`.
+        cards: Tags of the texts.
+    """
+
+    scalars: dict[str, dict[int, float]]
+    reports: list[dict]
+    cards: list[str]
+
+    def last(self, tag: str) -> float:
+        return self.scalars[tag][max(self.scalars[tag])]
+
+    def first(self, tag: str) -> float:
+        return self.scalars[tag][min(self.scalars[tag])]
+
+
+def curves(directory: Path) -> Curves:
+    (file,) = event_files(directory)
+    by_tag: dict[str, dict[int, float]] = {}
+    for tag, step, value in scalars(file):
+        by_tag.setdefault(tag, {})[step] = value
+    health = directory / "health.jsonl"
+    lines = health.read_text().splitlines() if health.exists() else []
+    return Curves(by_tag, [json.loads(line) for line in lines], [tag for tag, _ in texts(file)])
+
+
+@pytest.fixture(scope="module")
+def sick_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curves]:
+    """The five runs; the two that are sick from the first step on are cut short."""
+    output = tmp_path_factory.mktemp("sick") / "sick-runs"
+    common = ("--output_dir", str(output), "--runs")
+    script = output.parent / "sick_runs.py"
+    script.write_text((EXAMPLES / "sick_runs.py").read_text())
+    run(script, *common, "healthy", "high_learning_rate", "nan")
+    run(script, *common, "exploding_gradients", "vanishing_gradients", "--max_steps", "40")
+    return {directory.name: curves(directory) for directory in output.iterdir()}
+
+
+def test_the_healthy_run_shows_no_sickness(sick_runs: dict[str, Curves]) -> None:
+    healthy = sick_runs["healthy"]
+    assert healthy.last("train/loss") < 2.2
+    assert healthy.last("health/loss_spike_score") < 0.01
+    assert healthy.last("health/grad_norm_spike_score") < 0.01
+    assert set(healthy.scalars["health/nonfinite_losses"].values()) == {0}
+    clipped = healthy.scalars["grad_norm/clip_fraction"]
+    assert sum(clipped[step] for step in range(55, 305, 5)) / 50 < 0.2
+    assert healthy.last("grad_norm_per_block/layers.0") < 20 * healthy.last(
+        "grad_norm_per_block/layers.11"
+    )
+    assert healthy.reports == [] and "health/report/text_summary" not in healthy.cards
+
+
+def test_exploding_gradients_grow_from_block_to_block(sick_runs: dict[str, Curves]) -> None:
+    run = sick_runs["exploding_gradients"]
+    norms = [run.first(f"grad_norm_per_block/layers.{n}") for n in range(12)]
+    assert norms == sorted(norms, reverse=True)
+    assert norms[0] > 100 * norms[-1]
+    assert set(run.scalars["grad_norm/clip_fraction"].values()) == {1}
+
+
+def test_vanishing_gradients_shrink_from_block_to_block(sick_runs: dict[str, Curves]) -> None:
+    run = sick_runs["vanishing_gradients"]
+    norms = [run.first(f"grad_norm_per_block/layers.{n}") for n in range(12)]
+    assert norms == sorted(norms)
+    assert 0 < norms[0] < 1e-8 * norms[-1]
+    assert 0.1 < run.last("grad_norm/total") < 10
+
+
+def test_too_high_a_learning_rate_makes_spikes(sick_runs: dict[str, Curves]) -> None:
+    run = sick_runs["high_learning_rate"]
+    assert run.last("train/loss") > 2 * min(run.scalars["train/loss"].values())
+    assert run.last("health/loss_spike_score") > 0
+    assert run.last("health/grad_norm_spike_score") > 0
+    assert run.last("grad_norm/clip_fraction") == 1
+
+
+def test_the_nan_run_has_a_report_of_its_step(sick_runs: dict[str, Curves]) -> None:
+    run = sick_runs["nan"]
+    (report,) = run.reports
+    assert report["cause"] == "loss" and 128 < report["bad_step"] < 300
+    assert report["damaged_since"] == report["bad_step"] and len(report["history"]) == 16
+    assert run.cards.count("health/report/text_summary") == 1
+    assert run.last("health/nonfinite_losses") == run.last("health/nonfinite_gradients") == 5
+    assert run.last("train/loss") == 0
