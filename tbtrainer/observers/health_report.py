@@ -134,7 +134,7 @@ def _cause(report: HealthReport) -> str:
         return f"NaN or infinity began in the backward pass of step {step}."
     return (
         f"NaN or infinity began in the backward pass of step {step} at {nearest}, the parameter "
-        "nearest to the loss whose gradient is bad."
+        "nearest to the loss whose gradient is not finite."
     )
 
 
@@ -146,7 +146,10 @@ def _forward(report: HealthReport) -> str:
             f"In the forward pass, {report.first_module} is the first module whose output is not "
             "finite although its inputs are."
         )
-    return "In a second forward pass of the same data, the output of every module was finite."
+    return (
+        "A second forward pass of the same data found no module whose output is not finite although "
+        "its inputs are."
+    )
 
 
 def _weights(report: HealthReport) -> str:

@@ -1,17 +1,17 @@
-"""Says in words what the training waits for, with the evidence."""
+"""Reports in one line what takes more time than it should, with the figures."""
 
 from dataclasses import dataclass
 
 from tbtrainer.observers.throughput_window import ThroughputWindow
 
-# Fewer steps are judged together with those after them.
+# A window with fewer steps is judged together with the windows after it.
 LEAST_STEPS = 10
-# From these on something is reported. What is reported stays so until it is a third smaller.
+# A figure is reported from its threshold on, and then until it is below two thirds of it.
 DATA_WAIT = 0.15
 RANK_EXCESS = 0.25
 TELEMETRY = 0.05
 LOGGING = 0.15
-# A figure that differs by more than this share from the one in the text gives a new text.
+# If a figure differs by more than this share from the reported one, a new line is written.
 CHANGE = 0.25
 
 
@@ -23,7 +23,7 @@ class _Finding:
 
 
 class Verdict:
-    """Reports what takes more time than it should, when that changes.
+    """Returns what takes more time than it should, when that changes.
 
     Args:
         data_loader_workers: `dataloader_num_workers` of the training, for the advice.
@@ -73,7 +73,6 @@ def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Findi
     waiting = sum(step.data for step in steps) / training
     telemetry = sum(window.phases.telemetry for window in windows) / total
     logging = sum(window.phases.logging for window in windows) / total
-    # The last window alone: its ranks have medians.
     return {
         "data": _Finding(
             waiting,
@@ -82,6 +81,7 @@ def _findings(windows: list[ThroughputWindow], workers: int) -> dict[str, _Findi
             f"`dataloader_num_workers` (now {workers}), or prepare the samples before the "
             "training.",
         ),
+        # Of the last window: the medians of several windows cannot be combined.
         "rank": _rank_finding(windows[-1], training / len(steps)),
         "telemetry": _Finding(
             telemetry,
@@ -108,7 +108,7 @@ def _rank_finding(window: ThroughputWindow, step_seconds: float) -> _Finding:
     return _Finding(
         spread - 1 if matters else 0.0,
         RANK_EXCESS,
-        f"**Rank {slowest} is {spread:.1f}× slower than the median**, and the others wait for it: "
-        f"{rank.own_seconds:.2g} s against {median:.2g} s per step until the end of the first "
-        f"forward pass, {rank.data_seconds:.2g} s of it waiting for data.",
+        f"**Rank {slowest} needs {spread:.1f} times as long as the median rank** for its data and "
+        f"its first forward pass, and the others wait for it: {rank.own_seconds:.2g} s against "
+        f"{median:.2g} s per step, {rank.data_seconds:.2g} s of it waiting for data.",
     )

@@ -19,7 +19,7 @@ BACKWARD = HealthReport(
 )
 BEGAN = (
     "NaN or infinity began in the backward pass of step 5 at layers.0.weight, the parameter "
-    "nearest to the loss whose gradient is bad."
+    "nearest to the loss whose gradient is not finite."
 )
 
 
@@ -85,7 +85,7 @@ def test_damaged_weights_are_said(names: tuple[str, ...], since: int, said: str)
     ("module", "said"),
     [
         ("layers.1", "layers.1 is the first module whose output is not finite"),
-        (None, "the output of every module was finite"),
+        (None, "found no module whose output is not finite although its inputs are."),
     ],
 )
 def test_a_second_forward_pass_is_said(module: str | None, said: str) -> None:

@@ -41,7 +41,7 @@ def test_a_training_that_waits_for_nothing_has_no_verdict() -> None:
         (window(data=0.38), "`dataloader_num_workers` (now 2)"),
         (window(telemetry=0.25), "tbtrainer takes 20 % of the time"),
         (window(logging=0.25), "Logging and callbacks take 20 % of the time"),
-        (window(own=(0.3, 0.3, 0.3, 0.42)), "Rank 3 is 1.4× slower than the median"),
+        (window(own=(0.3, 0.3, 0.3, 0.42)), "Rank 3 needs 1.4 times as long as the median rank"),
         (window(own=(0.3, 0.3, 0.3, 0.42)), "0.42 s against 0.3 s"),
     ],
 )
