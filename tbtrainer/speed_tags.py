@@ -6,15 +6,15 @@ STEP_SECONDS = Tag(
     "throughput/step_seconds",
     "scalar",
     "s",
-    "Median time of an optimizer step on world rank zero, without evaluation, checkpoints, logging "
-    "and tbtrainer.",
+    "Median time of an optimizer step on world rank zero, without evaluations, checkpoints, "
+    "logging and tbtrainer.",
     "logging steps, from the second step on",
 )
 STEP_SECONDS_P95 = Tag(
     "throughput/step_seconds_p95",
     "scalar",
     "s",
-    "Time that 95 % of the optimizer steps on world rank zero do not exceed, measured as "
+    "Time that 95 % of the optimizer steps on world rank zero do not exceed, measured like "
     "`throughput/step_seconds`.",
     "logging steps, from the second step on",
 )
@@ -36,35 +36,37 @@ DATA_WAIT_FRACTION = Tag(
     "throughput/data_wait_fraction",
     "scalar",
     "share, 0 to 1",
-    "Share of its steps that world rank zero waits for data.",
+    "Share of the step time that world rank zero waits for data.",
     "logging steps, from the second step on",
 )
 MFU = Tag(
     "throughput/mfu",
     "scalar",
     "share, 0 to 1",
-    "Model FLOPs utilisation: what the model needs, as a share of what the devices can do at most.",
+    "Model FLOPs utilisation: floating-point operations per second that the model needs, as a "
+    "share of the peak of all devices.",
     "logging steps, from the second step on, with `input_ids` on devices whose peak is known",
 )
 SLOWEST_RANK = Tag(
     "throughput/slowest_rank",
     "scalar",
     "rank",
-    "Rank that needs longest to get its data and for its first forward pass.",
+    "Rank that needs longest for its data and its first forward pass.",
     "logging steps, from the second step on, with several processes",
 )
 RANK_SPREAD = Tag(
     "throughput/rank_spread",
     "scalar",
-    "ratio, from 1",
-    "How many times the median of all ranks `throughput/slowest_rank` needs.",
+    "ratio, 1 or more",
+    "Time that `throughput/slowest_rank` needs for its data and its first forward pass, as a "
+    "multiple of the median of all ranks.",
     "logging steps, from the second step on, with several processes",
 )
 EVALUATION_SECONDS = Tag(
     "throughput/evaluation_seconds",
     "scalar",
     "s",
-    "Time that the evaluation took on world rank zero, of all datasets together.",
+    "Time that the evaluation took on world rank zero, all datasets together.",
     "each evaluation",
 )
 VERDICT = Tag(
@@ -78,8 +80,8 @@ STEP_PHASES = Tag(
     "step_phases/<phase>",
     "scalar",
     "s per step",
-    "Time per optimizer step that world rank zero spends in one phase; together they are all the "
-    "time between two logging steps, without evaluation and checkpoints.",
+    "Time per optimizer step that world rank zero spends in this phase; the sum of the phases is "
+    "the time between two logging steps, without evaluations and checkpoints.",
     "logging steps, from the second step on",
 )
 LEARNING_RATE = Tag(
@@ -100,21 +102,21 @@ MEMORY_ALLOCATED = Tag(
     "memory/allocated",
     "scalar",
     "GiB",
-    "Memory of world rank zero's device that tensors use.",
+    "Memory that tensors use on world rank zero's device.",
     "logging steps, on CUDA",
 )
 MEMORY_RESERVED = Tag(
     "memory/reserved",
     "scalar",
     "GiB",
-    "Memory of world rank zero's device that PyTorch's allocator holds.",
+    "Memory that PyTorch's allocator holds on world rank zero's device.",
     "logging steps, on CUDA",
 )
 MEMORY_PEAK = Tag(
     "memory/peak",
     "scalar",
     "GiB",
-    "Most memory of world rank zero's device that tensors used since the last logging step.",
+    "Most memory that tensors used on world rank zero's device since the last logging step.",
     "logging steps, on CUDA",
 )
 MEMORY_RETRIES = Tag(

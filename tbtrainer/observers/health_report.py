@@ -147,8 +147,8 @@ def _forward(report: HealthReport) -> str:
             "finite although its inputs are."
         )
     return (
-        "A second forward pass of the same data found no module whose output is not finite although "
-        "its inputs are."
+        "A second forward pass of the same data found no module whose output is not finite "
+        "although its inputs are."
     )
 
 
