@@ -64,21 +64,22 @@ class TensorBoardArguments:
         histogram_buckets: The most buckets written for one histogram, from 8 to 1024.
         norm_detail: Which gradient norms are written at each logging step: `"total"`, `"block"`
             (one per block, and the total) or `"parameter"` (one per parameter, and the total).
-        nonfinite_action: What happens at a step whose loss or gradient is NaN or infinite. `"log"`:
-            it is reported at the next logging step, and nothing waits. `"stop"`: the step is not
-            taken, and `train` ends as if it were done. `"raise"`: the step is not taken, and
-            `train` raises `tbtrainer.NonFiniteError` on every rank. `"stop"` and `"raise"` keep the
-            weights of the last good step; with them the host waits for the device once per step.
+        nonfinite_action: What happens at a step whose loss or a gradient is NaN or infinite.
+            `"log"`: the step is taken, and reported at the next logging step. `"stop"`: the step is
+            not taken, and `train` ends as after its last step. `"raise"`: the step is not taken,
+            and `train` raises `tbtrainer.NonFiniteError` on every rank. `"stop"` and `"raise"` keep
+            the weights of the last good step. With them the host waits for the device once per
+            step.
         flops_per_token: Floating-point operations that one token costs in training, forward and
             backward pass together, for `throughput/mfu`. `None`: computed from the model's
             parameters and `config`, and left out where that is not possible.
         run_resume: Where a training that is resumed from a checkpoint writes. `"auto"`: to the run
             directory stored in the checkpoint. `"new"`: to a new one.
-        event_file_private: Whether only their owner may read event files (mode 0600). Otherwise the
-            process's umask decides.
+        event_file_private: Whether only their owner may read event files and files of JSON lines
+            (mode 0600). Otherwise the process's umask decides.
         event_file_fsync: Whether event files are forced to the disk (fsync) before each checkpoint
-            is saved and at the end. Records logged before then survive a power cut. All records
-            survive the end of the process in any case.
+            is saved and at the end, and files of JSON lines with each line. Records logged before
+            then survive a power cut. All records survive the end of the process in any case.
         telemetry_errors: What an error inside tbtrainer or an observer does. `"warn"`: it is logged
             once, and the training continues. `"raise"`: it ends the training, which is for tests.
 
@@ -134,7 +135,10 @@ class TensorBoardArguments:
     )
     flops_per_token: float | None = field(
         default=None,
-        metadata={"help": "Operations per token in training, for MFU; computed if not given."},
+        metadata={
+            "help": "Floating-point operations per token in training, for throughput/mfu. Computed "
+            "from the model if not given."
+        },
     )
     run_resume: str = field(
         default="auto",

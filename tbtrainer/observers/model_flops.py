@@ -32,9 +32,9 @@ def model_flops(model: nn.Module, parameters: ParameterTable) -> ModelFlops | No
 
     Each weight costs 2 operations in the forward pass, 2 for the gradient that flows through it,
     and 2 for its own gradient: 6 if it is trained, 4 if it is frozen and a trained weight comes
-    before it, and 2 if it is frozen and none does. Attention adds 12 · layers · heads · head
-    size per position of the sequence (A. Chowdhery et al., PaLM, 2022, appendix B). An embedding is looked
-    up and not multiplied, so it costs nothing unless it is also the output layer. Recomputed
+    before it, and 2 if it is frozen and none does. Attention adds 12 · layers · heads · head size
+    per position of the sequence (A. Chowdhery et al., PaLM, 2022, appendix B). An embedding is
+    looked up and not multiplied, so it costs nothing unless it is also the output layer. Recomputed
     activations do not count.
 
     Args:
@@ -42,9 +42,10 @@ def model_flops(model: nn.Module, parameters: ParameterTable) -> ModelFlops | No
         parameters: All of its parameters, in forward order.
 
     Returns:
-        `None` for an encoder with a decoder, because a token passes through one of them only; for several models
-        in one, such as image and text; for a mixture of experts; for weights whose number of
-        elements is not known, as quantised ones; and without sizes in the model's `config`.
+        `None` for an encoder with a decoder, because a token passes through one of them only; for
+        several models in one, such as image and text; for a mixture of experts; for weights whose
+        number of elements is not known, such as quantised ones; and without sizes in the model's
+        `config`.
     """
     config = getattr(model, "config", None)
     if config is None or _has_other_costs(config):
