@@ -30,19 +30,23 @@ def built_in_observers(
 ) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
-    The order matters. `StepMarks` comes first, so that what the others do at a moment is in no
-    phase of the step, and `TelemetryMarks` after them. At a logging step `RecordCounters` comes
-    first, so that records of this very step do not count as waiting, and `Throughput` next, so that
-    its window ends before the work of the others. `OverheadFraction` ends the window of the clock,
-    so it comes last. Observers that a user adds come after it; their time at a logging step is
-    counted in the next window.
+    The order matters for these:
+
+    - `StepMarks` comes first and `TelemetryMarks` after the others, so that their work is in no
+      phase of the step.
+    - At a logging step `RecordCounters` comes before all that write records, so that records of
+      this step do not count as waiting. `Throughput` follows, so that its window ends before the
+      work of the others.
+    - `measurements` comes before the observers that show what it has read.
+    - `OverheadFraction` ends the window of the clock, so it comes last. Observers that a user adds
+      come after it. Their time at a logging step is counted in the next window.
 
     Args:
         run: The run whose records are counted.
         clock: Measures what all observers cost.
         measurements: Measures the steps.
         reports: Reports what is not finite.
-        rates: Shows the learning rates, and knows those of a step.
+        rates: Shows the learning rates. The reports ask it for those of a step.
     """
     times = StepTimes(clock)
     return [
