@@ -116,7 +116,7 @@ def _is_same(left: Tensor, right: Tensor) -> bool:
 
 
 def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | None:
-    """Repeats the forward passes of a step, and names the module in which something went wrong.
+    """Repeats the forward passes of a step, and finds the module in which a NaN or infinity began.
 
     The host waits for the device after each module. Where parameters are sharded every rank has to
     call it, because a forward pass gathers them.
@@ -126,9 +126,9 @@ def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | Non
         forwards: The forward passes of the step, in order.
 
     Returns:
-        The first module, in the order of execution, whose output has a NaN or an infinity although
-        its inputs have none; `None` if there is none on this rank. Modules inside of a compiled one
-        are not seen.
+        The first module, in the order of execution, whose output has a NaN or a positive infinity
+        although its inputs have none; `None` if there is none on this rank. Modules inside of a
+        compiled one are not seen.
     """
     names = {module: without_wrappers(name) for name, module in model.named_modules()}
     found: list[str] = []
@@ -147,7 +147,7 @@ def first_bad_module(model: nn.Module, forwards: list[ForwardPass]) -> str | Non
     finally:
         for handle in handles:
             handle.remove()
-        # No backward pass follows, which would do it.
+        # No backward pass follows, which would shard the parameters again.
         reshard(model)
     return found[0] if found else None
 

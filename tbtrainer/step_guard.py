@@ -1,4 +1,4 @@
-"""Keeps an optimizer step from being taken if a loss or a gradient is not finite."""
+"""Refuses an optimizer step if a loss or a gradient is not finite, and ends the training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -19,7 +19,7 @@ from tbtrainer.sharding.world import largest_on_any_rank, world_size
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found in a step, as numbers of which the largest of all ranks counts.
+    """What a rank found in a step. The ranks take the maximum of each number.
 
     Attributes:
         bad_loss: 1 if a loss is not finite.
@@ -52,13 +52,13 @@ class _Found:
 class StepGuard:
     """Ends the training before a step whose loss or gradients are not finite, on all ranks.
 
-    It looks at every step, unless `nonfinite_action` is `"log"`. Then the host waits for the device
-    once per step, and with several ranks for one small collective. An overflow of the float16 loss
-    scale is let through: the scaler skips that step.
+    With `nonfinite_action="log"` it does nothing. Otherwise it checks every step. For that the host
+    waits for the device once per step, and with several ranks for one small collective. A step with
+    an overflow of the float16 loss scale is not refused, because the scaler skips it.
 
     Args:
         trainer: A `Trainer`.
-        observers: They are told of a step that is refused.
+        observers: Their `step_refused` is called.
         measurements: Measures the gradients of each step.
         reports: Makes the report.
     """
@@ -98,7 +98,7 @@ class StepGuard:
         return self._action != "log" and self._observers.is_observing
 
     def keep(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        """Keeps a forward pass of the step that is about to be made."""
+        """Keeps what is needed to repeat a forward pass that is about to be made."""
         if self._looks:
             with self._observers.guarded("keep a forward pass"):
                 self._forwards.append(ForwardPass.of(compute, args, kwargs))
@@ -112,7 +112,7 @@ class StepGuard:
     def refuses(self, step: int, gradients: Gradients | None) -> bool:
         """Returns whether a step must not be taken, the same on every rank.
 
-        If so, the observers are told, and the training ends after this step.
+        If it is refused, `step_refused` of the observers is called, and the training ends.
 
         Args:
             step: The step that would be taken, counted from 1.
@@ -148,7 +148,7 @@ class StepGuard:
         last_row, last_bad_row, loss_scale, *losses = torch.stack(
             [number.to(norms.device, torch.float32, non_blocking=True) for number in numbers]
         ).tolist()
-        # With a loss scale an overflow has to be told from a NaN of the model's own.
+        # With a loss scale, an overflow has to be distinguished from a NaN that the model makes.
         has_infinity = last_bad_row > 0 and loss_scale > 0 and _has_infinity(gradients.parts)
         return _Found(
             bad_loss=float(not all(losses)),
@@ -160,7 +160,7 @@ class StepGuard:
         )
 
     def _refuse(self, step: int) -> None:
-        """Reports the step, keeps it from changing a weight, and ends the training."""
+        """Reports the step, discards its gradients, and ends the training."""
         if not self._trainer.is_deepspeed_enabled:
             # Before the forward passes, after which FSDP2 lists other parameters.
             self._discard_gradients()
@@ -179,7 +179,11 @@ class StepGuard:
         return losses.sum() if self._is_sum else losses.mean()
 
     def _checked_forward(self) -> tuple[bool, str | None]:
-        """Repeats the forward passes; returns whether every rank could, and the bad module."""
+        """Repeats the forward passes.
+
+        Returns:
+            Whether every rank could repeat them, and the name of the bad module or `None`.
+        """
         has_failed, module = True, None
         # A `compute_loss` that is repeated may add forward passes.
         forwards, self._forwards = self._forwards, []
@@ -195,7 +199,7 @@ class StepGuard:
         return not has_failed, module
 
     def _discard_gradients(self) -> None:
-        """Makes the optimizer step that follows an empty one."""
+        """Discards the gradients, so that the optimizer step that follows changes no weight."""
         groups = getattr(self._trainer.optimizer, "param_groups", ())
         # A loss function may have parameters that are not the model's.
         of_optimizer = [parameter for group in groups for parameter in group["params"]]
@@ -213,7 +217,7 @@ class StepGuard:
     def _report(self) -> dict[str, Any]:
         """Returns the report of world rank zero, on every rank."""
         latest = self._reports.latest
-        # Without an action it is an earlier one, and the report on this step failed.
+        # Without an action, `latest` is about an earlier step: the report on this step failed.
         is_new = latest is not None and latest.action is not None
         message = "A loss or a gradient was not finite."
         sent = [latest.values() if latest is not None and is_new else {"message": message}]

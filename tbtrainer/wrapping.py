@@ -30,7 +30,7 @@ def wrapped_on_instance(instance: Any, name: str, wrapper: Callable[..., Any]) -
     try:
         yield
     finally:
-        # Unless a callback has replaced it meanwhile.
+        # Unless a callback has replaced the wrapper since.
         if attributes.get(name) is call:
             del attributes[name]
             if before is not None:

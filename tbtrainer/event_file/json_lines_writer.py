@@ -1,4 +1,4 @@
-"""Writes a file of JSON lines with a thread of its own, as an event file is written."""
+"""Writes a file of JSON lines in a thread of its own, as an event file is written."""
 
 import os
 from typing import Any

@@ -37,7 +37,7 @@ class Clock:
         return self._spent + current
 
     def training_seconds(self) -> float:
-        """Returns the time of a clock that stands still while the training loop is in tbtrainer."""
+        """Returns the time of a clock that does not run while the training loop is in tbtrainer."""
         return time.perf_counter() - self.spent_seconds()
 
     def restart(self) -> None:

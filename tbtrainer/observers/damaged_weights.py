@@ -13,7 +13,8 @@ def damaged_weights(
     """Returns the names of the parameters that hold a NaN or an infinity, in the model's order.
 
     It reads every parameter once, and the host waits for the result. Where tensors are sharded it
-    is a collective, so every rank has to call it at the same steps, wanted or not.
+    is a collective, so every rank has to call it at the same steps, whatever `is_wanted`
+    is.
 
     Args:
         table: The parameters, and which part of each this rank counts.

@@ -1,4 +1,7 @@
-"""Counts the evaluation batches whose loss is not finite. `Trainer` leaves them out of the loss."""
+"""Counts the evaluation batches whose loss is not finite.
+
+`Trainer` of transformers 5.24 leaves them out of `eval_loss` if another batch is finite.
+"""
 
 import torch
 from torch import Tensor
@@ -44,7 +47,7 @@ class EvaluationHealth(Observer):
         """Returns the count, and a report if it is above zero."""
         batches, nonfinite = self._totals()
         if batches == 0:
-            return ()  # Without labels, or the sum of several evaluations.
+            return ()  # No labels, or the end of an evaluation of several datasets.
         if evaluation.dataset is None:
             tag = tags.NONFINITE_EVAL_BATCHES.name
         else:
@@ -63,7 +66,7 @@ class EvaluationHealth(Observer):
                 own = [self._batches, int(self._nonfinite.item())]
         finally:
             self._batches, self._nonfinite = 0, None
-            # A rank that failed takes part as one without batches.
+            # A rank that failed still takes part, with no batches.
             if world_size() > 1:
                 sent = torch.tensor(own, dtype=torch.int64, device=collective_device())
                 reduce_sum(sent)

@@ -11,7 +11,7 @@ from tbtrainer.sharding.world import world_size
 
 
 class HealthCounts(Observer):
-    """Shows how many steps of the window were bad, also where `Trainer` filters them out.
+    """Shows how many steps of the window were bad, also if `Trainer` leaves them out of its loss.
 
     Args:
         measurements: Measures the steps.

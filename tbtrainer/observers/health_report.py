@@ -1,4 +1,4 @@
-"""The report on a step that was not finite: what it says, as text, as Markdown and as JSON."""
+"""The report on a bad step or evaluation, as text, as Markdown and as JSON."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ class HealthReport:
     """What was not finite at a training step or in an evaluation.
 
     Attributes:
-        cause: What it began with. `"loss"`: the loss. `"backward"`: a gradient, while the loss was
-            finite. `"weights"`: weights that were damaged before this step. `"loss_scale"`: the
-            gradients overflow however small the loss scale is. `"evaluation"`: the loss of
-            evaluation batches.
+        cause: What was not finite first. `"loss"`: the loss. `"backward"`: a gradient, but not the
+            loss. `"weights"`: weights that were damaged before this step. `"loss_scale"`: gradients
+            that overflow although the loss scale is below 1. `"evaluation"`: the loss of evaluation
+            batches.
         bad_step: The step; in an evaluation the number of steps taken.
         loss: The loss of the step, NaN if it was not finite on some rank; `None` if not known.
         loss_rank: The last rank whose loss was not finite; `None` if there is none.
@@ -83,7 +83,7 @@ class HealthReport:
 
     @property
     def message(self) -> str:
-        """What happened, in one sentence per fact."""
+        """What happened, one sentence per fact."""
         if self.cause == "evaluation":
             return _evaluation_message(self)
         return " ".join(filter(None, (_cause(self), _forward(self), _weights(self), _step(self))))

@@ -1,4 +1,4 @@
-"""Reports the first step that was not finite: when, in which parameter, and what came before."""
+"""Reports the first step whose loss or gradients were not finite, and the steps before it."""
 
 import logging
 from collections import deque
@@ -61,7 +61,7 @@ class HealthReports(Observer):
     # ---- The moments ----
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Looks for weights that are damaged already."""
+        """Checks whether weights are damaged already."""
         self._training, self.latest = training, None
         self._good_steps.clear()
         self._norms.clear()
@@ -76,7 +76,7 @@ class HealthReports(Observer):
         return self._report()
 
     def checkpoint_begins(self, step: int) -> Records:
-        """Reports it before a checkpoint, whose weights may be damaged."""
+        """Reports it before a checkpoint is saved, because its weights may be damaged."""
         return self._report()
 
     def run_ends(self, step: int) -> Records:
@@ -92,7 +92,7 @@ class HealthReports(Observer):
         return records
 
     def step_refused(self, step: int, refusal: Refusal) -> Records:
-        """Reports a step that `nonfinite_action` does not let through."""
+        """Reports a step that is refused."""
         return self._report(refusal)
 
     def state(self) -> dict[str, Any]:
@@ -123,12 +123,12 @@ class HealthReports(Observer):
         is_known = cause in self._reported or self._reports >= MOST_REPORTS
         # The report that ends a training is always made.
         if is_known and report.action is None:
-            # An evaluation is no step.
+            # `_suppressed` counts steps, and an evaluation is none.
             self._suppressed += report.cause != "evaluation"
             return ()
         self._reported.add(cause)
         if report.damaged_weights:
-            # What damaged weights do to later steps is no cause of its own.
+            # Later steps are bad because of these weights, so they are not another cause.
             self._reported.add("weights")
         self._reports += 1
         if report.cause != "evaluation":
@@ -146,8 +146,8 @@ class HealthReports(Observer):
             return ()
         latest = self._measurements.latest
         bad = None if latest is None else latest.first_bad
-        # Before anything that depends on this rank alone: where tensors are sharded, it is a
-        # collective.
+        # Where tensors are sharded this is a collective, so it comes before what may differ between
+        # ranks.
         damaged = damaged_weights(
             self._training.parameters, self._training.device, is_wanted=bad is not None
         )
@@ -238,7 +238,7 @@ def _cause(bad: StepFacts, was_damaged: bool) -> Cause:
 
 
 def _key(report: HealthReport) -> object:
-    """Returns what tells causes apart: the same trouble in another place is another cause."""
+    """Returns a key that is equal for reports of the same cause in the same place."""
     if report.cause in ("weights", "loss_scale"):
         return report.cause
     return report.cause, report.loss_rank, report.nearest_to_loss, report.dataset

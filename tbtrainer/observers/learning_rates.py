@@ -23,8 +23,8 @@ class LearningRates(Observer):
 
     The rates are read when the gradients are ready, before the scheduler sets those of the next
     step, so they agree with `train/learning_rate`. Groups that were given the same settings are
-    one, because some optimizers split a group by device mesh. Groups that have had the same rates
-    so far are one curve.
+    one, because some optimizers split a group by device mesh. Groups whose rates have always been
+    equal share one curve.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class LearningRates(Observer):
         self._places = distinct_groups(groups)
         self._groups_seen = len(groups)
         added = [name for name in self._places if name not in known]
-        # With the first ones, until a value tells them apart.
+        # New groups share the first curve until their values differ.
         for equal in (self._equal_rates, self._equal_decays):
             equal[:1] = [[*(equal[0] if equal else ()), *added]]
 
@@ -152,7 +152,7 @@ def split_where_different(
 
 
 def _with_groups(optimizer: Any, model: Any) -> Any:
-    """Returns the optimizer, or the one of DeepSpeed's engine if `optimizer` stands in for it."""
+    """Returns the optimizer, or that of DeepSpeed's engine if `optimizer` has no groups."""
     return optimizer if _groups_of(optimizer) else getattr(model, "optimizer", None)
 
 

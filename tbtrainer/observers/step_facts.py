@@ -1,4 +1,4 @@
-"""What is known of the steps of a logging window, on the host and over all ranks."""
+"""What is known of each step of a logging window, on the host, of all ranks together."""
 
 import math
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class StepFacts:
         """Whether the loss scale was too large: expected now and then, and without damage.
 
         The scaler skipped the step, the gradients look as after an overflow, and the loss was
-        finite. With a loss scale of less than 1 that is no fault of the scale.
+        finite. With a loss scale below 1, the scale is not the cause.
         """
         return (
             self.was_skipped

@@ -58,7 +58,7 @@ class StepLosses:
     def reduce(self, steps: int) -> None:
         """Reduces the first `steps` losses over all ranks.
 
-        A rank that fails takes part as one that knows no loss, and raises its error afterwards.
+        A rank that fails takes part with all losses unknown, and raises its error afterwards.
         """
         added, extremes = self._added[:steps], self._extremes[:steps]
         try:

@@ -38,7 +38,8 @@ def looks_overflowed(norms: Tensor) -> Tensor:
     """Returns whether gradients look as they do when the loss scale is too large.
 
     A gradient is infinite, or the one nearest to the loss is not finite: if the scaled loss itself
-    overflows, all gradients are NaN. A NaN of the model's own usually begins further down.
+    overflows, all gradients are NaN. A NaN that the model itself makes usually begins in a
+    layer further from the loss.
 
     Args:
         norms: Norms of the gradients or their squares, over all ranks, in the order of the model.

@@ -45,7 +45,7 @@ class StepSeconds:
         forward_backward: From the micro-batches to the complete gradients.
         optimizer: Clipping and the optimizer step.
         telemetry: What tbtrainer does on the device when the gradients are complete and when the
-            step was taken. 0 on the host, whose clock stands still meanwhile.
+            step was taken. 0 if the marks are of the host's clock, which does not run during it.
     """
 
     data: float
@@ -64,8 +64,8 @@ class StepTimes:
     """Marks the boundaries between the phases of each step, and measures between them when asked.
 
     On a CUDA device the marks are events in the stream of the training. The time between two of
-    them is what the device needed. If it waits for data, that is a gap between two events. Marking
-    never waits for the device. Elsewhere the marks are readings of a clock that stands still while
+    them is what the device needed. If it waits for data, there is a gap between two events. Marking
+    never waits for the device. Elsewhere the marks are readings of a clock that does not run while
     the training loop is in tbtrainer.
 
     Args:
@@ -171,7 +171,7 @@ class StepMarks(Observer):
 
 
 class TelemetryMarks(Observer):
-    """Marks that the other observers have done their work, so it has to be called after them.
+    """Marks the end of the work of the other observers, so it has to be called after them.
 
     Args:
         times: Keeps the marks.

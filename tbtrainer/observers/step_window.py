@@ -152,7 +152,7 @@ class StepWindow:
             try:
                 self._square(lines)
             finally:
-                # A rank that failed has marked its steps as missing, and takes part all the same.
+                # Also on a rank that failed: it has marked its steps as missing.
                 if self._reduces:
                     reduce_sum(lines)
                 self._losses.reduce(count)

@@ -1,4 +1,4 @@
-"""Shows how fast the training is, and what it waits for."""
+"""Shows how fast the training is, and where the time of a step goes."""
 
 import logging
 import math
@@ -72,7 +72,8 @@ class Throughput(Observer):
 
     def data_requested(self, step: int) -> tuple[()]:
         """Begins a window unless there is one."""
-        self._clock.resume()  # Is paused after an evaluation that raised an error.
+        # The clock is still paused after an evaluation that raised an error.
+        self._clock.resume()
         if self._began is None:
             self._began = self._clock.read()
         return ()
@@ -189,7 +190,7 @@ def _peak_of(training: Training) -> float | None:
 
 
 def _flops_of(training: Training) -> ModelFlops | None:
-    """Returns what a token costs; `None` where it cannot be told."""
+    """Returns the operations of a token; `None` if they cannot be computed."""
     try:
         return model_flops(training.unwrapped_model, training.parameters)
     except Exception as error:  # Of a model with other attributes than those of transformers.

@@ -10,7 +10,7 @@ from tbtrainer.sharding.ranks import ModelParallelSizes
 
 @dataclass(frozen=True)
 class RankFigures:
-    """What a rank tells the others at a logging step. All of it is 0 if it has nothing to tell.
+    """What a rank sends to the others at a logging step; all 0 if it has measured no step.
 
     Attributes:
         seconds: From the first request for data to the logging step, without evaluations and
@@ -18,9 +18,9 @@ class RankFigures:
         tokens: Tokens that the model was given, without padding.
         sequences: Rows of tokens that it was given.
         samples: Samples that it was given.
-        own_seconds: Per step, the median time of the rank's own: the wait for data and the first
-            forward pass.
-        data_seconds: Per step, the median wait for data.
+        own_seconds: The rank's own time per step, median: the wait for data and the first forward
+            pass. Ranks do not wait for each other in these under DDP.
+        data_seconds: The wait for data per step, median.
     """
 
     seconds: float = 0.0
@@ -47,7 +47,7 @@ class Phases:
         forward_backward: Forward and backward passes.
         optimizer: Clipping and the optimizer steps.
         telemetry: What tbtrainer does.
-        logging: All the rest: what `Trainer` and other callbacks do at the logging step and between
+        logging: All the rest: what `Trainer` and its callbacks do at the logging step and between
             steps.
     """
 
@@ -64,7 +64,7 @@ class Phases:
         Args:
             steps: The steps in it.
             total: The time.
-            telemetry: What tbtrainer took of it.
+            telemetry: The part of it that tbtrainer took.
         """
         data = sum(step.data for step in steps)
         forward_backward = sum(step.forward_backward for step in steps)
@@ -74,7 +74,7 @@ class Phases:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of all phases."""
         return (
             self.data_wait + self.forward_backward + self.optimizer + self.telemetry + self.logging
         )
@@ -87,7 +87,7 @@ class ThroughputWindow:
     Attributes:
         steps: Their durations on this rank; at least one.
         phases: Of this rank, with logging.
-        ranks: What each rank told.
+        ranks: What each rank has sent.
         sizes: How many ranks share the work on one sample.
     """
 
@@ -125,7 +125,7 @@ class ThroughputWindow:
 
     @property
     def slowest_rank(self) -> int | None:
-        """The rank with the longest time of its own; `None` with one rank, or if it is unknown."""
+        """The rank with the longest own time; `None` with one rank, or if a rank's is unknown."""
         own = [rank.own_seconds for rank in self.ranks]
         if len(own) < 2 or min(own) <= 0:
             return None
@@ -133,7 +133,7 @@ class ThroughputWindow:
 
     @property
     def rank_spread(self) -> float | None:
-        """The longest time of a rank's own, as a multiple of the median; `None` as above."""
+        """The own time of `slowest_rank` as a multiple of the median; `None` if that is `None`."""
         slowest = self.slowest_rank
         if slowest is None:
             return None
@@ -141,5 +141,5 @@ class ThroughputWindow:
 
     @property
     def median_own_seconds(self) -> float:
-        """The median over ranks of the time of their own; of two in the middle the lower one."""
+        """The median of the ranks' own times; of the two in the middle the lower one."""
         return statistics.median_low(rank.own_seconds for rank in self.ranks)

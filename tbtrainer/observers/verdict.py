@@ -35,13 +35,13 @@ class Verdict:
         self._windows: list[ThroughputWindow] = []
 
     def changed(self, window: ThroughputWindow) -> str | None:
-        """Returns what is to be reported now, or `None` if that is what was reported last.
+        """Returns what is to be reported now, or `None` if it is what was reported last.
 
         Args:
             window: The steps since the last logging step.
 
         Returns:
-            Markdown of one line. If nothing has to be reported any more, a line that says so.
+            One line of Markdown. If no cause is left, a line that says so.
         """
         self._windows.append(window)
         if sum(len(each.steps) for each in self._windows) < LEAST_STEPS:
@@ -103,7 +103,7 @@ def _rank_finding(window: ThroughputWindow, step_seconds: float) -> _Finding:
     if slowest is None or spread is None:
         return _Finding(0.0, RANK_EXCESS, "")
     rank, median = window.ranks[slowest], window.median_own_seconds
-    # A rank that is slower by a small part of the step holds nobody up.
+    # The other ranks hardly wait for a rank that is slower by a small part of the step.
     matters = rank.own_seconds - median >= 0.05 * step_seconds
     return _Finding(
         spread - 1 if matters else 0.0,
