@@ -84,8 +84,9 @@ class HealthReports(Observer):
         records = [*self._report()]
         if self._suppressed and own_rank() == 0:
             logger.warning(
-                "%d more step(s) of this training were not finite. They were not reported one by "
-                "one, because their causes were known or %d reports were made.",
+                "At %d more step(s) of this training the loss or a gradient was not finite. They were "
+                "not reported one by one, because their causes had been reported or the run had %d "
+                "reports.",
                 self._suppressed,
                 MOST_REPORTS,
             )

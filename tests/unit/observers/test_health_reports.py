@@ -213,7 +213,7 @@ def test_what_was_not_reported_is_counted(caplog: pytest.LogCaptureFixture) -> N
     steps.measurements.run_ends(steps.count)
     assert list(steps.reports.run_ends(steps.count)) == []
     (message,) = caplog.messages
-    assert message.startswith("1 more step(s) of this training were not finite.")
+    assert message.startswith("At 1 more step(s) of this training the loss or a gradient was")
 
 
 def test_a_run_has_at_most_twenty_reports(monkeypatch: pytest.MonkeyPatch) -> None:
