@@ -84,8 +84,8 @@ class HealthReports(Observer):
         records = [*self._report()]
         if self._suppressed and own_rank() == 0:
             logger.warning(
-                "At %d more step(s) of this training the loss or a gradient was not finite. They are "
-                "not reported one by one, because their causes were reported before or the run has %d "
+                "At %d more step(s) of this training the loss or a gradient was not finite. They "
+                "have no report, because their causes were reported before or the run has %d "
                 "reports.",
                 self._suppressed,
                 MOST_REPORTS,
