@@ -1,5 +1,6 @@
 """A training small enough for tests: a two-layer BERT on sequences whose label can be learnt."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,16 @@ class Sequences(Dataset):
         }
 
 
-def classifier(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:
+def classifier(
+    seed: int = 0, dropout: float = 0.1, layers: int = 2
+) -> BertForSequenceClassification:
     """A small BERT. Dropout makes a random number that telemetry draws visible in the weights."""
     set_seed(seed)
     return BertForSequenceClassification(
         BertConfig(
             vocab_size=VOCABULARY,
             hidden_size=16,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             intermediate_size=32,
             max_position_embeddings=LENGTH,
@@ -78,11 +81,18 @@ def trainer(cls: type[Trainer], args: Any, **changes: Any) -> Any:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two nested states are equal, bit by bit."""
+    """Whether two nested states are equal, bit by bit. A NaN is equal to the same NaN."""
     if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
+        alike = (left.dtype, left.shape) == (right.dtype, right.shape)
+        return alike and torch.equal(_bits(left), _bits(right))
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(equal(left[k], right[k]) for k in left)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(equal, left, right))
+    if isinstance(left, float) and math.isnan(left):
+        return isinstance(right, float) and math.isnan(right)
     return left == right
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -57,7 +57,11 @@ def zero(
     trained = [p for p in engine.parameters() if p.requires_grad]
 
     def train_step(observe: Callable[[], None], step: int) -> None:
-        with observed_engine_step(engine, observe):
+        def observe_and_take() -> bool:
+            observe()
+            return True
+
+        with observed_engine_step(engine, observe_and_take):
             for micro_step in range(accumulation):
                 tokens = batch(10 * step + micro_step, accelerator.process_index)
                 with accelerator.accumulate(engine):

@@ -27,7 +27,13 @@ CHANGES: dict[str, Any] = {
     "eval_steps": 5,
     "gradient_accumulation_steps": 2,
 }
-SHOWN = {"histogram_steps": 2, "norm_detail": "parameter", "telemetry_errors": "raise"}
+SHOWN = {
+    "histogram_steps": 2,
+    "norm_detail": "parameter",
+    # Looks at every step, and makes no difference as long as all is finite.
+    "nonfinite_action": "stop",
+    "telemetry_errors": "raise",
+}
 
 
 def changes_of(mode: str) -> dict[str, Any]:
@@ -67,8 +73,8 @@ def changes_of(mode: str) -> dict[str, Any]:
 def state_of(made: Any) -> dict[str, Any]:
     """All state after a training, in the shards of this rank."""
     return {
-        "weights": {n: _local(p) for n, p in made.model_wrapped.named_parameters()},
-        "optimizer": _local(made.optimizer.state_dict()),
+        "weights": {n: local_copy(p) for n, p in made.model_wrapped.named_parameters()},
+        "optimizer": local_copy(made.optimizer.state_dict()),
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": np.random.get_state()[1].tolist(),
@@ -79,12 +85,12 @@ def state_of(made: Any) -> dict[str, Any]:
     }
 
 
-def _local(value: Any) -> Any:
+def local_copy(value: Any) -> Any:
     """A copy of this rank's part of a nested state."""
     if isinstance(value, dict):
-        return {key: _local(item) for key, item in value.items()}
+        return {key: local_copy(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_local(item) for item in value]
+        return [local_copy(item) for item in value]
     if not isinstance(value, torch.Tensor):
         return value if isinstance(value, int | float | str | bool) else None
     value = getattr(value, "ds_tensor", value).detach()
@@ -113,7 +119,7 @@ def main(mode: str, directory: str) -> None:
         "distributed_type": str(ours.accelerator.distributed_type),
         "wrapper": type(ours.model_wrapped).__name__,
         "parameters": sorted({type(p.data).__name__ for p in ours.model_wrapped.parameters()}),
-        "elements_here": sum(p.numel() for p in map(_local, ours.model_wrapped.parameters())),
+        "elements_here": sum(p.numel() for p in map(local_copy, ours.model_wrapped.parameters())),
         "should_log": ours.args.should_log,
         "writer": writer,
         "equal": {key: equal(value, actual[key]) for key, value in expected.items()},

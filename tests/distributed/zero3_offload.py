@@ -53,7 +53,7 @@ def main() -> None:
 
         return call
 
-    def observe() -> None:
+    def observe() -> bool:
         nonlocal in_place
         for name in names:
             setattr(DeepSpeedZeroOptimizer_Stage3, name, counted(name))
@@ -69,6 +69,7 @@ def main() -> None:
         )
         full = [safe_get_full_grad(row.parameter) for row in table.rows]
         expected.append([0.0 if g is None else float(g.double().norm()) for g in full])
+        return True
 
     with observed_engine_step(engine, observe):
         for step in range(STEPS):
