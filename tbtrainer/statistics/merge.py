@@ -71,14 +71,14 @@ def histograms(snapshot: Snapshot, max_buckets: int) -> list[Histogram | None]:
 
 
 def _rows_of_linear_pass(snapshot: Snapshot) -> dict[int, int]:
-    """Returns the rows for which the linear pass is the finer one, and their rows in it.
+    """Returns the rows for which the linear pass is the finer one, and their lines in it.
 
     The linear pass has to hold every finite element, and to spread them over more buckets.
     """
     statistics = snapshot.statistics
     finite = (statistics.count - statistics.nonfinite).numpy()
     counts, linear = statistics.buckets.numpy(), snapshot.linear.numpy()
-    places = snapshot.rows.linear_row_of
+    places = snapshot.linear_line_of
     finer: dict[int, int] = {}
     for rows in _in_parts(np.array([row for row in places if finite[row]], np.int64)):
         at = np.array([places[row] for row in rows.tolist()])
@@ -101,14 +101,20 @@ def _squares(counts: Counts) -> Floats:
 
 def _linear_parts(snapshot: Snapshot, finer: dict[int, int]) -> Iterator[_Part]:
     """Yields rows of the linear pass, some at a time, with their edges and counts."""
-    statistics, linear = snapshot.statistics, snapshot.linear.numpy()
+    statistics, linear, narrow = snapshot.statistics, snapshot.linear.numpy(), snapshot.narrow
+    low, high, zeros = (
+        field.numpy() for field in (statistics.minimum, statistics.maximum, statistics.zeros)
+    )
+    lower_end, upper_end = low.copy(), high.copy()
+    lower_end[list(narrow.rows)], upper_end[list(narrow.rows)] = narrow.low, narrow.high
     for rows in _in_parts(np.array(list(finer), np.int64)):
-        at = [finer[row] for row in rows.tolist()]
-        low, high, zeros = (
-            field.numpy()[rows]
-            for field in (statistics.minimum, statistics.maximum, statistics.zeros)
-        )
-        yield rows, *linear_buckets(linear[at], low, high, zeros)
+        lines = linear[[finer[row] for row in rows.tolist()]]
+        edges, counts = linear_buckets(lines, lower_end[rows], upper_end[rows], zeros[rows])
+        # The elements outside of the ends of a narrow row are in its first and its last bucket.
+        np.maximum(edges, low[rows], out=edges)
+        np.minimum(edges, high[rows], out=edges)
+        edges[0], edges[-3:] = low[rows], high[rows]
+        yield rows, edges, counts
 
 
 def _bucket_parts(snapshot: Snapshot, filled: Bools, chosen: Integers) -> Iterator[_Part]:

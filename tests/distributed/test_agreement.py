@@ -100,9 +100,9 @@ def test_partial_sums_are_left_out(cases: dict[str, Any]) -> None:
     assert found == [{"rows": ["whole"], "gradients": [False]}] * 2
 
 
-def test_a_snapshot_takes_two_collectives_of_any_model(
+def test_a_snapshot_takes_three_collectives_of_any_model(
     cases: dict[str, Any],
 ) -> None:
     results = [rank["result"] for rank in cases["collectives"]]
-    assert [len(result["small"]) for result in results] == [2, 2]
+    assert [len(result["small"]) for result in results] == [3, 3]
     assert all(result["small"] == result["large"] for result in results)
