@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from tbtrainer.records import Histogram
-from tbtrainer.statistics.buckets import BUCKET_EDGES
+from tbtrainer.statistics.buckets import BUCKET_EDGES, LINEAR_BUCKET_COUNT
 from tbtrainer.statistics.linear_edges import linear_buckets
 from tbtrainer.statistics.snapshot import Snapshot
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -111,9 +111,11 @@ def _linear_parts(snapshot: Snapshot, finer: dict[int, int]) -> Iterator[_Part]:
         lines = linear[[finer[row] for row in rows.tolist()]]
         edges, counts = linear_buckets(lines, lower_end[rows], upper_end[rows], zeros[rows])
         # The elements outside of the ends of a narrow row are in its first and its last bucket.
+        last = edges[LINEAR_BUCKET_COUNT:]
+        np.copyto(last, high[rows], where=last >= upper_end[rows])
         np.maximum(edges, low[rows], out=edges)
         np.minimum(edges, high[rows], out=edges)
-        edges[0], edges[-3:] = low[rows], high[rows]
+        edges[0] = low[rows]
         yield rows, edges, counts
 
 
@@ -153,7 +155,7 @@ def _columns(filled: Bools) -> Integers:
     Args:
         filled: Whether a bucket holds elements, shape (rows, buckets). At least one does.
     """
-    some = filled.any(axis=0)
+    some: Bools = np.logical_or.reduce(filled, axis=0)
     kept = some.copy()
     kept[1:] |= some[:-1]
     kept[2:] |= some[:-2]
