@@ -1,8 +1,8 @@
 """What a snapshot would cost on 8 to 4,096 GPUs: computed, not measured.
 
 Rows, bytes and collectives are those of tbtrainer's own classes for the shapes of three models. The
-times follow an alpha-beta model: of NCCL with the constants of its own tuning (NCCL,
-src/graph/tuning.cc at commit 01afd20) and bandwidths of a common cluster, of gloo with constants measured here.
+times follow an alpha-beta model: of NCCL with the constants of its own tuning and bandwidths of a
+common cluster, of gloo with constants measured here.
 
     python tests/benchmarks/bench_scaling.py
 """
@@ -32,8 +32,8 @@ SNAPSHOTS, TARGETS = 50, 2
 # A record of 64 buckets without its tag; see bench_statistics.py.
 RECORD_BYTES = 1_099
 
-# Microseconds of a step, for the protocols LL, LL128 and Simple: NCCL, src/graph/tuning.cc at commit 01afd20,
-# `baseLat` and `hwLat`.
+# Microseconds of a step, for the protocols LL, LL128 and Simple: `baseLat` and `hwLat` of NCCL,
+# src/graph/tuning.cc at commit 01afd20.
 BASE = {"ring": (3.6, 10.0, 8.4), "tree": (4.4, 4.4, 0.0)}
 NVLINK = {"ring": (0.47, 1.9, 3.4), "tree": (0.52, 1.2, 28.0)}
 NETWORK = {"ring": (2.7, 4.0, 9.6), "tree": (5.0, 8.5, 50.0)}
