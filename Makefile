@@ -69,7 +69,7 @@ screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the picture of the README fro
 	$(BIN)/python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
 
 bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
-	@set -e; for name in snapshot statistics steps norms collectives writer training; do \
+	@set -e; for name in snapshot statistics steps norms collectives scaling writer training; do \
 		echo "== $$name"; PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_$$name.py; done
 
 bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS="--device cpu --size toy" tries it

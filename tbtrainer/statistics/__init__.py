@@ -12,6 +12,7 @@ from tbtrainer.statistics.measure import (
     why_not_measurable,
 )
 from tbtrainer.statistics.merge import histograms
+from tbtrainer.statistics.narrow import PreviousExtremes
 from tbtrainer.statistics.rows import SnapshotRows
 from tbtrainer.statistics.snapshot import Reduction, Snapshot, WholeTensors, take_snapshot
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -21,6 +22,7 @@ __all__ = [
     "BUCKET_EDGES",
     "LINEAR_BUCKET_COUNT",
     "LINEAR_MAX_ELEMENTS",
+    "PreviousExtremes",
     "Reduction",
     "Snapshot",
     "SnapshotRows",

@@ -134,19 +134,33 @@ def memory(elements: int) -> None:
     print(f"{(most - before) / 2**20:.0f} MiB beside a tensor of {tensor.nbytes / 2**20:,.0f} MiB")
 
 
-def merging(device: torch.device) -> None:
-    """What becomes of the statistics on the host, for tensors with and without a linear pass."""
+def merging(device: torch.device, repeats: int) -> None:
+    """What becomes of the statistics on the host, for tensors with and without a linear pass.
+
+    The time is that of the thread, of one tensor of a snapshot of 300.
+    """
     print("\n| histograms of | us per tensor | buckets | bytes per event |\n|---|---|---|---|")
-    for name, size in (("768 elements", 768), ("100,000 elements", 100_000)):
-        tensors = [torch.randn(size, device=device) * 0.02 for _ in range(100)]
-        rows = SnapshotRows.of([str(row) for row in range(100)], [size] * 100, device)
+    scales = (0.02,), (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
+    for name, size, of in (
+        ("768 elements", 768, scales[0]),
+        ("768 elements, half zeros", 768, scales[0]),
+        ("100,000 elements", 100_000, scales[0]),
+        ("100,000 elements, of seven scales", 100_000, scales[1]),
+    ):
+        tensors = [torch.randn(size, device=device) * of[row % len(of)] for row in range(300)]
+        if "zeros" in name:
+            tensors = [tensor.relu() for tensor in tensors]
+        rows = SnapshotRows.of([str(row) for row in range(300)], [size] * 300, device)
         snapshot = take_snapshot(lambda parts=tensors: parts, rows, WholeTensors())
         on_host = snapshot.to_host().wait()
-        began = time.perf_counter()
-        merged = histograms(on_host, 64)
-        per_tensor = (time.perf_counter() - began) / len(tensors) * 1e6
+        taken = []
+        for _ in range(repeats + 1):
+            began = time.thread_time()
+            merged = histograms(on_host, 64)
+            taken.append((time.thread_time() - began) / len(tensors) * 1e6)
         sizes = [event_bytes(histogram) for histogram in merged if histogram is not None]
         buckets = max(len(h.bucket_counts) for h in merged if h is not None)
+        per_tensor = statistics.median(taken[1:])
         print(f"| {name} | {per_tensor:.1f} | {buckets} | {int(np.max(sizes))} |", flush=True)
 
 
@@ -183,7 +197,7 @@ def main() -> None:
         bench.heading("this many float32 tensors of 100 elements")
         for number in (10, 100, 1000, 10_000):
             bench.row(f"{number:,}", [torch.randn(100, device=device) for _ in range(number)])
-    merging(device)
+    merging(device, options.repeats)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class Reader(Protocol):
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row.
 
+        Finite elements outside of the ends are counted in the first or in the last bucket.
+
         Args:
             out: int64, shape (rows, LINEAR_BUCKET_COUNT), on the `statistics_device` of the
                 tensors' device.
