@@ -162,8 +162,10 @@ def test_the_linear_pass_gives_what_numpy_finds(
 
 
 @built
-def test_subnormal_numbers_count_while_torch_flushes_them() -> None:
-    values = torch.full((70_000,), 1e-40)
+@pytest.mark.parametrize("dtype, value", [(torch.float32, 1e-40), (torch.float16, 1e-7)], ids=str)
+def test_subnormal_numbers_count_while_torch_flushes_them(dtype: torch.dtype, value: float) -> None:
+    values = torch.full((70_000,), value, dtype=dtype)
+    expected = 70_000 * values[0].item()
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormal numbers")
     try:
@@ -171,7 +173,7 @@ def test_subnormal_numbers_count_while_torch_flushes_them() -> None:
     finally:
         torch.set_flush_denormal(False)
     assert found.zeros[0] == 0
-    assert found.sum[0] == pytest.approx(7e-36, rel=1e-4)
+    assert found.sum[0].item() == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 @built
