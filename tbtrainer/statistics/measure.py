@@ -199,20 +199,27 @@ def _counted(
 
 
 def _with_fallback(share: _Share, backend: Backend, read: Callable[[Reader], _Result]) -> _Result:
-    """Reads a share with its reader, and with the plain reader if a kernel failed.
+    """Reads a share with its reader, and with the next one if a kernel of that reader failed.
 
     An out-of-memory error is raised at once: the plain reader needs more memory than the kernels,
     and the kernels may find enough at the next snapshot.
     """
-    plain = plain_reader(share.device)
-    try:
-        return read(share.reader)
-    except Exception as error:
-        if backend == "kernel" or share.reader is plain or is_out_of_memory(error):
-            raise
-        give_up_kernels(error)
-    # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt alive.
-    return read(plain)
+    reader, plain = share.reader, plain_reader(share.device)
+    failed = set()
+    while True:
+        try:
+            return read(reader)
+        except Exception as error:
+            if backend == "kernel" or reader is plain or is_out_of_memory(error):
+                raise
+            give_up_kernels(reader, error)
+        # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt
+        # alive.
+        failed.add(reader.name)
+        others = {other.name: other for other in (reader_of(t, backend) for t in share.tensors)}
+        reader = plain
+        if len(others) == 1 and not failed & set(others):
+            (reader,) = others.values()
 
 
 def _index(rows: list[int], device: torch.device) -> Tensor:
