@@ -1,6 +1,7 @@
 """Statistics of a list of tensors in one pass over their memory."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ from tbtrainer.statistics.readers.choice import (
 )
 from tbtrainer.statistics.readers.reader import Reader
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
+
+logger = logging.getLogger(__name__)
 
 # Every reader counts tensors of these dtypes exactly. Other dtypes are refused: they may pack
 # several values into an element, or have no conversion to float64. Test a dtype before adding it.
@@ -131,6 +134,28 @@ def measure_linear(
         found = _counted(share, minimum[index], maximum[index], loss_scale, backend)
         counts.index_add_(0, index, moved(found, device))
     return counts
+
+
+def prepare(dtypes: Iterable[torch.dtype], device: torch.device) -> None:
+    """Measures one element of each dtype, so that no later call has to compile or load a kernel.
+
+    No error is raised. If a kernel fails, another reader takes its place, as in `measure`.
+
+    Args:
+        dtypes: Dtypes of the tensors that will be measured. Those that cannot be are left out.
+        device: Their device.
+    """
+    try:
+        tensors = [
+            torch.zeros(1, dtype=dtype, device=device) for dtype in set(dtypes) & MEASURABLE_DTYPES
+        ]
+        # Triton has kernels of their own for tensors with a loss scale.
+        for loss_scale in (None, torch.ones((), device=device)):
+            found = measure(tensors, statistics_device(device), loss_scale)
+            measure_linear(tensors, found.minimum, found.maximum, loss_scale)
+    except Exception as error:
+        # Such as memory that has run out. If it still has at the first snapshot, that one fails.
+        logger.debug("The kernels were not prepared: %s", error)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,10 @@ class CudaReader:
 
     def supports(self, tensor: Tensor) -> bool:
         """Returns whether the tensor is a float of 16 to 64 bits whose memory has no gaps."""
-        return tensor.dtype in DTYPES and is_in_one_piece(tensor)
+        if tensor.dtype not in DTYPES or not is_in_one_piece(tensor):
+            return False
+        # A misaligned access would be an error that CUDA does not recover from.
+        return tensor.data_ptr() % tensor.dtype.itemsize == 0
 
     def measure_into(
         self,

@@ -11,8 +11,8 @@ import torch
 from tbtrainer.statistics.readers.chunks import on
 
 # The part of PyTorch that is linked to NVRTC and to the CUDA driver. Loading it finds both wherever
-# they are installed, and in the versions that PyTorch itself uses. It is not a documented interface;
-# torch 2.6 to 2.13 have it. Without it there are no kernels of this kind, and no error.
+# they are installed, and in the versions that PyTorch itself uses. It is not documented. The CUDA
+# builds of torch 2.6, 2.9 and 2.13 have it. Where it is missing, other readers are used.
 _LIBRARY = "libcaffe2_nvrtc.so"
 
 
@@ -43,7 +43,9 @@ class CompiledKernels:
         constants: Macros that are defined in it.
     """
 
-    def __init__(self, library: ctypes.CDLL, source: str, constants: Mapping[str, int | str]) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, source: str, constants: Mapping[str, int | str]
+    ) -> None:
         self._library = library
         self._source = source
         self._options = [f"--define-macro={name}={value}" for name, value in constants.items()]

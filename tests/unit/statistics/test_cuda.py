@@ -66,6 +66,12 @@ def test_memory_in_any_order(dtype: torch.dtype, reader: CudaReader) -> None:
     assert_found_alike(views)
 
 
+def test_elements_at_addresses_of_no_element_are_not_read(reader: CudaReader) -> None:
+    memory = bytearray(41)
+    found = [torch.frombuffer(memory, dtype=torch.float32, offset=at, count=5) for at in (0, 1, 4)]
+    assert [reader.supports(tensor) for tensor in found] == [True, False, True]
+
+
 @EVERY_DTYPE
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-42, -1e-42])
 @pytest.mark.parametrize("place", [0, 5000, -1])
@@ -81,7 +87,7 @@ def test_tensors_without_a_finite_element(dtype: torch.dtype) -> None:
     assert_found_alike([value.to(dtype) for value in values])
 
 
-def test_zeros_and_the_smallest_numbers_of_either_sign_are_told_apart() -> None:
+def test_zeros_and_the_smallest_numbers_are_told_apart() -> None:
     values = torch.tensor([0.0, -0.0, 1e-45, -1e-45, -1e-45, 1e-38, -1.1754944e-38]).repeat(333)
     assert_found_alike([values, values.abs(), -values.abs(), values.clamp(min=0)])
 
@@ -102,7 +108,9 @@ def test_what_only_float64_holds_is_finite_and_not_zero() -> None:
 
 def test_float64_next_to_an_edge_is_rounded_as_float32() -> None:
     edge = torch.tensor([1.0, 1.0625, 2.0**-40, 2.0**24], dtype=torch.float64)
-    assert_found_alike([torch.cat([edge * (1 - 1e-9), edge * (1 - 1e-7), edge, -edge * (1 - 1e-9)])])
+    assert_found_alike(
+        [torch.cat([edge * (1 - 1e-9), edge * (1 - 1e-7), edge, -edge * (1 - 1e-9)])]
+    )
 
 
 @pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-21, 1e-18, 1e-15, 1e15, 1e18, 1e21, 3e37])
@@ -120,7 +128,9 @@ def test_sums_of_equal_values_are_accurate(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("scale", [65536.0, 0.5, 100.0, 3000.0, 2.0**126, 2.0**127])
 def test_elements_are_divided_by_the_loss_scale(scale: float) -> None:
-    quotients = torch.cat([normal(5000), torch.ldexp(torch.ones(500), torch.linspace(-148, 0, 500))])
+    quotients = torch.cat(
+        [normal(5000), torch.ldexp(torch.ones(500), torch.linspace(-148, 0, 500))]
+    )
     gradients = (quotients.double() * scale).clamp(-3e38, 3e38).float()
     found = measure([gradients], CPU, torch.tensor(scale), backend="kernel")
     # The kernel rounds the quotients to float32.
@@ -177,7 +187,7 @@ def test_every_dtype_has_a_launch_of_its_own(dtype: torch.dtype) -> None:
     assert_found_alike([normal(100).to(dtype), *others])
 
 
-def test_a_tensor_of_more_than_two_billion_elements_is_cut_whole() -> None:
+def test_more_than_two_billion_elements_are_cut_whole() -> None:
     elements, address = 2**31 + 7, 2**46 + 2
     chunks = cut(np.array([[address, elements, 3], [16, 5, 4]], np.int64), 2)
     begins = chunks[:-1, 0] - address
