@@ -280,6 +280,7 @@ __device__ Found read_exactly(const Chunk &chunk, Word *counters, const Divided 
     return found;
 }
 
+// Addition in both orders has the same result, which `of_lanes` needs.
 static __device__ void combine(Found &found, const Found &other) {
     found.sum += other.sum;
     found.squares += other.squares;
@@ -289,10 +290,11 @@ static __device__ void combine(Found &found, const Found &other) {
     found.nonfinite += other.nonfinite;
 }
 
-// Returns what the threads of a warp found together, to each of them.
-static __device__ Found of_warp(Found found) {
+// Returns what each group of neighbouring lanes of a warp found together, to each of its lanes. All
+// of them add in the same order, and so get the same sums. `lanes` is a power of two.
+static __device__ Found of_lanes(Found found, int lanes) {
 #pragma unroll 1
-    for (int distance = 16; distance > 0; distance /= 2) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
         Found other = {
             __shfl_xor_sync(ALL_LANES, found.sum, distance),
             __shfl_xor_sync(ALL_LANES, found.squares, distance),
@@ -309,12 +311,10 @@ static __device__ Found of_warp(Found found) {
 // Returns what the threads of a block found together, to each of them.
 static __device__ __noinline__ Found of_block(const Found &mine) {
     __shared__ Found warps[WARPS];
-    Found found = of_warp(mine);
+    Found found = of_lanes(mine, 32);
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = found;
     __syncthreads();
-    found = warps[0];
-#pragma unroll 1
-    for (int warp = 1; warp < WARPS; ++warp) combine(found, warps[warp]);
+    found = of_lanes(warps[threadIdx.x % WARPS], WARPS);
     // `warps` may be written again.
     __syncthreads();
     return found;

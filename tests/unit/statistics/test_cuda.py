@@ -126,6 +126,12 @@ def test_sums_of_equal_values_are_accurate(dtype: torch.dtype) -> None:
     assert_found_alike([torch.full((CHUNK,), value).to(dtype) for value in values])
 
 
+def test_quotients_that_are_equal_are_added_up_accurately() -> None:
+    values = [torch.full((CHUNK,), value) for value in torch.linspace(0.1, 0.2, 20).tolist()]
+    found = measure(values, CPU, torch.tensor(3.0), backend="kernel")
+    assert_equal(found, measure([value / 3.0 for value in values], CPU))
+
+
 @pytest.mark.parametrize("scale", [65536.0, 0.5, 100.0, 3000.0, 2.0**126, 2.0**127])
 def test_elements_are_divided_by_the_loss_scale(scale: float) -> None:
     quotients = torch.cat(
@@ -139,6 +145,13 @@ def test_elements_are_divided_by_the_loss_scale(scale: float) -> None:
     ends = found.minimum, found.maximum
     linear = measure_linear([gradients], *ends, torch.tensor(scale), backend="kernel")
     assert torch.equal(linear, measure_linear(expected, *ends))
+
+
+@pytest.mark.parametrize("scale", [100.0, 3000.0])
+def test_every_quotient_is_correctly_rounded(scale: float) -> None:
+    gradients = normal(200).split(1)
+    found = measure(gradients, CPU, torch.tensor(scale), backend="kernel")
+    assert_equal(found, measure([gradient / scale for gradient in gradients], CPU))
 
 
 @pytest.mark.parametrize("scale", [1024.0, 3000.0])
