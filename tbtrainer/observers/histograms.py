@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tbtrainer import tags
@@ -19,6 +20,7 @@ from tbtrainer.statistics import (
     SnapshotRows,
     WholeTensors,
     histograms,
+    prepare,
     take_snapshot,
 )
 
@@ -41,8 +43,12 @@ class Histograms(Observer):
         self._last_parameters = -1
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Sets the rows, which are the same on every rank, and allocates the buffers."""
+        """Sets the rows, which are the same on every rank, and allocates the buffers.
+
+        Kernels are compiled here, so that the first snapshot does not wait for the compiler.
+        """
         self._watched = _Watched.of(training)
+        self._watched.prepare()
         self._last_parameters = -1
         return ()
 
@@ -123,6 +129,13 @@ class _Watched:
     def shows(self, target: str) -> bool:
         """Returns whether a target was chosen."""
         return target in self.training.arguments.histogram_targets
+
+    def prepare(self) -> None:
+        """Compiles the kernels for the snapshots of this rank, if it takes any."""
+        if self.takes_part and self.training.schedule.every > 0:
+            # DeepSpeed may keep the gradients of other dtypes in float32.
+            dtypes = {torch.float32, *(row.parameter.dtype for row in self.table.rows)}
+            prepare(dtypes, self.training.device)
 
     def is_due(self, step: int) -> bool:
         """Returns whether a snapshot is due at a step: the same on every rank."""

@@ -9,6 +9,7 @@ from tbtrainer.statistics.buckets import (
 from tbtrainer.statistics.measure import (
     measure,
     measure_linear,
+    prepare,
     why_not_measurable,
 )
 from tbtrainer.statistics.merge import histograms
@@ -31,6 +32,7 @@ __all__ = [
     "histograms",
     "measure",
     "measure_linear",
+    "prepare",
     "take_snapshot",
     "why_not_measurable",
 ]

@@ -1,6 +1,7 @@
 """Statistics of a list of tensors in one pass over their memory."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,8 @@ from tbtrainer.statistics.readers.choice import (
 from tbtrainer.statistics.readers.reader import Reader
 from tbtrainer.statistics.shares import Share, in_parts, shares_of
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
+
+logger = logging.getLogger(__name__)
 
 # Every reader counts tensors of these dtypes exactly. Other dtypes are refused: they may pack
 # several values into an element, or have no conversion to float64. Test a dtype before adding it.
@@ -188,6 +191,28 @@ def measure_linear_into(
         out.index_add_(0, index, moved(found, out.device).to(out.dtype))
 
 
+def prepare(dtypes: Iterable[torch.dtype], device: torch.device) -> None:
+    """Measures one element of each dtype, so that no later call has to compile or load a kernel.
+
+    No error is raised. If a kernel fails, another reader takes its place, as in `measure`.
+
+    Args:
+        dtypes: Dtypes of the tensors that will be measured. Those that cannot be are left out.
+        device: Their device.
+    """
+    try:
+        tensors = [
+            torch.zeros(1, dtype=dtype, device=device) for dtype in set(dtypes) & MEASURABLE_DTYPES
+        ]
+        # Triton has kernels of their own for tensors with a loss scale.
+        for loss_scale in (None, torch.ones((), device=device)):
+            found = measure(tensors, statistics_device(device), loss_scale)
+            measure_linear(tensors, found.minimum, found.maximum, loss_scale)
+    except Exception as error:
+        # Such as memory that has run out. If it still has at the first snapshot, that one fails.
+        logger.debug("The kernels were not prepared: %s", error)
+
+
 def _measured(
     share: Share, row_count: int, loss_scale: Tensor | None, backend: Backend
 ) -> TensorStatistics:
@@ -224,23 +249,28 @@ def _with_fallback(
     read: Callable[[Reader], _Result],
     undo: Callable[[], object],
 ) -> _Result:
-    """Reads a share with its reader, and with the plain reader if a kernel failed.
+    """Reads a share with its reader, and with the next one if a kernel of that reader failed.
 
     `undo` takes out what a failed attempt has counted.
 
     An out-of-memory error is raised at once: the plain reader needs more memory than the kernels,
     and the kernels may find enough at the next snapshot.
     """
-    plain = plain_reader(share.device)
-    try:
-        return read(share.reader)
-    except Exception as error:
-        if backend == "kernel" or share.reader is plain or is_out_of_memory(error):
-            raise
-        give_up_kernels(error)
-    # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt alive.
-    undo()
-    return read(plain)
+    reader, plain = share.reader, plain_reader(share.device)
+    failed: set[str] = set()
+    while True:
+        try:
+            return read(reader)
+        except Exception as error:
+            if backend == "kernel" or reader is plain or is_out_of_memory(error):
+                raise
+            give_up_kernels(reader, error)
+        # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt
+        # alive.
+        undo()
+        failed.add(reader.name)
+        other = share.current_reader(backend)
+        reader = plain if other is None or other.name in failed else other
 
 
 def _index(rows: list[int], device: torch.device) -> Tensor:

@@ -39,6 +39,14 @@ class Share:
         position = {row: at for at, row in enumerate(own_rows)}
         return own_rows, replace(self, rows=[position[row] for row in self.rows])
 
+    def current_reader(self, backend: Backend) -> Reader | None:
+        """Returns the reader of the tensors by now, or `None` if they have different ones.
+
+        It is not `reader` any more after a kernel of that has failed.
+        """
+        readers = {reader.name: reader for reader in (reader_of(t, backend) for t in self.tensors)}
+        return next(iter(readers.values())) if len(readers) == 1 else None
+
     def counts_in(self, counters: Tensor) -> bool:
         """Returns whether the reader can add to these counters itself."""
         on_device = counters.device == statistics_device(self.device)

@@ -19,6 +19,7 @@ from tbtrainer.statistics.buckets import ZERO_BUCKET
 from tbtrainer.statistics.readers import cpu, cpu_small
 from tbtrainer.statistics.readers.choice import Backend
 from tbtrainer.statistics.readers.pytorch import PytorchReader
+from tests.cuda_emulator.emulation import emulation
 
 CPU = torch.device("cpu")
 
@@ -58,7 +59,15 @@ def by_kernel(tensors: list[torch.Tensor]) -> TensorStatistics:
     return measure(tensors, CPU, backend="kernel")
 
 
-PATHS = pytest.mark.parametrize("path", [by_default, together, by_chunks, by_pytorch, by_kernel])
+def by_cuda(tensors: list[torch.Tensor]) -> TensorStatistics:
+    """The CUDA C++ kernel, compiled for the CPU, for all it serves."""
+    with emulation():
+        return measure(tensors, CPU, backend="kernel")
+
+
+PATHS = pytest.mark.parametrize(
+    "path", [by_default, together, by_chunks, by_pytorch, by_kernel, by_cuda]
+)
 
 
 def expected_buckets(values: np.ndarray) -> np.ndarray:
