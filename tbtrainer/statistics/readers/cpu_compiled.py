@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tbtrainer.statistics.readers.cpu import CpuReader
 from tbtrainer.statistics.readers.pieces import in_order_of_memory
+from tbtrainer.statistics.readers.reader import check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class CompiledCpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
+        check_counters(out.buckets)
         own, other_rows, others = _divided(rows, tensors)
         if own:
             fields = _addresses(
@@ -79,6 +81,7 @@ class CompiledCpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
+        check_counters(out)
         own, other_rows, others = _divided(rows, tensors)
         if own:
             # Kept until the call returns: the extremes may be views with any strides.

@@ -22,6 +22,7 @@ from tbtrainer.statistics.readers.chunks import (
     is_in_one_piece,
 )
 from tbtrainer.statistics.readers.nvrtc import CompiledKernels, cuda_library
+from tbtrainer.statistics.readers.reader import check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 SOURCE = Path(__file__).with_name("cuda.cu")
@@ -103,6 +104,7 @@ class CudaReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
+        check_counters(out.buckets)
         for dtype, table in chunk_tables(rows, tensors, lambda tensor: tensor.dtype):
             chunks, device = len(table), table.device
             sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
@@ -122,6 +124,7 @@ class CudaReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
+        check_counters(out)
         # The kernel takes addresses, so the ends have to be in one piece.
         minimum, maximum = minimum.contiguous(), maximum.contiguous()
         for dtype, table in chunk_tables(rows, tensors, lambda tensor: tensor.dtype):

@@ -27,6 +27,7 @@ from tbtrainer.statistics.readers.chunks import (
     is_in_one_piece,
     on,
 )
+from tbtrainer.statistics.readers.reader import check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements of one step of a program, in the pass and in the linear pass.
@@ -99,6 +100,7 @@ class KernelReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
+        check_counters(out.buckets)
         for (dtype, alignment), table in chunk_tables(rows, tensors, _dtype_and_alignment):
             chunks, device = len(table), table.device
             sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
@@ -127,6 +129,7 @@ class KernelReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
+        check_counters(out)
         for (dtype, _), table in chunk_tables(rows, tensors, _dtype_and_alignment):
             with on(out.device):
                 _count_linear[(len(table),)](

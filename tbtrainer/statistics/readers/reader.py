@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -63,3 +64,16 @@ class Reader(Protocol):
             loss_scale: See `measure_into`.
         """
         ...
+
+
+def check_counters(counters: Tensor) -> None:
+    """Raises an error if compiled code must not add to counters, to which it has but an address.
+
+    Raises:
+        TypeError: They are not int64, or not in one piece. The code would write elsewhere.
+    """
+    if counters.dtype != torch.int64 or not counters.is_contiguous():
+        raise TypeError(
+            f"counters of dtype {counters.dtype} and strides {counters.stride()} cannot be written "
+            "by compiled code: they have to be int64 and contiguous"
+        )

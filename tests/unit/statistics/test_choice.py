@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from tbtrainer.statistics import measure, prepare, shares
-from tbtrainer.statistics.measure import _with_fallback
+from tbtrainer.statistics import (
+    BUCKET_COUNT,
+    LINEAR_BUCKET_COUNT,
+    TensorStatistics,
+    measure,
+    prepare,
+    shares,
+)
+from tbtrainer.statistics.measure import _with_fallback, measure_into, measure_linear_into
 from tbtrainer.statistics.readers import choice
 from tbtrainer.statistics.readers.choice import reader_of
+from tbtrainer.statistics.readers.cpu import CpuReader
 from tbtrainer.statistics.readers.cuda import CudaReader
 from tbtrainer.statistics.readers.nvrtc import CompiledKernels
 from tbtrainer.statistics.readers.reader import Reader
@@ -94,6 +102,43 @@ def test_every_reader_that_fails_is_named_once(caplog: pytest.LogCaptureFixture)
         for _ in range(2):
             read_by([torch.float32], {"first", "second"})
     assert [record.args[0] for record in caplog.records if record.args] == ["first", "second"]
+
+
+class FailsAtTheEnd(CpuReader):
+    """Counts everything, and fails then."""
+
+    name = "C"
+
+    def measure_into(self, *arguments: Any) -> None:
+        super().measure_into(*arguments)
+        raise RuntimeError("measure")
+
+    def linear_into(self, *arguments: Any) -> None:
+        super().linear_into(*arguments)
+        raise RuntimeError("linear")
+
+
+@pytest.mark.parametrize("counters", [torch.int64, torch.int32], ids=str)
+def test_what_a_failed_reader_counted_is_taken_out(
+    monkeypatch: pytest.MonkeyPatch, counters: torch.dtype
+) -> None:
+    monkeypatch.setattr(choice, "_compiled_cpu_reader", FailsAtTheEnd)
+    values = torch.arange(100.0)
+    expected = measure([values], CPU, backend="plain")
+    found = TensorStatistics.empty(1, CPU, torch.zeros(1, BUCKET_COUNT, dtype=counters))
+    measure_into(found, [values])
+    for name, value in vars(expected).items():
+        assert getattr(found, name).tolist() == value.tolist(), name
+    monkeypatch.setattr(choice, "_kernel_failures", {})
+    linear = torch.zeros(1, LINEAR_BUCKET_COUNT, dtype=counters)
+    measure_linear_into(linear, [values], found.minimum, found.maximum)
+    assert linear.sum() == 100
+
+
+def test_numpy_reads_when_the_compiled_reader_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_compiled_cpu_reader", FailsAtTheEnd)
+    measure([torch.ones(3)], CPU)
+    assert reader_of(torch.ones(3), "auto").name == "NumPy"
 
 
 def test_without_nvrtc_there_is_no_reader_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

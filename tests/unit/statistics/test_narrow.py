@@ -125,7 +125,7 @@ def test_a_rank_that_could_not_measure_knows_no_narrow_rows() -> None:
     assert previous.narrow_rows().rows == ()
 
 
-def test_a_linear_pass_that_a_rank_did_not_add_to_is_not_shown() -> None:
+def test_a_linear_pass_that_lacks_a_rank_is_not_shown() -> None:
     values = 1 + 0.01 * normal(0)
     rows = SnapshotRows.of(["a"], [SIZE], CPU)
     previous = PreviousExtremes(rows)
