@@ -22,6 +22,10 @@ _SPARSE = {
 }
 
 
+class KindChanged(Exception):
+    """Raised when a tensor is not of the kind that the plan was made for."""
+
+
 def unreadable_reason(tensor: Tensor | None) -> str | None:
     """Returns why a tensor has no norm, or `None` if it has one or there is no tensor."""
     if tensor is None:

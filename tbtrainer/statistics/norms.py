@@ -36,7 +36,8 @@ class TensorNorms:
         self.unreadable: dict[int, str] = {}
         self._count = count
         self._device = device
-        self._absent: list[bool] | None = None
+        # Positions of the tensors that the plan does not read; `None` without a plan.
+        self._passed_over: list[int] | None = None
         self._readers: list[CpuNorms | AcceleratorNorms] = []
 
     @torch.no_grad()
@@ -48,32 +49,47 @@ class TensorNorms:
                 unreadable has the norm 0. `dtype`, shape (count,), on the device of this object.
             tensors: The list of this step, `count` entries.
         """
-        out.zero_()
-        absent = [tensor is None for tensor in tensors]
-        if absent == self._absent and not self._may_be_readable_now(tensors):
+        if self._passed_over is not None and self._is_of_plan(tensors, self._passed_over):
             try:
+                if self._passed_over:
+                    out.zero_()
                 return self._read(out, tensors)
             except Exception:
                 # Most likely a tensor is not of the planned kind. Another error occurs again below.
-                out.zero_()
-        self._absent = None
-        self._plan(tensors)
+                pass
+        out.zero_()
+        self._passed_over = None
+        passed_over = self._plan(tensors)
         self._read(out, tensors)
-        self._absent = absent
+        self._passed_over = passed_over
 
-    def _may_be_readable_now(self, tensors: Sequence[Tensor | None]) -> bool:
-        return any(unreadable_reason(tensors[place]) is None for place in self.unreadable)
+    def _is_of_plan(self, tensors: Sequence[Tensor | None], passed_over: list[int]) -> bool:
+        """Returns whether the tensors that the plan does not read still have no norm.
 
-    def _plan(self, tensors: Sequence[Tensor | None]) -> None:
+        A tensor that the plan reads is not looked at: reading it fails if its kind has changed.
+        """
+        for place in passed_over:
+            tensor = tensors[place]
+            reason = self.unreadable.get(place)
+            if tensor is None:
+                if reason is not None:
+                    return False
+            elif unreadable_reason(tensor) != reason or (reason is None and tensor.numel() > 0):
+                return False
+        return True
+
+    def _plan(self, tensors: Sequence[Tensor | None]) -> list[int]:
+        """Plans how the tensors are read, and returns the positions of those that are not."""
         self.unreadable = {}
+        passed_over: list[int] = []
         by_device: dict[torch.device, dict[int, Tensor]] = {}
         for place, tensor in enumerate(tensors):
-            if tensor is None:
-                continue
             reason = unreadable_reason(tensor)
             if reason is not None:
                 self.unreadable[place] = reason
-            elif tensor.numel() > 0:
+            if tensor is None or reason is not None or tensor.numel() == 0:
+                passed_over.append(place)
+            else:
                 by_device.setdefault(tensor.device, {})[place] = tensor
         self._readers = [
             CpuNorms(found, self._device)
@@ -81,6 +97,7 @@ class TensorNorms:
             else AcceleratorNorms(found, device, self._device)
             for device, found in by_device.items()
         ]
+        return passed_over
 
     def _read(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
         for reader in self._readers:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbtrainer.statistics import cpu_norms, norms
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
@@ -45,6 +46,12 @@ KINDS: dict[str, Tensor] = {
     "complex128-large": seeded(20_000, dtype=torch.complex128) * (1 + 2j),
     "conjugated": (seeded(50, dtype=torch.complex64) * 1j).conj(),
     "scalar": torch.tensor(-3.0),
+    "no-lanes": seeded(10_007),
+    "long-lanes": seeded(64, 200),
+    "bfloat16-small": seeded(32, 32, dtype=torch.bfloat16),
+    "float64-small": 1e30 * seeded(32, 32, dtype=torch.float64),
+    "tiny-and-zeros": torch.cat([torch.full((300,), 1e-24), torch.zeros(212)]),
+    "transposed-medium": seeded(256, 300).t(),
 }
 
 
@@ -86,6 +93,13 @@ def test_norms_of_all_kinds_together_are_right() -> None:
 def test_norms_of_small_tensors_read_together_are_right(shapes: list[list[int]]) -> None:
     tensors = [torch.randn(shape) for shape in shapes]
     assert norms_of(*tensors) == pytest.approx([reference(t) for t in tensors], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].numel() <= 20_000])
+def test_a_kind_is_right_in_a_batch_of_its_shape(kind: str) -> None:
+    tensors = [KINDS[kind], *(torch.ones_like(KINDS[kind], dtype=torch.float32) for _ in range(4))]
+    tensors[1:] = [tensor.to(KINDS[kind].dtype) for tensor in tensors[1:]]
+    assert norms_of(*tensors) == pytest.approx([reference(t) for t in tensors], rel=1e-6, abs=0)
 
 
 def test_many_tensors_of_one_shape_are_read_in_several_batches() -> None:
@@ -131,8 +145,8 @@ def test_a_tensor_without_readable_elements_is_named() -> None:
     measured.into(out, [torch.ones(4), torch.ones(4, device="meta"), torch.ones(4).int()])
     assert out.tolist() == [2.0, 0.0, 0.0]
     assert set(measured.unreadable) == {1, 2}
-    measured.into(out, [torch.ones(4), torch.ones(4), torch.ones(4)])
-    assert out.tolist() == [2.0, 2.0, 2.0]
+    measured.into(out, [torch.ones(4), None, torch.ones(4)])
+    assert out.tolist() == [2.0, 0.0, 2.0]
     assert measured.unreadable == {}
 
 
@@ -164,6 +178,11 @@ CHANGES: dict[str, tuple[Tensor | None, Tensor | None]] = {
     "absent": (torch.ones(4), None),
     "present": (None, torch.ones(4)),
     "larger": (torch.ones(4), torch.ones(9)),
+    "one-element": (torch.ones(512), torch.full((1,), 2.0)),
+    "no-longer-empty": (torch.empty(0), torch.ones(4)),
+    "larger-in-place": (torch.ones(20_000), torch.ones(40_000)),
+    "float64-in-place": (torch.ones(20_000), torch.full((20_000,), 1e30, dtype=torch.float64)),
+    "meets-float64": (torch.ones(4), torch.full((4,), 1e30, dtype=torch.float64)),
     "bfloat16": (torch.ones(4), torch.ones(4).bfloat16() / 3),
     "complex": (torch.ones(4), torch.ones(4) * (1 + 1j)),
     "complex-large": (torch.ones(20_000), torch.ones(20_000) * (1 + 1j)),
@@ -202,6 +221,39 @@ def test_a_device_without_float64_has_norms(kind: str) -> None:
             measured.into(out, [KINDS[kind], None])
     in_units = out.to(torch.float64) * measured.unit
     assert in_units.tolist() == pytest.approx([reference(KINDS[kind]), 0.0], rel=1e-6)
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation."""
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(count: int) -> int:
+    """Operations of a step after the first one, with so many tensors of each of two shapes."""
+    tensors = [torch.ones(8, 4) for _ in range(count)] + [torch.ones(64) for _ in range(count)]
+    measured = TensorNorms(2 * count, CPU)
+    out = torch.zeros(2 * count, dtype=measured.dtype)
+    measured.into(out, tensors)
+    with Counting() as counting:
+        measured.into(out, tensors)
+    return counting.operations
+
+
+def test_the_number_of_operations_does_not_grow_with_the_tensors() -> None:
+    assert operations_of_a_step(100) == operations_of_a_step(10)
+
+
+@pytest.mark.usefixtures("no_float64")
+def test_a_device_without_float64_makes_few_operations() -> None:
+    assert operations_of_a_step(100) == operations_of_a_step(10)
 
 
 @pytest.mark.usefixtures("no_float64")
