@@ -64,8 +64,11 @@ class CpuNorms:
         end = len(self._least)
         if end:
             of_lanes = self._of_lanes.numpy()
-            of_lanes = np.multiply(of_lanes, of_lanes, dtype=np.float64)
-            np.add.reduceat(of_lanes, self._first_lanes, out=squares[:end])
+            if len(of_lanes) == end:
+                np.multiply(of_lanes, of_lanes, out=squares[:end], dtype=np.float64)
+            else:
+                of_lanes = np.multiply(of_lanes, of_lanes, dtype=np.float64)
+                np.add.reduceat(of_lanes, self._first_lanes, out=squares[:end])
             self._read_extremes_again(tensors, squares[:end])
         for single in self._others:
             begin, end = end, end + len(single.places)
@@ -76,7 +79,7 @@ class CpuNorms:
     def _read_extremes_again(self, tensors: Sequence[Tensor | None], squares: np.ndarray) -> None:
         """Reads tensors in float64 whose squares may have overflowed or been flushed to zero."""
         is_accurate = (squares >= self._least) & (squares < np.inf)
-        if is_accurate.all():
+        if np.logical_and.reduce(is_accurate):
             return
         end = 0
         for reader in self._by_lanes:
