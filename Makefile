@@ -6,7 +6,8 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-REQUIREMENTS := setup.cfg setup.py pyproject.toml constraints.txt constraints-oldest.txt
+REQUIREMENTS := setup.cfg setup.py pyproject.toml constraints.txt constraints-oldest.txt \
+	$(wildcard tbtrainer/statistics/readers/*.[ch])
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two workers fit two cores; tests/conftest.py decides which tests go to which.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -76,6 +77,7 @@ bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_gpu.py $(OPTIONS)
 
 clean:  ## remove the environment and everything that was built
+	rm -rf tbtrainer/statistics/readers/*.so
 	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -53,7 +53,9 @@ class TensorStatistics:
         )
 
     def to(self, device: torch.device) -> "TensorStatistics":
-        """Returns the statistics on another device."""
+        """Returns the statistics on another device, or themselves if they are on it."""
+        if self.buckets.device == device:
+            return self
         return TensorStatistics(
             **{f.name: moved(getattr(self, f.name), device) for f in fields(self)}
         )

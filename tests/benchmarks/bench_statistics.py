@@ -1,8 +1,8 @@
 """What measuring costs per element and per tensor, beside what people use today.
 
-Three tables, each of ways that take turns over the same tensors in one run, with medians and
-ratios to the first: dtypes and strides, the size of a tensor, and the number of small ones. A
-fourth shows what a histogram costs on its way into an event file, and how large it is.
+Four tables, each of ways that take turns over the same tensors in one run, with medians and ratios:
+the readers of the CPU, dtypes and strides, the size of a tensor, and the number of small ones. A
+fifth shows what a histogram costs on its way into an event file, and how large it is.
 
     python tests/benchmarks/bench_statistics.py --device cpu
 """
@@ -30,6 +30,7 @@ from tbtrainer.statistics import (
     measure,
     take_snapshot,
 )
+from tbtrainer.statistics.readers.choice import reader_of
 
 Tensors = Sequence[Tensor]
 # `add_histogram` needs minutes for more, and several times the tensor's memory.
@@ -122,6 +123,27 @@ def kinds(device: torch.device, elements: int) -> dict[str, Tensors]:
     }
 
 
+def cpu_readers(repeats: int) -> None:
+    """The compiled reader beside NumPy's and beside `torch.sum`, which reads the same memory."""
+    cpu = torch.device("cpu")
+    name = reader_of(torch.ones(1), "auto").name
+    print(f"\n| tensor | {name}, ns per element | NumPy | torch.sum | NumPy to {name} |")
+    print("|---|---|---|---|---|")
+    cases = [(elements, torch.float32) for elements in (100_000, 1_000_000, 20_000_000)]
+    cases += [(1_000_000, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)]
+    for elements, dtype in cases:
+        tensor = (torch.randn(elements) * 0.02).to(dtype)
+        ways: dict[str, Callable[[], object]] = {
+            "auto": lambda tensor=tensor: measure([tensor], cpu),
+            "plain": lambda tensor=tensor: measure([tensor], cpu, backend="plain"),
+            "sum": tensor.sum,
+        }
+        taken = seconds_in_turns(ways, repeats, cpu)
+        per_element = " | ".join(f"{taken[way] / elements * 1e9:.2f}" for way in ways)
+        ratio = taken["plain"] / taken["auto"]
+        print(f"| {elements:,} {dtype} | {per_element} | {ratio:.1f} x |", flush=True)
+
+
 def memory(elements: int) -> None:
     """The most memory a pass takes beside the tensor, as the operating system counts it.
 
@@ -170,6 +192,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
     if device.type == "cpu":
         memory(options.most_elements)
+        # Many rounds: one takes a millisecond, and another program may take longer than that.
+        cpu_readers(4 * options.repeats)
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(device, options.repeats, directory)
         bench.heading("one tensor of")

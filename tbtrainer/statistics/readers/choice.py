@@ -1,4 +1,4 @@
-"""Chooses the reader of a tensor: NumPy in main memory, Triton kernels, or plain PyTorch."""
+"""Chooses the reader of a tensor: compiled loops, Triton kernels, NumPy, or plain PyTorch."""
 
 import functools
 import logging
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tbtrainer.statistics.devices import has_float64
 from tbtrainer.statistics.readers.cpu import CpuReader
+from tbtrainer.statistics.readers.cpu_compiled import CompiledCpuReader, load_library
 from tbtrainer.statistics.readers.host_copy import HostCopyReader
 from tbtrainer.statistics.readers.pytorch import PytorchReader
 from tbtrainer.statistics.readers.reader import Reader
@@ -20,8 +21,8 @@ Backend = Literal["auto", "plain", "kernel"]
 _CPU_READER = CpuReader()
 _HOST_COPY_READER = HostCopyReader()
 _PYTORCH_READER = PytorchReader()
-# Descriptions of the errors of the kernels in this process. If there is one, the kernels are not
-# used any more. The exceptions are not kept, because their frames keep tensors alive.
+# Descriptions of the errors of compiled readers in this process. If there is one, they are not used
+# any more. The exceptions are not kept, because their frames keep tensors alive.
 _kernel_failures: list[str] = []
 
 
@@ -31,12 +32,15 @@ def reader_of(tensor: Tensor, backend: Backend) -> Reader:
     Args:
         tensor: A strided tensor that is not empty.
         backend: `"plain"`: PyTorch and NumPy only. `"kernel"`: the kernels wherever they support
-            the tensor; on the CPU Triton's interpreter runs them. `"auto"`: the kernels on CUDA
-            devices, as long as none has failed.
+            the tensor; on the CPU Triton's interpreter runs them. `"auto"`: as long as none of them
+            has failed, the kernels on CUDA devices, and on the CPU the compiled reader if the
+            installation built it.
 
     Raises:
         ImportError: `backend` is `"kernel"` and Triton is not installed.
     """
+    if backend == "auto" and tensor.device.type == "cpu" and not _kernel_failures:
+        return _compiled_cpu_reader() or _CPU_READER
     wanted = backend == "kernel" or (
         backend == "auto" and tensor.device.type == "cuda" and not _kernel_failures
     )
@@ -56,11 +60,11 @@ def plain_reader(device: torch.device) -> Reader:
 
 
 def give_up_kernels(error: Exception) -> None:
-    """Stops using the kernels in this process, because one of them failed."""
+    """Stops using kernels and the compiled reader in this process, because one of them failed."""
     if not _kernel_failures:
         logger.warning(
-            "A Triton kernel of tbtrainer failed (%s: %s). From now on plain PyTorch reads the "
-            "tensors. The results are the same, at a higher cost.",
+            "A compiled reader of tbtrainer failed (%s: %s). From now on PyTorch and NumPy read "
+            "the tensors. The results are the same, at a higher cost.",
             type(error).__name__,
             error,
         )
@@ -73,6 +77,12 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     # Triton raises a plain RuntimeError when a launch runs out of memory.
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+
+
+@functools.cache
+def _compiled_cpu_reader() -> Reader | None:
+    library = load_library()
+    return None if library is None else CompiledCpuReader(library)
 
 
 @functools.cache

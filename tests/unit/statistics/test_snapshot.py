@@ -60,19 +60,20 @@ def assert_sum_of_members(group: Snapshot, members: Snapshot, row_of: Sequence[i
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=8),
     st.sampled_from([7, 300]),
+    st.sampled_from(["auto", "plain"]),
     st.booleans(),
     st.integers(0, 3),
 )
 def test_a_row_counts_the_sum_of_its_members(
-    row_of: list[int], size: int, large: bool, seed: int
+    row_of: list[int], size: int, backend: str, large: bool, seed: int
 ) -> None:
     tensors = [normal(size, seed + at) for at in range(len(row_of))]
     tensors[0][:3] = torch.tensor([torch.nan, 0.0, -0.0])
     with pytest.MonkeyPatch.context() as patch:
         if large:
             patch.setattr(cpu_small, "SMALL_MAX_ELEMENTS", 0)
-        group = snapshot_of([f"row {row}" for row in row_of], tensors)
-        members = snapshot_of([str(at) for at in range(len(row_of))], tensors)
+        group = snapshot_of([f"row {row}" for row in row_of], tensors, backend)
+        members = snapshot_of([str(at) for at in range(len(row_of))], tensors, backend)
     assert_sum_of_members(group, members, group.rows.row_of)
 
 
