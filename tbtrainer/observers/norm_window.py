@@ -76,6 +76,7 @@ class NormWindow:
         # norms of its rows, then a 1 if the step could not be measured.
         shape = (1 + self._capacity, rows + 1)
         self._lines = torch.zeros(shape, dtype=dtype, device=device)
+        self._norms = self._lines[:, :-1]
         # The squares are added up in float64: in main memory if the device has no float64.
         self._sent = self._lines
         if dtype != torch.float64:
@@ -95,7 +96,7 @@ class NormWindow:
         """
         self._steps += 1
         try:
-            yield self._lines[self._steps, :-1]
+            yield self._norms[self._steps]
         finally:
             if self._steps == self._capacity:
                 self._add_up()

@@ -45,6 +45,7 @@ class AcceleratorNorms:
             )
         ]
 
+    @torch.no_grad()
     def norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Returns the norms in multiples of `unit`, in the order of `index`."""
         for group in self._groups:

@@ -56,6 +56,7 @@ class CpuNorms:
         sizes = np.array([tensors[place].numel() for place in places[: len(lanes)]])
         self._least = LEAST_MEAN_SQUARE * sizes
 
+    @torch.no_grad()
     def norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Returns the norms in the order of `index`. float64."""
         squares = self._norms.numpy()

@@ -1,14 +1,18 @@
 """Norms of a list of tensors that is measured at every step."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
+from tbtrainer.statistics.compiled_norms import CompiledNorms, is_readable, loaded_library
 from tbtrainer.statistics.cpu_norms import CpuNorms
 from tbtrainer.statistics.devices import has_float64
 from tbtrainer.statistics.norm_values import unreadable_reason
+
+_Reader: TypeAlias = CompiledNorms | CpuNorms | AcceleratorNorms
 
 
 class TensorNorms:
@@ -38,9 +42,8 @@ class TensorNorms:
         self._device = device
         # Positions of the tensors that the plan does not read; `None` without a plan.
         self._passed_over: list[int] | None = None
-        self._readers: list[CpuNorms | AcceleratorNorms] = []
+        self._readers: list[_Reader] = []
 
-    @torch.no_grad()
     def into(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
         """Computes the norms of one step.
 
@@ -91,12 +94,12 @@ class TensorNorms:
                 passed_over.append(place)
             else:
                 by_device.setdefault(tensor.device, {})[place] = tensor
-        self._readers = [
-            CpuNorms(found, self._device)
-            if device.type == "cpu"
-            else AcceleratorNorms(found, device, self._device)
-            for device, found in by_device.items()
-        ]
+        self._readers = []
+        for device, found in by_device.items():
+            if device.type == "cpu":
+                self._readers += _cpu_readers(found, self._device)
+            else:
+                self._readers.append(AcceleratorNorms(found, device, self._device))
         return passed_over
 
     def _read(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
@@ -107,3 +110,17 @@ class TensorNorms:
             # A copy to main memory has to be waited for; see `moved`.
             norms = norms.to(out.device, self.dtype, non_blocking=out.device.type != "cpu")
             out.index_copy_(0, reader.index, norms)
+
+
+def _cpu_readers(tensors: dict[int, Tensor], device: torch.device) -> list[_Reader]:
+    """Returns the readers of tensors in main memory: the compiled one, and PyTorch for the rest."""
+    readers: list[_Reader] = []
+    library = loaded_library()
+    if library is not None:
+        readable = {place: tensor for place, tensor in tensors.items() if is_readable(tensor)}
+        tensors = {place: tensor for place, tensor in tensors.items() if place not in readable}
+        if readable:
+            readers.append(CompiledNorms(readable, device, library))
+    if tensors:
+        readers.append(CpuNorms(tensors, device))
+    return readers
