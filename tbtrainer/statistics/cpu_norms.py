@@ -1,4 +1,7 @@
-"""Norms of tensors in main memory. Small tensors are read together in batches."""
+"""Norms of tensors in main memory by PyTorch. Small tensors are read together in batches.
+
+They are read in this way where the compiled library cannot read them, or was not built.
+"""
 
 from collections.abc import Iterator, Sequence
 

@@ -24,6 +24,7 @@ from torch.nn.utils import get_total_norm
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.gradient_norms import GradientNorms
 from tbtrainer.sharding import ParameterTable, parameter_table
+from tbtrainer.statistics.compiled_norms import loaded_library
 
 SMALL = ((64,), (16, 16), (8,), (32, 8))
 LARGE = ((256,), (64, 64), (64, 256), (1000,))
@@ -76,6 +77,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh("cpu", (1,))
+    print("tensors are read by", "PyTorch" if loaded_library() is None else "the compiled library")
     print("sizes  parameters  kind     list   norms  get_total_norm  ratio  of DTensors  ratio")
     for label, sizes in (("small", SMALL), ("large", LARGE)):
         for count in options.counts:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _MODULE = "tbtrainer.statistics.readers._cpu_pass"
 # `tbtrainer_interface` of the library that has the functions as they are called here.
 _INTERFACE = 2
-# The numbers of the dtypes in `cpu_pass.c`.
+# The numbers of the dtypes in `cpu_elements.h`.
 NUMBER_OF_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 # Other classes may keep their elements elsewhere, or have none.
 _PLAIN_CLASSES = (Tensor, torch.nn.Parameter)
