@@ -2,12 +2,13 @@
 
 from setuptools import Extension, setup
 
+READERS = "tbtrainer/statistics/readers"
 # The library is loaded with ctypes, so no header of Python is needed. Without a compiler that
 # understands these options, `optional` lets the installation go on; NumPy then reads the tensors.
 CPU_PASS = Extension(
     "tbtrainer.statistics.readers._cpu_pass",
-    sources=["tbtrainer/statistics/readers/cpu_pass.c"],
-    depends=["tbtrainer/statistics/readers/cpu_blocks.h"],
+    sources=[f"{READERS}/cpu_pass.c", f"{READERS}/cpu_squares.c"],
+    depends=[f"{READERS}/cpu_blocks.h", f"{READERS}/cpu_elements.h"],
     extra_compile_args=[
         "-std=c11",
         "-O3",

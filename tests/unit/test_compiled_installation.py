@@ -46,7 +46,8 @@ def libraries(folder: Path) -> list[Path]:
 def test_a_compiler_builds_a_library_that_loads(checkout: Path) -> None:
     run_setup(checkout, "build_ext", "--inplace", CFLAGS="-Wall -Wextra -Werror")
     (library,) = libraries(checkout / "tbtrainer" / "statistics" / "readers")
-    assert hasattr(ctypes.CDLL(str(library)), "tbtrainer_measure")
+    loaded = ctypes.CDLL(str(library))
+    assert hasattr(loaded, "tbtrainer_measure") and hasattr(loaded, "tbtrainer_squares")
 
 
 def test_without_a_compiler_the_package_is_built_all_the_same(checkout: Path) -> None:
@@ -60,4 +61,4 @@ def test_the_source_distribution_has_the_sources_of_the_library(checkout: Path) 
     (archive,) = checkout.glob("dist/*.tar.gz")
     with tarfile.open(archive) as files:
         names = {Path(name).name for name in files.getnames()}
-    assert {"cpu_pass.c", "cpu_blocks.h"} <= names
+    assert {"cpu_pass.c", "cpu_squares.c", "cpu_blocks.h", "cpu_elements.h"} <= names

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "cpu_elements.h"
+
 /* Most elements of a block. */
 #define BLOCK 1024
 /* Vectors of partial sums, so that additions need not wait for each other. */
@@ -24,14 +26,6 @@
 #define ZERO_BUCKET PER_SIGN
 #define BUCKETS (2 * PER_SIGN + 1)
 #define LINEAR_BUCKETS 512
-
-#define INLINE static inline __attribute__((always_inline))
-
-typedef double Doubles __attribute__((vector_size(32)));
-
-/* Numbers of the dtypes, as in `cpu_compiled.py`. */
-enum { FLOAT32, BFLOAT16, FLOAT16, FLOAT64 };
-static const int BYTES[] = {4, 2, 2, 8};
 
 typedef struct {
     double sum, squares, minimum, maximum;

@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 _MODULE = "tbtrainer.statistics.readers._cpu_pass"
 # `tbtrainer_interface` of the library that has the functions as they are called here.
-_INTERFACE = 1
-# The numbers of the dtypes in `cpu_pass.c`.
-_NUMBER_OF_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_INTERFACE = 2
+# The numbers of the dtypes in `cpu_elements.h`.
+NUMBER_OF_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 # Other classes may keep their elements elsewhere, or have none.
 _PLAIN_CLASSES = (Tensor, torch.nn.Parameter)
 
@@ -125,8 +125,8 @@ def _divided(
     own: list[int] = []
     other_rows, others = [], []
     for row, tensor in zip(rows, tensors, strict=True):
-        number = _NUMBER_OF_DTYPE.get(tensor.dtype)
-        if number is not None and _is_plain_memory(tensor):
+        number = NUMBER_OF_DTYPE.get(tensor.dtype)
+        if number is not None and is_plain_memory(tensor):
             own += (tensor.data_ptr(), tensor.numel(), number, row)
         else:
             other_rows.append(row)
@@ -134,7 +134,7 @@ def _divided(
     return array.array("Q", own), other_rows, others
 
 
-def _is_plain_memory(tensor: Tensor) -> bool:
+def is_plain_memory(tensor: Tensor) -> bool:
     """Returns whether the elements fill a region of memory without gaps, in any order."""
     return (
         tensor.__class__ in _PLAIN_CLASSES

@@ -35,7 +35,7 @@
 
 /* `cpu_compiled.py` loads the library only if it has this number. Increase it with each change of
  * the functions' arguments, because an editable installation may keep an old library. */
-const int32_t tbtrainer_interface = 1;
+const int32_t tbtrainer_interface = 2;
 
 typedef struct {
     const char *elements;
