@@ -29,6 +29,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets norms take the CPU for an accelerator without float64."""
     for module in (norms, accelerator_norms):
         monkeypatch.setattr(module, "has_float64", lambda device: False)
+    monkeypatch.setattr(norms, "loaded_library", lambda: None)
     monkeypatch.setattr(
         norms,
         "CpuNorms",

@@ -52,6 +52,7 @@ class StepWindow:
         # norms of its rows, then a 1 if the step could not be measured.
         shape = (1 + self._capacity, rows + 1)
         self._lines = torch.zeros(shape, dtype=dtype, device=device)
+        self._norms = self._lines[:, :-1]
         # The squares are added up in float64: in main memory if the device has no float64.
         self._sent = self._lines
         if dtype != torch.float64:
@@ -82,7 +83,7 @@ class StepWindow:
             self.mark_missing()
             raise
         self._numbers.append(number)
-        yield self._lines[len(self._numbers), :-1]
+        yield self._norms[len(self._numbers)]
 
     def mark_missing(self) -> None:
         """Marks the newest step as not measured on this rank."""
@@ -118,7 +119,7 @@ class StepWindow:
 
     def newest(self) -> Tensor:
         """Returns the norms of the newest step on this rank, in multiples of the unit."""
-        return self._lines[len(self._numbers), :-1]
+        return self._norms[len(self._numbers)]
 
     def read(self) -> StepsReading | None:
         """Returns what is known of the steps since the last reading, and forgets them.

@@ -11,8 +11,9 @@ DATA_WAIT = 0.15
 RANK_EXCESS = 0.25
 TELEMETRY = 0.05
 LOGGING = 0.15
-# If a figure differs by more than this share from the reported one, a new line is written.
-CHANGE = 0.25
+# A new line is written if a figure is so many times what was reported, or so small a part of it. The
+# figures of short windows differ by half without a reason.
+CHANGE = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Verdict:
         }
         before, figures = self._reported, {name: f.figure for name, f in found.items()}
         if before.keys() == figures.keys() and not any(
-            abs(figures[name] - before[name]) > CHANGE * before[name] for name in figures
+            not before[name] / CHANGE < figures[name] < before[name] * CHANGE for name in figures
         ):
             return None
         self._reported = figures

@@ -95,7 +95,7 @@ class PartitionedGradientsAdapter:
             raise UnsupportedTensor(
                 "the size of DeepSpeed's fragment differs from that of its partition"
             )
-        return fragment.detach()  # type: ignore[no-any-return]
+        return fragment.detach() if fragment.requires_grad else fragment  # type: ignore[no-any-return]
 
 
 class Zero3Adapter:
@@ -111,6 +111,8 @@ class Zero3Adapter:
 
     def __init__(self, gradient_problem: str | None = None) -> None:
         self.gradient_problem = gradient_problem
+        # Asking for a rank takes as long as all else that is done for a gradient.
+        self._rank_in: dict[object, int] = {}
 
     def supports(self, parameter: Tensor) -> bool:
         """Returns whether ZeRO-3 partitioned the parameter."""
@@ -138,14 +140,19 @@ class Zero3Adapter:
     def part(self, parameter: Tensor, tensor: Tensor) -> Tensor:
         """Returns this rank's partition of a tensor, without padding."""
         partition = parameter.ds_tensor if tensor is parameter else tensor  # type: ignore[attr-defined]
-        rank = dist.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]
+        group = parameter.ds_process_group  # type: ignore[attr-defined]
+        if group not in self._rank_in:
+            self._rank_in[group] = dist.get_rank(group)
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         if partition.numel() != size:
             raise UnsupportedTensor(
                 "its size differs from that of ZeRO-3's partition of the parameter"
             )
-        unpadded = max(0, min(size, parameter.ds_numel - rank * size))  # type: ignore[attr-defined]
-        return partition.detach().reshape(-1)[:unpadded]
+        if partition.requires_grad:
+            partition = partition.detach()
+        flat: Tensor = partition if partition.dim() == 1 else partition.reshape(-1)
+        unpadded = max(0, parameter.ds_numel - self._rank_in[group] * size)  # type: ignore[attr-defined]
+        return flat if unpadded >= size else flat[:unpadded]
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
         """Returns this rank's partition of the gradient, without padding.

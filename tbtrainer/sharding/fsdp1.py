@@ -81,12 +81,13 @@ class Fsdp1Adapter:
             raise UnsupportedTensor("FSDP1 has it gathered at this moment")
         if not shard.is_counted:
             return None
-        part = tensor.detach()
+        part = tensor.detach() if tensor.requires_grad else tensor
         return part if shard.local_count == shard.stored_count else part[: shard.local_count]
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
         """Returns this rank's slice of the gradient; `None` without one, as for an empty slice."""
-        return None if parameter.grad is None else self.part(parameter, parameter.grad)
+        gradient = parameter.grad
+        return None if gradient is None else self.part(parameter, gradient)
 
 
 def _shards_of(module: nn.Module) -> dict[int, _Shard]:

@@ -49,4 +49,5 @@ class PlainAdapter:
 
     def gradient_part(self, parameter: Tensor) -> Tensor | None:
         """Returns the gradient on world rank zero; `None` without one, and on other ranks."""
-        return None if parameter.grad is None else self.part(parameter, parameter.grad)
+        gradient = parameter.grad
+        return None if gradient is None else self.part(parameter, gradient)

@@ -4,40 +4,53 @@ Their number and sizes depend on the rows alone, so they are equal on every rank
 the tensors a rank holds.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tbtrainer.statistics import BUCKET_COUNT, LINEAR_BUCKET_COUNT, Snapshot, SnapshotRows
+from tbtrainer.statistics import Snapshot, SnapshotRows
+from tbtrainer.statistics.counters import counter_count
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Most numbers in one collective. They take 64 MiB and hold about 3,200 rows. More rows are sent in
-# several collectives from the same buffer.
-_MOST_SENT = 2**23
-# The fields that are added up over ranks, in the order in which they are sent.
-_ADDED = ("count", "zeros", "nonfinite", "sum", "sum_of_squares", "buckets")
+# The counters are sent in at most this many pieces, and in pieces of at least 1 MiB of int32. A
+# rank without memory sends zeros from a buffer as large as a piece. It is all that is held of the
+# counters between snapshots.
+_MOST_PIECES = 16
+_LEAST_PIECE = 2**18
+# The fields that are added up over ranks beside the counters, in the order in which they are sent.
+_ADDED = ("count", "zeros", "nonfinite", "sum", "sum_of_squares")
 
 
 class AllRanks:
     """Reduces over all ranks: one MAX collective for extremes, SUM collectives for the rest.
 
-    The buffers from which a rank sends are allocated here. A rank that has no memory left at a
-    snapshot can therefore still take part in its collectives.
+    The counters are sent from the memory in which they were counted. What a rank without memory at
+    a snapshot needs to take part in its collectives is allocated here: 56 bytes per row, and a
+    sixteenth of the counters, but at most 1 MiB if these take less than 16 MiB.
+
+    The sums go to every rank, although world rank zero alone needs them, because that is faster
+    with many ranks. NCCL sums up to one rank along a ring of all ranks, which takes a time that
+    grows with their number, and to all ranks along trees (NCCL, src/graph/tuning.cc). No rank
+    allocates memory to receive.
 
     Args:
         rows: The rows of the snapshots, equal on every rank.
+
+    Attributes:
+        counts_dtype: int32 if no count can exceed it, else int64. The sizes of the rows decide.
     """
 
     def __init__(self, rows: SnapshotRows) -> None:
         count, device = len(rows.names), rows.device
-        # Numbers of the statistics, of the linear pass, and the number of ranks that failed.
-        self._total = count * (5 + BUCKET_COUNT) + len(rows.linear_rows) * LINEAR_BUCKET_COUNT + 1
+        self.counts_dtype = rows.smallest_counts_dtype
+        self._total = counter_count(rows)
+        self._piece = max(_LEAST_PIECE, -(-self._total // _MOST_PIECES))
         self._extremes = torch.zeros(2 * count, dtype=torch.float64, device=device)
-        size = min(self._total, _MOST_SENT)
-        # All numbers are sent as float64, which is exact for counts up to 2**53.
-        self._sent = torch.zeros(size, dtype=torch.float64, device=device)
+        # The counts of elements are sent as float64, which is exact up to 2**53. The last number is
+        # that of the ranks that failed.
+        self._sums = torch.zeros(len(_ADDED) * count + 1, dtype=torch.float64, device=device)
+        size = min(self._total, self._piece)
+        self._nothing = torch.zeros(size, dtype=self.counts_dtype, device=device)
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Replaces the minima and maxima by those over all ranks, in place; see `Reduction`."""
@@ -54,39 +67,29 @@ class AllRanks:
             statistics.maximum.copy_(maximum)
 
     def reduce_counts(self, snapshot: Snapshot | None) -> None:
-        """Replaces counts and sums by those over all ranks, on world rank zero; see `Reduction`."""
-        receives = dist.get_rank() == 0
-        for begin in range(0, self._total, _MOST_SENT):
-            sent = self._sent[: min(_MOST_SENT, self._total - begin)]
-            sent.zero_()
-            if snapshot is not None:
-                for place, part in self._places(snapshot, begin, sent):
-                    place.copy_(part)
-            elif begin + len(sent) == self._total:
-                sent[-1].fill_(1.0)
-            dist.reduce(sent, 0, dist.ReduceOp.SUM)
-            if receives and snapshot is not None:
-                for place, part in self._places(snapshot, begin, sent):
-                    part.copy_(place)
+        """Replaces counts and sums by those over all ranks, in place; see `Reduction`."""
+        self._reduce_sums(snapshot)
+        for begin in range(0, self._total, self._piece):
+            if snapshot is None:
+                sent = self._nothing[: self._total - begin].zero_()
+            else:
+                sent = snapshot.counters.numbers[begin : begin + self._piece]
+            dist.all_reduce(sent, dist.ReduceOp.SUM)
 
-    def _places(
-        self, snapshot: Snapshot, begin: int, sent: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs each slice of the buffer with the numbers of the snapshot that it holds.
-
-        Args:
-            snapshot: Snapshot of this rank.
-            begin: Position of the buffer's first number among all numbers that are sent.
-            sent: The buffer.
-        """
-        fields = [getattr(snapshot.statistics, name) for name in _ADDED]
-        end, at = begin + len(sent), 0
-        for numbers in (*fields, snapshot.linear, snapshot.failed_ranks):
-            flat = numbers.view(-1)
-            first, last = max(begin, at), min(end, at + len(flat))
-            if first < last:
-                yield sent[first - begin : last - begin], flat[first - at : last - at]
-            at += len(flat)
+    def _reduce_sums(self, snapshot: Snapshot | None) -> None:
+        places, failed = self._sums[:-1].view(len(_ADDED), -1), self._sums[-1]
+        if snapshot is None:
+            self._sums.zero_()
+            failed.fill_(1.0)
+        else:
+            for name, place in zip(_ADDED, places, strict=True):
+                place.copy_(getattr(snapshot.statistics, name))
+            failed.copy_(snapshot.failed_ranks)
+        dist.all_reduce(self._sums, dist.ReduceOp.SUM)
+        if snapshot is not None:
+            for name, place in zip(_ADDED, places, strict=True):
+                getattr(snapshot.statistics, name).copy_(place)
+            snapshot.failed_ranks.copy_(failed)
 
 
 def reduce_sum(values: Tensor) -> None:

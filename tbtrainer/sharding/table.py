@@ -107,7 +107,6 @@ class ParameterTable:
                 parts.append(None)
         return self.measurable("value", parts)
 
-    @torch.no_grad()
     def gradients(self) -> list[Tensor | None]:
         """Returns this rank's part of every gradient, still multiplied by the loss scale.
 
@@ -122,12 +121,13 @@ class ParameterTable:
         parts: list[Tensor | None] = [None] * len(self.rows)
         for index, parameter in direct:
             parts[index] = parameter.grad
-        for index, parameter, gradient_part in by_adapter:
-            try:
-                parts[index] = gradient_part(parameter)
-            except Exception as error:
-                self._warn_of_error("gradient", self.rows[index], error)
-                self.unread_gradients[index] = str(error) or type(error).__name__
+        with torch.no_grad():
+            for index, parameter, gradient_part in by_adapter:
+                try:
+                    parts[index] = gradient_part(parameter)
+                except Exception as error:
+                    self._warn_of_error("gradient", self.rows[index], error)
+                    self.unread_gradients[index] = str(error) or type(error).__name__
         self._wait_for_copies(parts)
         return parts
 

@@ -9,9 +9,11 @@ from tbtrainer.statistics.buckets import (
 from tbtrainer.statistics.measure import (
     measure,
     measure_linear,
+    prepare,
     why_not_measurable,
 )
 from tbtrainer.statistics.merge import histograms
+from tbtrainer.statistics.narrow import PreviousExtremes
 from tbtrainer.statistics.rows import SnapshotRows
 from tbtrainer.statistics.snapshot import Reduction, Snapshot, WholeTensors, take_snapshot
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -21,6 +23,7 @@ __all__ = [
     "BUCKET_EDGES",
     "LINEAR_BUCKET_COUNT",
     "LINEAR_MAX_ELEMENTS",
+    "PreviousExtremes",
     "Reduction",
     "Snapshot",
     "SnapshotRows",
@@ -29,6 +32,7 @@ __all__ = [
     "histograms",
     "measure",
     "measure_linear",
+    "prepare",
     "take_snapshot",
     "why_not_measurable",
 ]

@@ -35,6 +35,8 @@ _WIDE_EXPONENT_BIAS = 1023
 # The linear pass over small tensors counts in equal buckets between minimum and maximum.
 LINEAR_BUCKET_COUNT = 512
 LINEAR_MAX_ELEMENTS = 65_536
+# The most larger rows that get a linear pass in a snapshot, because their values are close.
+NARROW_MAX_ROWS = 64
 
 
 def _magnitude_edges() -> np.ndarray:

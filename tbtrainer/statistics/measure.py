@@ -1,7 +1,7 @@
 """Statistics of a list of tensors in one pass over their memory."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,10 +14,12 @@ from tbtrainer.statistics.readers.choice import (
     give_up_kernels,
     is_out_of_memory,
     plain_reader,
-    reader_of,
 )
 from tbtrainer.statistics.readers.reader import Reader
+from tbtrainer.statistics.shares import Share, in_parts, shares_of
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
+
+logger = logging.getLogger(__name__)
 
 # Every reader counts tensors of these dtypes exactly. Other dtypes are refused: they may pack
 # several values into an element, or have no conversion to float64. Test a dtype before adding it.
@@ -81,16 +83,43 @@ def measure(
     Returns:
         The statistics of each row, on `device`.
     """
-    row_count = len(tensors) if row_count is None else row_count
-    shares = _shares(tensors, rows, backend)
-    if len(shares) == 1:
-        return _measured(shares[0], row_count, loss_scale, backend).to(device)
-    result = TensorStatistics.empty(row_count, device)
-    for share in shares:
-        own_rows, share = share.compacted()
+    out = TensorStatistics.empty(len(tensors) if row_count is None else row_count, device)
+    measure_into(out, tensors, loss_scale, backend, rows)
+    return out
+
+
+@torch.no_grad()
+def measure_into(
+    out: TensorStatistics,
+    tensors: Sequence[Tensor | None],
+    loss_scale: Tensor | None = None,
+    backend: Backend = "auto",
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Does what `measure` does, into statistics that hold no element yet.
+
+    Readers count in int64. If the counters of `out` are int32 or on another device, the rows are
+    read some at a time, so that the int64 counters of all of them never exist together.
+
+    Args:
+        out: Statistics without any element. Changed in place.
+        tensors: See `measure`.
+        loss_scale: See `measure`.
+        backend: See `measure`.
+        rows: See `measure`.
+    """
+    shares = shares_of(tensors, rows, backend)
+    if len(shares) == 1 and shares[0].counts_in(out.buckets):
+        (share,) = shares
+
+        def read(reader: Reader) -> None:
+            reader.measure_into(out, share.rows, share.tensors, loss_scale)
+
+        _with_fallback(share, backend, read, out.clear)
+        return
+    for own_rows, share in in_parts(shares, len(out.count)):
         found = _measured(share, len(own_rows), loss_scale, backend)
-        result.add_rows(_index(own_rows, device), found.to(device))
-    return result
+        out.add_rows(_index(own_rows, out.count.device), found.to(out.count.device))
 
 
 @torch.no_grad()
@@ -119,72 +148,84 @@ def measure_linear(
         Finite elements per bucket. int64, shape (rows, LINEAR_BUCKET_COUNT), on the device of
         `minimum`.
     """
-    device = minimum.device
-    shares = _shares(tensors, rows, backend)
-    if len(shares) == 1:
-        return moved(_counted(shares[0], minimum, maximum, loss_scale, backend), device)
     shape = (len(minimum), LINEAR_BUCKET_COUNT)
-    counts = torch.zeros(shape, dtype=torch.int64, device=device)
-    for share in shares:
-        own_rows, share = share.compacted()
-        index = _index(own_rows, device)
-        found = _counted(share, minimum[index], maximum[index], loss_scale, backend)
-        counts.index_add_(0, index, moved(found, device))
+    counts = torch.zeros(shape, dtype=torch.int64, device=minimum.device)
+    measure_linear_into(counts, tensors, minimum, maximum, loss_scale, backend, rows)
     return counts
 
 
-@dataclass(frozen=True)
-class _Share:
-    """The tensors that one reader reads on one device.
+@torch.no_grad()
+def measure_linear_into(
+    out: Tensor,
+    tensors: Sequence[Tensor | None],
+    minimum: Tensor,
+    maximum: Tensor,
+    loss_scale: Tensor | None = None,
+    backend: Backend = "auto",
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Does what `measure_linear` does, into counters that are 0.
 
-    Attributes:
-        reader: The reader.
-        device: The device of the tensors.
-        rows: The row of each tensor.
-        tensors: The tensors, none of them empty.
+    Args:
+        out: Counters, int32 or int64, shape (rows, LINEAR_BUCKET_COUNT). Changed in place.
+        tensors: See `measure`.
+        minimum: See `measure_linear`. Elements outside of the ends are counted in the first and in
+            the last bucket.
+        maximum: See `measure_linear`.
+        loss_scale: See `measure`.
+        backend: See `measure`.
+        rows: See `measure`.
     """
+    shares = shares_of(tensors, rows, backend)
+    if len(shares) == 1 and shares[0].counts_in(out):
+        (share,) = shares
 
-    reader: Reader
-    device: torch.device
-    rows: list[int]
-    tensors: list[Tensor]
+        def read(reader: Reader) -> None:
+            reader.linear_into(out, share.rows, share.tensors, minimum, maximum, loss_scale)
 
-    def compacted(self) -> tuple[list[int], "_Share"]:
-        """Returns the rows that occur, and the share with its rows numbered from 0 without gaps."""
-        own_rows = sorted(set(self.rows))
-        position = {row: at for at, row in enumerate(own_rows)}
-        return own_rows, replace(self, rows=[position[row] for row in self.rows])
+        _with_fallback(share, backend, read, out.zero_)
+        return
+    for own_rows, share in in_parts(shares, len(out)):
+        index = _index(own_rows, out.device)
+        found = _counted(share, minimum[index], maximum[index], loss_scale, backend)
+        out.index_add_(0, index, moved(found, out.device).to(out.dtype))
 
 
-def _shares(
-    tensors: Sequence[Tensor | None], rows: Sequence[int] | None, backend: Backend
-) -> list[_Share]:
-    shares: dict[tuple[torch.device, str], _Share] = {}
-    for row, tensor in zip(range(len(tensors)) if rows is None else rows, tensors, strict=True):
-        if tensor is None or tensor.numel() == 0:
-            continue
-        reader = reader_of(tensor, backend)
-        key = tensor.device, reader.name
-        if key not in shares:
-            shares[key] = _Share(reader, tensor.device, [], [])
-        shares[key].rows.append(row)
-        shares[key].tensors.append(tensor)
-    return list(shares.values())
+def prepare(dtypes: Iterable[torch.dtype], device: torch.device) -> None:
+    """Measures one element of each dtype, so that no later call has to compile or load a kernel.
+
+    No error is raised. If a kernel fails, another reader takes its place, as in `measure`.
+
+    Args:
+        dtypes: Dtypes of the tensors that will be measured. Those that cannot be are left out.
+        device: Their device.
+    """
+    try:
+        tensors = [
+            torch.zeros(1, dtype=dtype, device=device) for dtype in set(dtypes) & MEASURABLE_DTYPES
+        ]
+        # Triton has kernels of their own for tensors with a loss scale.
+        for loss_scale in (None, torch.ones((), device=device)):
+            found = measure(tensors, statistics_device(device), loss_scale)
+            measure_linear(tensors, found.minimum, found.maximum, loss_scale)
+    except Exception as error:
+        # Such as memory that has run out. If it still has at the first snapshot, that one fails.
+        logger.debug("The kernels were not prepared: %s", error)
 
 
 def _measured(
-    share: _Share, row_count: int, loss_scale: Tensor | None, backend: Backend
+    share: Share, row_count: int, loss_scale: Tensor | None, backend: Backend
 ) -> TensorStatistics:
     def read(reader: Reader) -> TensorStatistics:
         out = TensorStatistics.empty(row_count, statistics_device(share.device))
         reader.measure_into(out, share.rows, share.tensors, loss_scale)
         return out
 
-    return _with_fallback(share, backend, read)
+    return _with_fallback(share, backend, read, _nothing)
 
 
 def _counted(
-    share: _Share, minimum: Tensor, maximum: Tensor, loss_scale: Tensor | None, backend: Backend
+    share: Share, minimum: Tensor, maximum: Tensor, loss_scale: Tensor | None, backend: Backend
 ) -> Tensor:
     device = statistics_device(share.device)
     minimum, maximum = moved(minimum, device), moved(maximum, device)
@@ -195,24 +236,41 @@ def _counted(
         reader.linear_into(out, share.rows, share.tensors, minimum, maximum, loss_scale)
         return out
 
-    return _with_fallback(share, backend, read)
+    return _with_fallback(share, backend, read, _nothing)
 
 
-def _with_fallback(share: _Share, backend: Backend, read: Callable[[Reader], _Result]) -> _Result:
-    """Reads a share with its reader, and with the plain reader if a kernel failed.
+def _nothing() -> None:
+    """Undoes a failed attempt that has left nothing behind."""
+
+
+def _with_fallback(
+    share: Share,
+    backend: Backend,
+    read: Callable[[Reader], _Result],
+    undo: Callable[[], object],
+) -> _Result:
+    """Reads a share with its reader, and with the next one if a kernel of that reader failed.
+
+    `undo` takes out what a failed attempt has counted.
 
     An out-of-memory error is raised at once: the plain reader needs more memory than the kernels,
     and the kernels may find enough at the next snapshot.
     """
-    plain = plain_reader(share.device)
-    try:
-        return read(share.reader)
-    except Exception as error:
-        if backend == "kernel" or share.reader is plain or is_out_of_memory(error):
-            raise
-        give_up_kernels(error)
-    # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt alive.
-    return read(plain)
+    reader, plain = share.reader, plain_reader(share.device)
+    failed: set[str] = set()
+    while True:
+        try:
+            return read(reader)
+        except Exception as error:
+            if backend == "kernel" or reader is plain or is_out_of_memory(error):
+                raise
+            give_up_kernels(reader, error)
+        # Not inside `except`: while `error` exists, it keeps the tensors of the failed attempt
+        # alive.
+        undo()
+        failed.add(reader.name)
+        other = share.current_reader(backend)
+        reader = plain if other is None or other.name in failed else other
 
 
 def _index(rows: list[int], device: torch.device) -> Tensor:

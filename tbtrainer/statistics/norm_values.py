@@ -22,6 +22,10 @@ _SPARSE = {
 }
 
 
+class KindChanged(Exception):
+    """Raised when a tensor is not of the kind that the plan was made for."""
+
+
 def unreadable_reason(tensor: Tensor | None) -> str | None:
     """Returns why a tensor has no norm, or `None` if it has one or there is no tensor."""
     if tensor is None:
@@ -34,7 +38,21 @@ def unreadable_reason(tensor: Tensor | None) -> str | None:
         return f"its layout {tensor.layout} is not supported"
     if tensor.dtype not in _DTYPES:
         return f"its dtype {tensor.dtype} is not supported"
+    if _is_released(tensor):
+        return "its memory was released"
     return None
+
+
+def _is_released(tensor: Tensor) -> bool:
+    """Returns whether the storage is empty, so that PyTorch would crash when it reads elements."""
+    return (
+        tensor.__class__ in (Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.numel() > 0
+        and tensor.untyped_storage().nbytes() == 0
+        # A tensor of zeros without memory, which forward-mode differentiation makes.
+        and not tensor._is_zerotensor()
+    )
 
 
 def values_of(tensor: Tensor) -> Tensor:

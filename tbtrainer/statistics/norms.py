@@ -1,14 +1,18 @@
 """Norms of a list of tensors that is measured at every step."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
+from tbtrainer.statistics.compiled_norms import CompiledNorms, is_readable, loaded_library
 from tbtrainer.statistics.cpu_norms import CpuNorms
 from tbtrainer.statistics.devices import has_float64
 from tbtrainer.statistics.norm_values import unreadable_reason
+
+_Reader: TypeAlias = CompiledNorms | CpuNorms | AcceleratorNorms
 
 
 class TensorNorms:
@@ -36,10 +40,10 @@ class TensorNorms:
         self.unreadable: dict[int, str] = {}
         self._count = count
         self._device = device
-        self._absent: list[bool] | None = None
-        self._readers: list[CpuNorms | AcceleratorNorms] = []
+        # Positions of the tensors that the plan does not read; `None` without a plan.
+        self._passed_over: list[int] | None = None
+        self._readers: list[_Reader] = []
 
-    @torch.no_grad()
     def into(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
         """Computes the norms of one step.
 
@@ -48,39 +52,55 @@ class TensorNorms:
                 unreadable has the norm 0. `dtype`, shape (count,), on the device of this object.
             tensors: The list of this step, `count` entries.
         """
-        out.zero_()
-        absent = [tensor is None for tensor in tensors]
-        if absent == self._absent and not self._may_be_readable_now(tensors):
+        if self._passed_over is not None and self._is_of_plan(tensors, self._passed_over):
             try:
+                if self._passed_over:
+                    out.zero_()
                 return self._read(out, tensors)
             except Exception:
                 # Most likely a tensor is not of the planned kind. Another error occurs again below.
-                out.zero_()
-        self._absent = None
-        self._plan(tensors)
+                pass
+        out.zero_()
+        self._passed_over = None
+        passed_over = self._plan(tensors)
         self._read(out, tensors)
-        self._absent = absent
+        self._passed_over = passed_over
 
-    def _may_be_readable_now(self, tensors: Sequence[Tensor | None]) -> bool:
-        return any(unreadable_reason(tensors[place]) is None for place in self.unreadable)
+    def _is_of_plan(self, tensors: Sequence[Tensor | None], passed_over: list[int]) -> bool:
+        """Returns whether the tensors that the plan does not read still have no norm.
 
-    def _plan(self, tensors: Sequence[Tensor | None]) -> None:
+        A tensor that the plan reads is not looked at: reading it fails if its kind has changed.
+        """
+        for place in passed_over:
+            tensor = tensors[place]
+            reason = self.unreadable.get(place)
+            if tensor is None:
+                if reason is not None:
+                    return False
+            elif unreadable_reason(tensor) != reason or (reason is None and tensor.numel() > 0):
+                return False
+        return True
+
+    def _plan(self, tensors: Sequence[Tensor | None]) -> list[int]:
+        """Plans how the tensors are read, and returns the positions of those that are not."""
         self.unreadable = {}
+        passed_over: list[int] = []
         by_device: dict[torch.device, dict[int, Tensor]] = {}
         for place, tensor in enumerate(tensors):
-            if tensor is None:
-                continue
             reason = unreadable_reason(tensor)
             if reason is not None:
                 self.unreadable[place] = reason
-            elif tensor.numel() > 0:
+            if tensor is None or reason is not None or tensor.numel() == 0:
+                passed_over.append(place)
+            else:
                 by_device.setdefault(tensor.device, {})[place] = tensor
-        self._readers = [
-            CpuNorms(found, self._device)
-            if device.type == "cpu"
-            else AcceleratorNorms(found, device, self._device)
-            for device, found in by_device.items()
-        ]
+        self._readers = []
+        for device, found in by_device.items():
+            if device.type == "cpu":
+                self._readers += _cpu_readers(found, self._device)
+            else:
+                self._readers.append(AcceleratorNorms(found, device, self._device))
+        return passed_over
 
     def _read(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
         for reader in self._readers:
@@ -90,3 +110,17 @@ class TensorNorms:
             # A copy to main memory has to be waited for; see `moved`.
             norms = norms.to(out.device, self.dtype, non_blocking=out.device.type != "cpu")
             out.index_copy_(0, reader.index, norms)
+
+
+def _cpu_readers(tensors: dict[int, Tensor], device: torch.device) -> list[_Reader]:
+    """Returns the readers of tensors in main memory: the compiled one, and PyTorch for the rest."""
+    readers: list[_Reader] = []
+    library = loaded_library()
+    if library is not None:
+        readable = {place: tensor for place, tensor in tensors.items() if is_readable(tensor)}
+        tensors = {place: tensor for place, tensor in tensors.items() if place not in readable}
+        if readable:
+            readers.append(CompiledNorms(readable, device, library))
+    if tensors:
+        readers.append(CpuNorms(tensors, device))
+    return readers

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics.buckets import LINEAR_MAX_ELEMENTS
+from tbtrainer.statistics.buckets import LINEAR_MAX_ELEMENTS, NARROW_MAX_ROWS
 from tbtrainer.statistics.devices import moved, statistics_device
 
 
@@ -79,6 +79,23 @@ class SnapshotRows:
             linear_index=moved(index, kept_on),
             device=kept_on,
         )
+
+    @property
+    def narrow_slots(self) -> int:
+        """How many of the larger rows can have a linear pass in a snapshot; see `NarrowRows`."""
+        return min(len(self.names) - len(self.linear_rows), NARROW_MAX_ROWS)
+
+    @property
+    def smallest_counts_dtype(self) -> torch.dtype:
+        """The smallest dtype that holds any count of these rows, the same on every rank.
+
+        It is int32 if no row has 2**31 elements or more on all ranks together, and int64 if one
+        has, or if its size is not known beforehand.
+        """
+        most = torch.iinfo(torch.int32).max
+        sizes = zip(self.tensor_counts, self.members, strict=True)
+        fits = all(size is not None and size * members <= most for size, members in sizes)
+        return torch.int32 if fits else torch.int64
 
     def count_mismatches(self, counts: Sequence[int]) -> dict[int, str]:
         """Finds the rows whose elements were not all counted once.

@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tbtrainer.statistics.measure import measure, measure_linear
+from tbtrainer.statistics.counters import Counters
+from tbtrainer.statistics.measure import measure_into, measure_linear_into
+from tbtrainer.statistics.narrow import NarrowRows, PreviousExtremes, ends_of_pass
 from tbtrainer.statistics.readers.choice import Backend
 from tbtrainer.statistics.rows import SnapshotRows
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -20,16 +22,32 @@ class Snapshot:
     Attributes:
         rows: Which tensors each row holds.
         statistics: Statistics of each row, on `rows.device` or, after `to_host`, in main memory.
-        linear: Counts of the linear pass. int64, shape (linear rows, LINEAR_BUCKET_COUNT).
+        counters: The counters of the statistics and of the linear pass, in one piece.
+        narrow: The rows beside `rows.linear_rows` that have a linear pass in this snapshot.
         failed_ranks: Number of ranks that could not measure and added no elements. int64, shape ().
         copied_event: Fires when the copy to main memory is complete; `None` if no copy is running.
     """
 
     rows: SnapshotRows
     statistics: TensorStatistics
-    linear: Tensor
+    counters: Counters
+    narrow: NarrowRows
     failed_ranks: Tensor
     copied_event: torch.cuda.Event | None = None
+
+    @property
+    def linear(self) -> Tensor:
+        """Counts of the linear pass. Shape (lines, LINEAR_BUCKET_COUNT); see `linear_line_of`."""
+        return self.counters.linear
+
+    @property
+    def linear_line_of(self) -> dict[int, int]:
+        """The line of `linear` of each row that has a linear pass in this snapshot."""
+        first = len(self.rows.linear_rows)
+        return {
+            **self.rows.linear_row_of,
+            **{row: first + slot for slot, row in enumerate(self.narrow.rows)},
+        }
 
     def to_host(self) -> "Snapshot":
         """Begins a copy to main memory. It is complete when `wait` of the result returns.
@@ -37,11 +55,11 @@ class Snapshot:
         On CUDA the copy goes to pinned memory on a stream of its own, so that neither the host nor
         the training's stream waits.
         """
-        if not self.linear.is_cuda:
+        if not self.failed_ranks.is_cuda:
             cpu = torch.device("cpu")
             return self._mapped(lambda tensor: tensor.to(cpu), None)
-        side = _side_stream(self.linear.device)
-        side.wait_stream(torch.cuda.current_stream(self.linear.device))
+        side = _side_stream(self.failed_ranks.device)
+        side.wait_stream(torch.cuda.current_stream(self.failed_ranks.device))
         with torch.cuda.stream(side):
             event = torch.cuda.Event()
             on_host = self._mapped(lambda tensor: _to_pinned(tensor, side), event)
@@ -57,20 +75,28 @@ class Snapshot:
     def _mapped(
         self, copy: Callable[[Tensor], Tensor], event: torch.cuda.Event | None
     ) -> "Snapshot":
-        statistics = TensorStatistics(
-            **{name: copy(tensor) for name, tensor in vars(self.statistics).items()}
-        )
+        counters = Counters.of(self.rows, copy(self.counters.numbers))
+        copies = {
+            name: counters.buckets if name == "buckets" else copy(tensor)
+            for name, tensor in vars(self.statistics).items()
+        }
         return replace(
             self,
-            statistics=statistics,
-            linear=copy(self.linear),
+            statistics=TensorStatistics(**copies),
+            counters=counters,
             failed_ranks=copy(self.failed_ranks),
             copied_event=event,
         )
 
 
 class Reduction(Protocol):
-    """Combines the snapshots of all ranks. Every rank calls both methods, in this order."""
+    """Combines the snapshots of all ranks. Every rank calls both methods, in this order.
+
+    Attributes:
+        counts_dtype: The dtype of the counters that it combines, int32 or int64.
+    """
+
+    counts_dtype: torch.dtype
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Replaces the minima and maxima by those over all ranks, in place, on every rank.
@@ -81,17 +107,19 @@ class Reduction(Protocol):
         ...
 
     def reduce_counts(self, snapshot: Snapshot | None) -> None:
-        """Replaces counts and sums by those over all ranks, in place, on world rank zero.
+        """Replaces counts and sums by those over all ranks, in place, on every rank.
 
         Args:
-            snapshot: Snapshot of this rank; `None` if it could not measure. On ranks other than
-                world rank zero its counts and sums stay those of the rank.
+            snapshot: Snapshot of this rank; `None` if it could not measure.
         """
         ...
 
 
 class WholeTensors:
     """A `Reduction` without communication, for tensors that are not sharded."""
+
+    # Readers count in int64, so nothing has to be copied.
+    counts_dtype = torch.int64
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Leaves the extremes as they are: they are those of the whole tensors."""
@@ -107,6 +135,7 @@ def take_snapshot(
     reduction: Reduction,
     loss_scale: Tensor | None = None,
     backend: Backend = "auto",
+    previous: PreviousExtremes | None = None,
 ) -> Snapshot:
     """Measures this rank's parts of all tensors and combines the parts of all ranks.
 
@@ -122,11 +151,12 @@ def take_snapshot(
         reduction: How the ranks are combined; `WholeTensors()` if no tensor is sharded.
         loss_scale: Loss scale that every element is divided by, a scalar tensor.
         backend: Which reader reads the tensors.
+        previous: The extremes of the previous snapshot of these tensors. They decide which large
+            tensors get a linear pass, and are replaced by those of this snapshot. `None`: no large
+            tensor gets one.
 
     Returns:
-        The snapshot, on `rows.device`. On world rank zero it is that of the whole tensors. On other
-        ranks the counts and sums are those of the rank's parts, and the extremes those of the whole
-        tensors.
+        The snapshot of the whole tensors, on `rows.device`.
 
     Raises:
         Exception: Whatever kept this rank from measuring, after both reductions.
@@ -135,19 +165,24 @@ def take_snapshot(
     statistics = snapshot = None
     try:
         tensors = parts()
-        statistics = measure(
-            tensors, rows.device, loss_scale, backend, rows.row_of, len(rows.names)
-        )
+        counters = Counters.zeros(rows, reduction.counts_dtype)
+        measured = TensorStatistics.empty(len(rows.names), rows.device, counters.buckets)
+        measure_into(measured, tensors, loss_scale, backend, rows.row_of)
+        statistics = measured
     except Exception as caught:
         error = caught
     reduction.reduce_extremes(statistics)
     if statistics is not None:
         try:
-            linear = _linear_pass(tensors, rows, statistics, loss_scale, backend)
+            narrow = NarrowRows() if previous is None else previous.narrow_rows()
             failed_ranks = torch.zeros((), dtype=torch.int64, device=rows.device)
-            snapshot = Snapshot(rows, statistics, linear, failed_ranks)
+            measured_rows = Snapshot(rows, statistics, counters, narrow, failed_ranks)
+            _linear_pass(measured_rows, tensors, loss_scale, backend)
+            snapshot = measured_rows
         except Exception as caught:
             error = caught
+    if previous is not None:
+        previous.keep(statistics)
     reduction.reduce_counts(snapshot)
     if error is not None:
         raise error
@@ -156,19 +191,20 @@ def take_snapshot(
 
 
 def _linear_pass(
+    snapshot: Snapshot,
     tensors: Sequence[Tensor | None],
-    rows: SnapshotRows,
-    statistics: TensorStatistics,
     loss_scale: Tensor | None,
     backend: Backend,
-) -> Tensor:
-    chosen, places = [], []
+) -> None:
+    """Adds the linear pass to a snapshot whose extremes are those of the whole tensors."""
+    rows, line_of = snapshot.rows, snapshot.linear_line_of
+    chosen, lines = [], []
     for row, tensor in zip(rows.row_of, tensors, strict=True):
-        if row in rows.linear_row_of:
+        if row in line_of:
             chosen.append(tensor)
-            places.append(rows.linear_row_of[row])
-    minimum, maximum = statistics.minimum[rows.linear_index], statistics.maximum[rows.linear_index]
-    return measure_linear(chosen, minimum, maximum, loss_scale, backend, places)
+            lines.append(line_of[row])
+    minimum, maximum = ends_of_pass(rows, snapshot.statistics, snapshot.narrow)
+    measure_linear_into(snapshot.linear, chosen, minimum, maximum, loss_scale, backend, lines)
 
 
 _side_streams: dict[torch.device, torch.cuda.Stream] = {}

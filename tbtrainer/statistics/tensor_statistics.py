@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tbtrainer.statistics.buckets import BUCKET_COUNT
+from tbtrainer.statistics.counters import zeros
 from tbtrainer.statistics.devices import moved
 
 
@@ -22,7 +22,8 @@ class TensorStatistics:
         sum_of_squares: Sum of the squares of the finite elements. float64, shape (rows,).
         minimum: Smallest finite element, +inf if there is none. float64, shape (rows,).
         maximum: Largest finite element, -inf if there is none. float64, shape (rows,).
-        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, shape (rows, buckets).
+        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, in a snapshot that is sent
+            between ranks int32 where it suffices. Shape (rows, buckets).
     """
 
     count: Tensor
@@ -35,8 +36,16 @@ class TensorStatistics:
     buckets: Tensor
 
     @classmethod
-    def empty(cls, rows: int, device: torch.device) -> "TensorStatistics":
-        """Returns statistics of `rows` rows without any element."""
+    def empty(
+        cls, rows: int, device: torch.device, buckets: Tensor | None = None
+    ) -> "TensorStatistics":
+        """Returns statistics of `rows` rows without any element.
+
+        Args:
+            rows: Number of rows.
+            device: Device of the statistics.
+            buckets: Counters that are 0, to be used for `buckets`; `None` allocates them.
+        """
 
         def filled(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((rows,), value, dtype=dtype, device=device)
@@ -49,11 +58,15 @@ class TensorStatistics:
             sum_of_squares=filled(0, torch.float64),
             minimum=filled(torch.inf, torch.float64),
             maximum=filled(-torch.inf, torch.float64),
-            buckets=_zero_buckets(rows, device),
+            buckets=zeros((rows, BUCKET_COUNT), torch.int64, device)
+            if buckets is None
+            else buckets,
         )
 
     def to(self, device: torch.device) -> "TensorStatistics":
-        """Returns the statistics on another device."""
+        """Returns the statistics on another device, or themselves if they are on it."""
+        if self.buckets.device == device:
+            return self
         return TensorStatistics(
             **{f.name: moved(getattr(self, f.name), device) for f in fields(self)}
         )
@@ -72,12 +85,10 @@ class TensorStatistics:
             elif f.name == "maximum":
                 mine.scatter_reduce_(0, index, added, "amax")
             else:
-                mine.index_add_(0, index, added)
+                mine.index_add_(0, index, added.to(mine.dtype))
 
-
-def _zero_buckets(rows: int, device: torch.device) -> Tensor:
-    shape = (rows, BUCKET_COUNT)
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=torch.int64, device=device)
-    # NumPy gets zeroed pages from the system. Pages that are never written cost no memory.
-    return torch.from_numpy(np.zeros(shape, np.int64))
+    def clear(self) -> None:
+        """Takes all elements out again, in place."""
+        for f in fields(self):
+            ends = {"minimum": torch.inf, "maximum": -torch.inf}
+            getattr(self, f.name).fill_(ends.get(f.name, 0))

@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,7 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
-from tbtrainer.statistics import measure
+from tbtrainer.statistics import TensorStatistics, measure
+from tbtrainer.statistics.readers.choice import _kernel_readers
+from tbtrainer.statistics.readers.reader import Reader
 from tests.benchmarks.bench_snapshot import by_add_histogram, by_wandb_watch
 from tests.benchmarks.bench_training import Tokens
 from tests.gradients import Norms
@@ -185,6 +187,11 @@ class Bench:
             "plain PyTorch over the kernels, statistics alone", f"{plain_ms / snapshot_ms:.1f}"
         )
         if self.device.type == "cuda":
+            for reader in _kernel_readers("cuda"):
+                self.row(
+                    f"pass by {reader.name} over reading once",
+                    self.passes(reader, tensors, read_ms),
+                )
             self.row("synchronisations, undue step", str(synchronisations_of(norms.accumulate)))
             self.row("synchronisations, due step", str(synchronisations_of(snapshot)))
             self.row("launches of a snapshot", str(launches_of(snapshot)))
@@ -195,6 +202,13 @@ class Bench:
         for name, way in ways.items():
             self.row(f"{name} over the snapshot", f"{self.clock.median(way, 3) / snapshot_ms:,.0f}")
         recorder.close()
+
+    def passes(self, reader: Reader, tensors: Sequence[torch.Tensor], read_ms: float) -> str:
+        """The time of one pass with a reader, as a multiple of reading the memory once."""
+        out = TensorStatistics.empty(len(tensors), tensors[0].device)
+        rows = range(len(tensors))
+        pass_ms = self.clock.median(lambda: reader.measure_into(out, rows, tensors, None))
+        return f"{pass_ms / read_ms:.2f}"
 
     def training(self, directory: str) -> None:
         """Times whole trainings with the defaults, beside stock `Trainer` without reporting."""

@@ -1,5 +1,7 @@
 """One snapshot of parameters and gradients: tbtrainer, `add_histogram`, wandb.watch's computation.
 
+tbtrainer takes it twice: as it is installed, and with NumPy reading the tensors on the CPU.
+
 The same tensors in one run, in turns; the table shows medians and ratios to tbtrainer. What
 `wandb.watch` computes (wandb 0.22, `TorchHistory.log_tensor_stats`) is rebuilt from its steps:
 flatten, drop what is not finite, `min`, `max`, `histc` in 64 bins, and the copy to a list.
@@ -13,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +23,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
+from tbtrainer.statistics.readers import choice
 from tests.recorder import Recorder
 
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -47,6 +51,16 @@ def by_tbtrainer(
         recorder.drain()
 
     return snapshot
+
+
+def with_numpy(snapshot: Callable[[], None]) -> Callable[[], None]:
+    """The same as in an installation without the compiled reader."""
+
+    def by_numpy() -> None:
+        with mock.patch.object(choice, "_compiled_cpu_reader", lambda: None):
+            snapshot()
+
+    return by_numpy
 
 
 def by_add_histogram(model: torch.nn.Module, directory: str) -> Callable[[], None]:
@@ -108,6 +122,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         ways = {
             "tbtrainer": by_tbtrainer(model, f"{directory}/ours", device),
+            "tbtrainer, read by NumPy": with_numpy(
+                by_tbtrainer(model, f"{directory}/numpy", device)
+            ),
             "add_histogram": by_add_histogram(model, f"{directory}/theirs"),
             "wandb.watch's computation": by_wandb_watch(model),
         }

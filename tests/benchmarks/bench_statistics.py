@@ -1,8 +1,8 @@
 """What measuring costs per element and per tensor, beside what people use today.
 
-Three tables, each of ways that take turns over the same tensors in one run, with medians and
-ratios to the first: dtypes and strides, the size of a tensor, and the number of small ones. A
-fourth shows what a histogram costs on its way into an event file, and how large it is.
+Four tables, each of ways that take turns over the same tensors in one run, with medians and ratios:
+the readers of the CPU, dtypes and strides, the size of a tensor, and the number of small ones. A
+fifth shows what a histogram costs on its way into an event file, and how large it is.
 
     python tests/benchmarks/bench_statistics.py --device cpu
 """
@@ -30,6 +30,7 @@ from tbtrainer.statistics import (
     measure,
     take_snapshot,
 )
+from tbtrainer.statistics.readers.choice import reader_of
 
 Tensors = Sequence[Tensor]
 # `add_histogram` needs minutes for more, and several times the tensor's memory.
@@ -122,6 +123,27 @@ def kinds(device: torch.device, elements: int) -> dict[str, Tensors]:
     }
 
 
+def cpu_readers(repeats: int) -> None:
+    """The compiled reader beside NumPy's and beside `torch.sum`, which reads the same memory."""
+    cpu = torch.device("cpu")
+    name = reader_of(torch.ones(1), "auto").name
+    print(f"\n| tensor | {name}, ns per element | NumPy | torch.sum | NumPy to {name} |")
+    print("|---|---|---|---|---|")
+    cases = [(elements, torch.float32) for elements in (100_000, 1_000_000, 20_000_000)]
+    cases += [(1_000_000, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)]
+    for elements, dtype in cases:
+        tensor = (torch.randn(elements) * 0.02).to(dtype)
+        ways: dict[str, Callable[[], object]] = {
+            "auto": lambda tensor=tensor: measure([tensor], cpu),
+            "plain": lambda tensor=tensor: measure([tensor], cpu, backend="plain"),
+            "sum": tensor.sum,
+        }
+        taken = seconds_in_turns(ways, repeats, cpu)
+        per_element = " | ".join(f"{taken[way] / elements * 1e9:.2f}" for way in ways)
+        ratio = taken["plain"] / taken["auto"]
+        print(f"| {elements:,} {dtype} | {per_element} | {ratio:.1f} x |", flush=True)
+
+
 def memory(elements: int) -> None:
     """The most memory a pass takes beside the tensor, as the operating system counts it.
 
@@ -134,19 +156,33 @@ def memory(elements: int) -> None:
     print(f"{(most - before) / 2**20:.0f} MiB beside a tensor of {tensor.nbytes / 2**20:,.0f} MiB")
 
 
-def merging(device: torch.device) -> None:
-    """What becomes of the statistics on the host, for tensors with and without a linear pass."""
+def merging(device: torch.device, repeats: int) -> None:
+    """What becomes of the statistics on the host, for tensors with and without a linear pass.
+
+    The time is that of the thread, of one tensor of a snapshot of 300.
+    """
     print("\n| histograms of | us per tensor | buckets | bytes per event |\n|---|---|---|---|")
-    for name, size in (("768 elements", 768), ("100,000 elements", 100_000)):
-        tensors = [torch.randn(size, device=device) * 0.02 for _ in range(100)]
-        rows = SnapshotRows.of([str(row) for row in range(100)], [size] * 100, device)
+    scales = (0.02,), (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
+    for name, size, of in (
+        ("768 elements", 768, scales[0]),
+        ("768 elements, half zeros", 768, scales[0]),
+        ("100,000 elements", 100_000, scales[0]),
+        ("100,000 elements, of seven scales", 100_000, scales[1]),
+    ):
+        tensors = [torch.randn(size, device=device) * of[row % len(of)] for row in range(300)]
+        if "zeros" in name:
+            tensors = [tensor.relu() for tensor in tensors]
+        rows = SnapshotRows.of([str(row) for row in range(300)], [size] * 300, device)
         snapshot = take_snapshot(lambda parts=tensors: parts, rows, WholeTensors())
         on_host = snapshot.to_host().wait()
-        began = time.perf_counter()
-        merged = histograms(on_host, 64)
-        per_tensor = (time.perf_counter() - began) / len(tensors) * 1e6
+        taken = []
+        for _ in range(repeats + 1):
+            began = time.thread_time()
+            merged = histograms(on_host, 64)
+            taken.append((time.thread_time() - began) / len(tensors) * 1e6)
         sizes = [event_bytes(histogram) for histogram in merged if histogram is not None]
         buckets = max(len(h.bucket_counts) for h in merged if h is not None)
+        per_tensor = statistics.median(taken[1:])
         print(f"| {name} | {per_tensor:.1f} | {buckets} | {int(np.max(sizes))} |", flush=True)
 
 
@@ -170,6 +206,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
     if device.type == "cpu":
         memory(options.most_elements)
+        # Many rounds: one takes a millisecond, and another program may take longer than that.
+        cpu_readers(4 * options.repeats)
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(device, options.repeats, directory)
         bench.heading("one tensor of")
@@ -183,7 +221,7 @@ def main() -> None:
         bench.heading("this many float32 tensors of 100 elements")
         for number in (10, 100, 1000, 10_000):
             bench.row(f"{number:,}", [torch.randn(100, device=device) for _ in range(number)])
-    merging(device)
+    merging(device, options.repeats)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor, Partial
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule
 from tbtrainer.run import RunWriter
-from tbtrainer.sharding import parameter_table
+from tbtrainer.sharding import AllRanks, parameter_table
 from tbtrainer.sharding.agreement import failed_on_any_rank
 from tbtrainer.sharding.dtensor import DTensorAdapter
-from tbtrainer.statistics import TensorStatistics
+from tbtrainer.statistics import PreviousExtremes, SnapshotRows, TensorStatistics, take_snapshot
 from tests.distributed.odd_model import OddModel, batch
 from tests.distributed.verification import CPU, Collected, whole_snapshot
 from tests.events import event_files, histograms
@@ -221,6 +221,30 @@ def collectives() -> dict[str, Any]:
     return found
 
 
+def narrow_rows_of_shards() -> list[list[int]]:
+    """Three snapshots of a large sharded tensor around 1; one rank has no memory at the second.
+
+    Returns the number of narrow rows and of elements in the linear pass, of each snapshot.
+    """
+    model = nn.Linear(300, 300, bias=False)
+    nn.init.normal_(model.weight, 1.0, 0.01, generator=torch.Generator().manual_seed(0))
+    fully_shard(model)
+    table = table_of(model)
+    rows = SnapshotRows.of(["weight"], [90_000], CPU)
+    reduction, previous = AllRanks(rows), PreviousExtremes(rows)
+    found: list[list[int]] = []
+    for step in range(4):
+        broken = mock.patch.object(TensorStatistics, "empty", out_of_memory)
+        with broken if rank() == 1 and step == 1 else nullcontext():
+            try:
+                snapshot = take_snapshot(table.parameters, rows, reduction, previous=previous)
+            except torch.OutOfMemoryError:
+                found.append([-1, -1])
+                continue
+        found.append([len(snapshot.narrow.rows), int(snapshot.linear.sum())])
+    return found
+
+
 def zero_biases_that_differ() -> list[str]:
     """Parts that begin with zeros on every rank, as those of a bias do: the ends differ."""
     model = OddModel()
@@ -232,7 +256,7 @@ def zero_biases_that_differ() -> list[str]:
 
 
 def one_rank_has_no_memory_for_norms() -> list[tuple[float | None, float]]:
-    """An error where norms allocate, on one rank, in all steps but the first and the last.
+    """An error where norms allocate or are stored, on one rank, in steps between first and last.
 
     Returns the norm and the expected one, of each step.
     """
@@ -241,7 +265,7 @@ def one_rank_has_no_memory_for_norms() -> list[tuple[float | None, float]]:
     table = table_of(model)
     norms = Norms(table, "total", errors="warn")
     found: list[tuple[float | None, float]] = []
-    places = [None, (torch, "stack"), (torch, "tensor"), (torch, "empty"), None]
+    places = [None, (torch.Tensor, "index_copy_"), (torch, "tensor"), (torch, "empty"), None]
     for step, place in enumerate(places):
         model.zero_grad()
         model(batch(step, rank())).backward()
@@ -272,6 +296,7 @@ CASES = (
     sparse_gradient,
     partial_sums,
     collectives,
+    narrow_rows_of_shards,
     zero_biases_that_differ,
     one_rank_has_no_memory_for_norms,
 )

@@ -100,9 +100,21 @@ def test_partial_sums_are_left_out(cases: dict[str, Any]) -> None:
     assert found == [{"rows": ["whole"], "gradients": [False]}] * 2
 
 
-def test_a_snapshot_takes_two_collectives_of_any_model(
+def test_a_snapshot_takes_three_collectives_of_any_model(
     cases: dict[str, Any],
 ) -> None:
     results = [rank["result"] for rank in cases["collectives"]]
-    assert [len(result["small"]) for result in results] == [2, 2]
+    assert [len(result["small"]) for result in results] == [3, 3]
     assert all(result["small"] == result["large"] for result in results)
+
+
+def test_narrow_rows_are_the_same_on_all_ranks(cases: dict[str, Any]) -> None:
+    here, there = (rank["result"] for rank in cases["narrow_rows_of_shards"])
+    assert [here[0], here[3]] == [there[0], there[3]] == [[0, 0], [1, 90_000]]
+
+
+def test_narrow_rows_a_rank_does_not_know_stay_incomplete(cases: dict[str, Any]) -> None:
+    here, there = (rank["result"] for rank in cases["narrow_rows_of_shards"])
+    # At the second snapshot the other rank could not measure, so at the third it knows none.
+    assert (here[1], there[1]) == ([1, 45_000], [-1, -1])
+    assert (here[2], there[2]) == ([1, 45_000], [0, 45_000])

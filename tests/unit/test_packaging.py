@@ -51,6 +51,18 @@ def test_type_hints_are_shipped() -> None:
     assert "py.typed" in setup_cfg()["options.package_data"]["tbtrainer"]
 
 
+def test_every_file_that_is_no_module_is_shipped() -> None:
+    package = ROOT / "tbtrainer"
+    others = {
+        str(file.relative_to(package))
+        for file in package.rglob("*")
+        # The compiled reader is built from the C files, and is no file of the repository.
+        if file.is_file() and file.suffix not in {".py", ".pyc", ".c", ".h", ".so"}
+    }
+    shipped = setup_cfg()["options.package_data"]["tbtrainer"]
+    assert others == set(re.split(r"[\s,]+", shipped.strip()))
+
+
 def test_the_import_loads_neither_evaluate_nor_tensorflow() -> None:
     code = (
         "import sys, tbtrainer; print([m for m in ('evaluate', 'tensorflow') if m in sys.modules])"

@@ -5,12 +5,8 @@ them to the tensor's row. docs/kernel.md explains the kernels step by step. Impo
 needs Triton.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -24,11 +20,17 @@ from tbtrainer.statistics.buckets import (
     MIN_EXPONENT,
     ZERO_BUCKET,
 )
-from tbtrainer.statistics.readers.pieces import in_order_of_memory
+from tbtrainer.statistics.readers.chunks import (
+    add_chunks,
+    beside,
+    chunk_tables,
+    is_in_one_piece,
+    on,
+)
+from tbtrainer.statistics.readers.reader import check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
-# Elements that one program reads, and elements of one step of a program.
-CHUNK = 2**16
+# Elements of one step of a program, in the pass and in the linear pass.
 _BLOCK = 2048
 _LINEAR_BLOCK = 1024
 
@@ -82,13 +84,13 @@ class KernelReader:
 
     def supports(self, tensor: Tensor) -> bool:
         """Returns whether the tensor is a float of up to 32 bits whose memory has no gaps."""
-        if tensor.dtype not in _LOADED_AS or tensor.is_neg():
+        if tensor.dtype not in _LOADED_AS:
             return False
         if tensor.is_cuda and torch.version.hip is None:
             capability = torch.cuda.get_device_capability(tensor.device)
             if capability < _CAPABILITY.get(tensor.dtype, (7, 0)):
                 return False
-        return in_order_of_memory(tensor).is_contiguous()
+        return is_in_one_piece(tensor)
 
     def measure_into(
         self,
@@ -98,31 +100,24 @@ class KernelReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
-        for launch in _launches(rows, tensors):
-            chunks, device = len(launch.chunks), launch.chunks.device
+        check_counters(out.buckets)
+        for (dtype, alignment), table in chunk_tables(rows, tensors, _dtype_and_alignment):
+            chunks, device = len(table), table.device
             sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
             counts = torch.empty(chunks, 3, dtype=torch.int64, device=device)
-            with _on(device):
+            with on(device):
                 _measure[(chunks,)](
-                    launch.chunks,
+                    table,
                     sums,
                     counts,
                     out.buckets,
-                    _beside(loss_scale, device),
-                    launch.like(),
-                    ALIGNMENT=launch.alignment,
+                    beside(loss_scale, device),
+                    _like(dtype, device),
+                    ALIGNMENT=alignment,
                     BLOCK=_BLOCK,
                     num_warps=4,
                 )
-            row = launch.chunks[:, 2]
-            out.count.index_add_(0, row, counts[:, 0])
-            out.zeros.index_add_(0, row, counts[:, 1])
-            out.nonfinite.index_add_(0, row, counts[:, 2])
-            out.sum.index_add_(0, row, sums[:, 0])
-            out.sum_of_squares.index_add_(0, row, sums[:, 1])
-            out.minimum.scatter_reduce_(0, row, sums[:, 2], "amin")
-            out.maximum.scatter_reduce_(0, row, sums[:, 3], "amax")
-            out.buckets[:, ZERO_BUCKET].index_add_(0, row, counts[:, 1])
+            add_chunks(out, table, sums, counts)
 
     def linear_into(
         self,
@@ -134,79 +129,33 @@ class KernelReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        for launch in _launches(rows, tensors):
-            with _on(out.device):
-                _count_linear[(len(launch.chunks),)](
-                    launch.chunks,
+        check_counters(out)
+        for (dtype, _), table in chunk_tables(rows, tensors, _dtype_and_alignment):
+            with on(out.device):
+                _count_linear[(len(table),)](
+                    table,
                     out,
                     minimum,
                     maximum,
-                    _beside(loss_scale, out.device),
-                    launch.like(),
+                    beside(loss_scale, out.device),
+                    _like(dtype, out.device),
                     BLOCK=_LINEAR_BLOCK,
                     num_warps=4,
                 )
 
 
-@dataclass(frozen=True)
-class _Launch:
-    """What one launch reads: the chunks of all tensors of one dtype and alignment.
+def _dtype_and_alignment(tensor: Tensor) -> tuple[torch.dtype, int]:
+    """Returns the dtype of a tensor and the alignment of its chunks' addresses in bytes."""
+    return tensor.dtype, tensor.dtype.itemsize if tensor.data_ptr() % _ALIGNMENT else _ALIGNMENT
 
-    Attributes:
-        dtype: Dtype of the tensors.
-        alignment: Alignment of the chunks' addresses, in bytes.
-        chunks: Address, number of elements, and row of each chunk. int64, shape (chunks, 3), on
-            the tensors' device.
+
+def _like(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns an empty tensor whose pointer type is that of the chunks of a dtype.
+
+    The kernels take the type from this tensor. Triton 3.0 and 3.1 cannot make a pointer type from a
+    constant. Up to Triton 3.9 a pointer type cannot be a constant, because it cannot be hashed.
     """
-
-    dtype: torch.dtype
-    alignment: int
-    chunks: Tensor
-
-    def like(self) -> Tensor:
-        """Returns an empty tensor whose pointer type is that of the chunks.
-
-        The kernels take the type from this tensor. Triton 3.0 and 3.1 cannot make a pointer type
-        from a constant. Up to Triton 3.9 a pointer type cannot be a constant, because it cannot be
-        hashed.
-        """
-        return torch.empty(0, dtype=_LOADED_AS[self.dtype], device=self.chunks.device)
-
-
-def _launches(rows: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[_Launch]:
-    groups: dict[tuple[torch.dtype, int], list[tuple[int, int, int]]] = {}
-    for row, tensor in zip(rows, tensors, strict=True):
-        address = tensor.data_ptr()
-        alignment = tensor.dtype.itemsize if address % _ALIGNMENT else _ALIGNMENT
-        described = (address, tensor.numel(), row)
-        groups.setdefault((tensor.dtype, alignment), []).append(described)
-    for (dtype, alignment), group in groups.items():
-        chunks = torch.from_numpy(_cut(np.array(group, np.int64), dtype.itemsize))
-        if tensors[0].is_cuda:
-            # The host does not wait for a copy from pinned memory.
-            chunks = chunks.pin_memory().to(tensors[0].device, non_blocking=True)
-        yield _Launch(dtype, alignment, chunks)
-
-
-def _cut(described: np.ndarray, itemsize: int) -> np.ndarray:
-    """Cuts tensors into chunks. Both are described by their address, elements and row."""
-    chunks = -(-described[:, 1] // CHUNK)
-    address, elements, row = np.repeat(described, chunks, axis=0).T
-    number = np.arange(len(row)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
-    begin = number * CHUNK
-    return np.stack([address + begin * itemsize, np.minimum(elements - begin, CHUNK), row], axis=1)
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes a device the current one, on which Triton launches wherever the tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def _beside(loss_scale: Tensor | None, device: torch.device) -> Tensor | None:
-    """Returns the loss scale for the kernels: float32, on the device, without waiting for it."""
-    if loss_scale is None:
-        return None
-    return loss_scale.to(device, torch.float32, non_blocking=device.type != "cpu")
+    return torch.empty(0, dtype=_LOADED_AS[dtype], device=device)
 
 
 # In Triton's language only constants are annotated.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
@@ -51,6 +52,8 @@ class Reader(Protocol):
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row.
 
+        Finite elements outside of the ends are counted in the first or in the last bucket.
+
         Args:
             out: int64, shape (rows, LINEAR_BUCKET_COUNT), on the `statistics_device` of the
                 tensors' device.
@@ -61,3 +64,16 @@ class Reader(Protocol):
             loss_scale: See `measure_into`.
         """
         ...
+
+
+def check_counters(counters: Tensor) -> None:
+    """Raises an error if compiled code must not add to counters, to which it has but an address.
+
+    Raises:
+        TypeError: They are not int64, or not in one piece. The code would write elsewhere.
+    """
+    if counters.dtype != torch.int64 or not counters.is_contiguous():
+        raise TypeError(
+            f"counters of dtype {counters.dtype} and strides {counters.stride()} cannot be written "
+            "by compiled code: they have to be int64 and contiguous"
+        )

@@ -171,3 +171,22 @@ def test_an_incomplete_histogram_is_left_out_and_reported(
     (logged,) = caplog.records
     assert logged.levelno == level
     assert message in logged.getMessage()
+
+
+@pytest.mark.parametrize(
+    "every, dtypes", [(1, [{torch.bfloat16, torch.float32}]), (0, [])], ids=["some", "never"]
+)
+def test_kernels_are_prepared_when_the_run_begins(
+    monkeypatch: pytest.MonkeyPatch, every: int, dtypes: list[set[torch.dtype]]
+) -> None:
+    prepared: list[set[torch.dtype]] = []
+    monkeypatch.setattr(module, "prepare", lambda found, device: prepared.append(found))
+    training: Any = SimpleNamespace(
+        arguments=TensorBoardArguments(),
+        parameters=parameter_table(nn.Linear(3, 2).bfloat16(), is_world_process_zero=True),
+        schedule=SnapshotSchedule(every=every, last=5),
+        device=CPU,
+        is_world_process_zero=True,
+    )
+    Histograms().run_begins(0, training)
+    assert prepared == dtypes

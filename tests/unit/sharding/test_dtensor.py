@@ -99,3 +99,21 @@ def test_a_gradient_may_be_placed_in_another_way(mesh: DeviceMesh) -> None:
         assert found is not None
         assert type(found) is torch.Tensor
         assert not found.requires_grad
+
+
+def test_each_gradient_of_a_parameter_is_placed_by_itself(
+    mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stands for a rank that is not the first of the mesh, so it counts no replica.
+    monkeypatch.setattr(DeviceMesh, "get_coordinate", lambda mesh: [1])
+    parameter = torch.nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Shard(0)]))
+    sharded, replica = (
+        DTensor.from_local(torch.ones(3), mesh, placement)
+        for placement in ([Shard(0)], [Replicate()])
+    )
+    adapter = DTensorAdapter()
+    has_part = []
+    for gradient in (sharded, sharded, replica, replica, sharded):
+        parameter.grad = gradient
+        has_part.append(adapter.gradient_part(parameter) is not None)
+    assert has_part == [True, True, False, False, True]

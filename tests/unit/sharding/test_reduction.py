@@ -1,5 +1,4 @@
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,9 @@ from tbtrainer.statistics import (
     Snapshot,
     SnapshotRows,
     WholeTensors,
+    counters,
     take_snapshot,
+    tensor_statistics,
 )
 
 CPU = torch.device("cpu")
@@ -39,14 +40,14 @@ def snapshot() -> Snapshot:
 
 def assert_same(found: Snapshot, expected: Snapshot) -> None:
     for name, values in vars(expected.statistics).items():
-        assert torch.equal(getattr(found.statistics, name), values), name
-    assert torch.equal(found.linear, expected.linear)
+        assert torch.equal(getattr(found.statistics, name).to(values.dtype), values), name
+    assert torch.equal(found.linear.long(), expected.linear)
 
 
 @pytest.mark.usefixtures("one_rank")
-@pytest.mark.parametrize("most_sent", [2**23, 8213, 1000])
-def test_a_snapshot_of_one_rank_is_its_own(monkeypatch: Any, most_sent: int) -> None:
-    monkeypatch.setattr(reduction, "_MOST_SENT", most_sent)
+@pytest.mark.parametrize("least_piece", [2**18, 1])
+def test_a_snapshot_of_one_rank_is_its_own(monkeypatch: Any, least_piece: int) -> None:
+    monkeypatch.setattr(reduction, "_LEAST_PIECE", least_piece)
     found = take_snapshot(lambda: TENSORS, rows(), AllRanks(rows()))
     assert_same(found, snapshot())
     assert found.failed_ranks == 0
@@ -67,31 +68,57 @@ def test_a_reduction_is_used_again_and_again() -> None:
 
 @pytest.mark.usefixtures("one_rank")
 def test_counts_of_the_largest_tensors_stay_exact() -> None:
-    mine = snapshot()
-    largest = replace(mine, linear=torch.full_like(mine.linear, 2**53))
-    AllRanks(rows()).reduce_counts(largest)
-    assert set(largest.linear.flatten().tolist()) == {2**53}
+    large = SnapshotRows.of(["a"], [2**40], CPU)
+    reduce = AllRanks(large)
+    mine = take_snapshot(lambda: [torch.ones(3)], large, reduce)
+    mine.counters.numbers.fill_(2**53 + 1)
+    mine.statistics.count.fill_(2**53)
+    reduce.reduce_counts(mine)
+    assert set(mine.counters.numbers.tolist()) == {2**53 + 1}
+    assert mine.statistics.count.tolist() == [2**53]
 
 
-@pytest.mark.parametrize("most_sent", [2**23, 1000])
-def test_a_rank_that_failed_sends_zeros_and_says_so(monkeypatch: Any, most_sent: int) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [
+        ([2**31 - 1, 5], torch.int32),
+        ([2**31, 5], torch.int64),
+        ([5, None], torch.int64),
+        ([], torch.int32),
+    ],
+)
+def test_the_sizes_of_the_rows_choose_the_dtype(
+    sizes: list[int | None], dtype: torch.dtype
+) -> None:
+    names = [str(row) for row in range(len(sizes))]
+    assert AllRanks(SnapshotRows.of(names, sizes, CPU)).counts_dtype == dtype
+
+
+def test_members_of_a_row_count_together_for_the_dtype() -> None:
+    shared = SnapshotRows.of(["experts.*"] * 4, [2**29] * 4, CPU)
+    assert AllRanks(shared).counts_dtype == torch.int64
+
+
+@pytest.mark.parametrize(("least_piece", "pieces"), [(2**18, 1), (1, 16)])
+def test_a_rank_that_failed_sends_zeros_and_says_so(
+    monkeypatch: Any, least_piece: int, pieces: int
+) -> None:
     sent: list[torch.Tensor] = []
-    for name in ("all_reduce", "reduce"):
-        monkeypatch.setattr(dist, name, lambda tensor, *_: sent.append(tensor.clone()))
-    monkeypatch.setattr(dist, "get_rank", lambda: 1)
-    monkeypatch.setattr(reduction, "_MOST_SENT", most_sent)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, *_: sent.append(tensor.clone()))
+    monkeypatch.setattr(reduction, "_LEAST_PIECE", least_piece)
     reduce = AllRanks(rows())
-    for mine in (snapshot(), None):
+    found = []
+    for mine in (take_snapshot(lambda: TENSORS, rows(), reduce), None):
         sent.clear()
         reduce.reduce_extremes(mine and mine.statistics)
         reduce.reduce_counts(mine)
-        sizes = [len(tensor) for tensor in sent]
-        assert sum(sizes[1:]) == 4 * (5 + BUCKET_COUNT) + 3 * LINEAR_BUCKET_COUNT + 1
-    extremes, *counts = sent
+        found.append([(len(tensor), tensor.dtype) for tensor in sent])
+    assert found[0] == found[1]
+    extremes, sums, *counters = sent
+    assert len(counters) == pieces
     assert set(extremes.tolist()) == {-torch.inf}
-    (*numbers, failed) = torch.cat(counts).tolist()
-    assert set(numbers) == {0.0}
-    assert failed == 1.0
+    assert sums.tolist() == [0.0] * 20 + [1.0]
+    assert torch.cat(counters).tolist() == [0] * (4 * BUCKET_COUNT + 4 * LINEAR_BUCKET_COUNT)
 
 
 class Allocations(TorchDispatchMode):
@@ -119,18 +146,42 @@ class Allocations(TorchDispatchMode):
 @pytest.mark.usefixtures("one_rank")
 @pytest.mark.parametrize("failed", [False, True])
 def test_reducing_allocates_nothing(failed: bool) -> None:
-    reduce, mine = AllRanks(rows()), None if failed else snapshot()
+    reduce = AllRanks(rows())
+    mine = None if failed else take_snapshot(lambda: TENSORS, rows(), reduce)
     with Allocations() as allocations:
         reduce.reduce_extremes(mine and mine.statistics)
         reduce.reduce_counts(mine)
     assert allocations.found == []
 
 
-def test_memory_between_snapshots_is_bounded() -> None:
-    many = SnapshotRows.of([str(n) for n in range(50_000)], [10**9] * 50_000, CPU)
-    reduce = AllRanks(many)
-    held = [value for value in vars(reduce).values() if isinstance(value, torch.Tensor)]
-    assert sum(tensor.nbytes for tensor in held) <= 2**26 + 2**20
+@pytest.mark.parametrize(("count", "most"), [(100, 2**20 + 5_700), (50_000, 600 * 50_000)])
+def test_memory_between_snapshots_is_bounded(count: int, most: int) -> None:
+    many = SnapshotRows.of([str(n) for n in range(count)], [10**9] * count, CPU)
+    held = [value for value in vars(AllRanks(many)).values() if isinstance(value, torch.Tensor)]
+    assert sum(tensor.nbytes for tensor in held) <= most
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_snapshot_takes_ten_kilobytes_per_row(monkeypatch: Any) -> None:
+    count = 3_000
+    many = SnapshotRows.of([str(n) for n in range(count)], [70_000] * count, CPU)
+    reduce, made = AllRanks(many), []
+    original = counters.zeros
+
+    def zeros(*arguments: Any) -> torch.Tensor:
+        made.append(original(*arguments))
+        return made[-1]
+
+    for module in (counters, tensor_statistics):
+        monkeypatch.setattr(module, "zeros", zeros)
+    found = take_snapshot(lambda: [torch.ones(3)] * count, many, reduce)
+    all_counters, *parts = (tensor.nbytes for tensor in made)
+    held = sum(value.nbytes for value in vars(reduce).values() if isinstance(value, torch.Tensor))
+    beside = sum(
+        value.nbytes for name, value in vars(found.statistics).items() if name != "buckets"
+    )
+    # A part is narrowed in a copy of half its size.
+    assert all_counters + 1.5 * max(parts) + held + beside <= 10_000 * count
 
 
 @pytest.mark.usefixtures("one_rank")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tbtrainer.statistics import TensorStatistics, measure, measure_linear
+from tbtrainer.statistics import TensorStatistics, measure, measure_linear, shares
 from tbtrainer.statistics.readers import choice
 
 pytest.importorskip("triton")
@@ -20,6 +20,7 @@ if torch.cuda.is_available():
     )
 
 from tbtrainer.statistics.readers import kernels
+from tbtrainer.statistics.readers.chunks import CHUNK
 from tbtrainer.statistics.readers.kernels import KernelReader
 from tests.limits import HANG_SECONDS
 
@@ -52,9 +53,9 @@ def assert_found_alike(tensors: list, loss_scale: torch.Tensor | None = None) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_tensors_of_odd_sizes_in_one_launch(dtype: torch.dtype) -> None:
-    sizes = [1, 0, kernels._BLOCK - 1, kernels._BLOCK, kernels._BLOCK + 1, kernels.CHUNK, 0]
+    sizes = [1, 0, kernels._BLOCK - 1, kernels._BLOCK, kernels._BLOCK + 1, CHUNK, 0]
     tensors = [normal(size, seed).to(dtype) for seed, size in enumerate(sizes)]
-    assert_found_alike([*tensors, normal(2 * kernels.CHUNK + 77).to(dtype), None])
+    assert_found_alike([*tensors, normal(2 * CHUNK + 77).to(dtype), None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])
@@ -140,16 +141,17 @@ def test_memory_that_runs_out_once_does_not_end_the_kernels(
     def broken(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr(choice, "_kernel_failures", [])
+    monkeypatch.setattr(choice, "_kernel_failures", {})
+    # The package has a function of the module's name.
     module = sys.modules["tbtrainer.statistics.measure"]
-    monkeypatch.setattr(module, "reader_of", lambda *_: KernelReader())
+    monkeypatch.setattr(shares, "reader_of", lambda *_: KernelReader())
     monkeypatch.setattr(module, "plain_reader", lambda _: pytest.fail("tried again"))
     with monkeypatch.context() as failing:
         failing.setattr(module, "plain_reader", lambda _: None)
         failing.setattr(KernelReader, "measure_into", broken)
         with pytest.raises(type(error)):
             measure([normal(100)], CPU)
-    assert choice._kernel_failures == []
+    assert choice._kernel_failures == {}
 
 
 def test_a_kernel_that_fails_is_replaced_and_said_once(
@@ -160,10 +162,8 @@ def test_a_kernel_that_fails_is_replaced_and_said_once(
 
     tensors = [normal(100), normal(200)]
     expected = measure(tensors, CPU)
-    monkeypatch.setattr(choice, "_kernel_failures", [])
-    # The package has a function of the module's name.
-    module = sys.modules["tbtrainer.statistics.measure"]
-    monkeypatch.setattr(module, "reader_of", lambda *_: KernelReader())
+    monkeypatch.setattr(choice, "_kernel_failures", {})
+    monkeypatch.setattr(shares, "reader_of", lambda *_: KernelReader())
     monkeypatch.setattr(KernelReader, "measure_into", broken)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

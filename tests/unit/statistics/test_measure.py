@@ -17,7 +17,9 @@ from tbtrainer.statistics import (
 )
 from tbtrainer.statistics.buckets import ZERO_BUCKET
 from tbtrainer.statistics.readers import cpu, cpu_small
+from tbtrainer.statistics.readers.choice import Backend
 from tbtrainer.statistics.readers.pytorch import PytorchReader
+from tests.cuda_emulator.emulation import emulation
 
 CPU = torch.device("cpu")
 
@@ -35,15 +37,20 @@ def by_pytorch(tensors: list[torch.Tensor]) -> TensorStatistics:
 
 
 def by_chunks(tensors: list[torch.Tensor]) -> TensorStatistics:
-    """The CPU path of large tensors, also for small ones."""
+    """The NumPy path of large tensors, also for small ones."""
     found = TensorStatistics.empty(len(tensors), CPU)
     cpu._measure_large(found, list(enumerate(tensors)), None)
     return found
 
 
-def together(tensors: list[torch.Tensor]) -> TensorStatistics:
-    """The CPU path of small tensors."""
+def by_default(tensors: list[torch.Tensor]) -> TensorStatistics:
+    """The compiled reader, where it was built."""
     return measure(tensors, CPU)
+
+
+def together(tensors: list[torch.Tensor]) -> TensorStatistics:
+    """The NumPy path of small tensors."""
+    return measure(tensors, CPU, backend="plain")
 
 
 def by_kernel(tensors: list[torch.Tensor]) -> TensorStatistics:
@@ -52,7 +59,15 @@ def by_kernel(tensors: list[torch.Tensor]) -> TensorStatistics:
     return measure(tensors, CPU, backend="kernel")
 
 
-PATHS = pytest.mark.parametrize("path", [together, by_chunks, by_pytorch, by_kernel])
+def by_cuda(tensors: list[torch.Tensor]) -> TensorStatistics:
+    """The CUDA C++ kernel, compiled for the CPU, for all it serves."""
+    with emulation():
+        return measure(tensors, CPU, backend="kernel")
+
+
+PATHS = pytest.mark.parametrize(
+    "path", [by_default, together, by_chunks, by_pytorch, by_kernel, by_cuda]
+)
 
 
 def expected_buckets(values: np.ndarray) -> np.ndarray:
@@ -145,17 +160,19 @@ def test_counts_of_any_two_parts_add_up(cut: int, size: int, seed: int) -> None:
     assert whole.maximum[0] == parts.maximum.max()
 
 
-def test_a_tensor_of_many_chunks_is_measured_by_several_threads() -> None:
+@pytest.mark.parametrize("backend", ["auto", "plain"])
+def test_a_tensor_of_many_chunks_is_measured_by_several_threads(backend: Backend) -> None:
     tensor = torch.randn(cpu.CHUNK * 4 + 17, generator=torch.Generator().manual_seed(2))
     tensor[5], tensor[-1], tensor[cpu.CHUNK] = torch.nan, torch.inf, 0.0
-    assert_right(measure([tensor], CPU), 0, tensor)
+    assert_right(measure([tensor], CPU, backend=backend), 0, tensor)
 
 
-def test_large_and_small_tensors_keep_their_rows() -> None:
+@pytest.mark.parametrize("backend", ["auto", "plain"])
+def test_large_and_small_tensors_keep_their_rows(backend: Backend) -> None:
     generator = torch.Generator().manual_seed(3)
     sizes = [3, cpu_small.SMALL_MAX_ELEMENTS + 1, 0, 7, cpu_small.SMALL_MAX_ELEMENTS]
     tensors = [torch.randn(size, generator=generator) for size in sizes]
-    found = measure([*tensors, None], CPU)
+    found = measure([*tensors, None], CPU, backend=backend)
     for row, tensor in enumerate(tensors):
         assert_right(found, row, tensor)
     assert found.count[-1] == 0

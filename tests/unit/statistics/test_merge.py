@@ -10,20 +10,26 @@ from torch.utils.tensorboard.summary import histogram_raw
 
 from tbtrainer.records import Histogram
 from tbtrainer.statistics import (
+    Snapshot,
     SnapshotRows,
     WholeTensors,
     histograms,
     take_snapshot,
 )
+from tests.unit.statistics import merge_reference
 
 CPU = torch.device("cpu")
 SIZE = 200_000
 
 
-def histogram_of(*tensors: torch.Tensor, buckets: int = 64) -> list[Histogram | None]:
+def snapshot_of(*tensors: torch.Tensor) -> Snapshot:
     names = [str(row) for row in range(len(tensors))]
     rows = SnapshotRows.of(names, [tensor.numel() for tensor in tensors], CPU)
-    return histograms(take_snapshot(lambda: tensors, rows, WholeTensors()), buckets)
+    return take_snapshot(lambda: tensors, rows, WholeTensors())
+
+
+def histogram_of(*tensors: torch.Tensor, buckets: int = 64) -> list[Histogram | None]:
+    return histograms(snapshot_of(*tensors), buckets)
 
 
 def edges_of(histogram: Histogram) -> np.ndarray:
@@ -136,6 +142,49 @@ def test_a_row_is_merged_alike_whatever_its_batch(
     alone, beside = histogram_of(tensors[0])[0], histogram_of(*tensors)[0]
     np.testing.assert_array_equal(alone.bucket_limits, beside.bucket_limits)
     np.testing.assert_array_equal(alone.bucket_counts, beside.bucket_counts)
+
+
+def assert_equal(found: list[Histogram | None], expected: list[Histogram | None]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            np.testing.assert_array_equal(mine.bucket_limits, theirs.bucket_limits)
+            np.testing.assert_array_equal(mine.bucket_counts, theirs.bucket_counts)
+
+
+@pytest.mark.parametrize("buckets", [8, 64])
+def test_known_distributions_are_merged_as_row_by_row(buckets: int) -> None:
+    drawn = [values() for values in DISTRIBUTIONS.values()]
+    scaled = [normal(70_000 + at, 10.0 ** (at % 9 - 6)) for at in range(40)]
+    snapshot = snapshot_of(*drawn, *(values for values, _ in ATOMS.values()), *scaled)
+    assert_equal(histograms(snapshot, buckets), merge_reference.histograms(snapshot, buckets))
+
+
+NUMBERS = st.one_of(
+    DRAWN, st.floats(width=32), st.integers(-6, 6).map(float), st.floats(0.9375, 1.0625, width=32)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.lists(NUMBERS, max_size=12), st.sampled_from([1, 3, 9_000])),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(8, 80),
+)
+def test_any_rows_are_merged_as_row_by_row(
+    rows: list[tuple[list[float], int]], buckets: int
+) -> None:
+    snapshot = snapshot_of(*(torch.tensor(row).repeat(repeats) for row, repeats in rows))
+    assert_equal(histograms(snapshot, buckets), merge_reference.histograms(snapshot, buckets))
+
+
+def test_the_first_bend_is_kept_whatever_the_other_rows_fill() -> None:
+    values = normal(100_000, 0.02)
+    alone, beside = histogram_of(values)[0], histogram_of(values, normal(100_001, 20.0))[0]
+    assert_equal([alone], [beside])
 
 
 def test_an_incomplete_linear_pass_is_not_used() -> None:

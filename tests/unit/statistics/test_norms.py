@@ -1,5 +1,6 @@
 """Norms are right to 1e-6 for every layout and dtype, and planned anew when the kind changes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,13 +8,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tbtrainer.statistics import cpu_norms, norms
+from tbtrainer.statistics import norms
 from tbtrainer.statistics.accelerator_norms import AcceleratorNorms
+from tbtrainer.statistics.compiled_norms import CompiledNorms, loaded_library
+from tbtrainer.statistics.cpu_norms import CpuNorms
 from tbtrainer.statistics.norms import TensorNorms
 from tests import without_float64
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["C", "PyTorch"], scope="module")
+def cpu_reader(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The technique that reads tensors in main memory."""
+    if request.param == "C" and loaded_library() is None:
+        pytest.skip("the compiled reader was not built")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "PyTorch":
+            patch.setattr(norms, "loaded_library", lambda: None)
+        yield request.param
+
+
+with_both_readers = pytest.mark.usefixtures("cpu_reader")
 
 
 def seeded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -45,6 +63,12 @@ KINDS: dict[str, Tensor] = {
     "complex128-large": seeded(20_000, dtype=torch.complex128) * (1 + 2j),
     "conjugated": (seeded(50, dtype=torch.complex64) * 1j).conj(),
     "scalar": torch.tensor(-3.0),
+    "no-lanes": seeded(10_007),
+    "long-lanes": seeded(64, 200),
+    "bfloat16-small": seeded(32, 32, dtype=torch.bfloat16),
+    "float64-small": 1e30 * seeded(32, 32, dtype=torch.float64),
+    "tiny-and-zeros": torch.cat([torch.full((300,), 1e-24), torch.zeros(212)]),
+    "transposed-medium": seeded(256, 300).t(),
 }
 
 
@@ -63,6 +87,7 @@ def norms_of(*tensors: Tensor | None) -> list[float]:
     return out.tolist()
 
 
+@with_both_readers
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_norm_is_right_for_every_kind(kind: str) -> None:
     assert norms_of(KINDS[kind]) == pytest.approx([reference(KINDS[kind])], rel=1e-6, abs=0)
@@ -75,12 +100,14 @@ def test_an_accelerator_adds_up_in_float64(kind: str) -> None:
     assert found.tolist() == pytest.approx([reference(KINDS[kind])], rel=1e-6)
 
 
+@with_both_readers
 def test_norms_of_all_kinds_together_are_right() -> None:
     found = norms_of(*KINDS.values(), *KINDS.values())
     expected = [reference(tensor) for tensor in KINDS.values()]
     assert found == pytest.approx(2 * expected, rel=1e-6, abs=0)
 
 
+@with_both_readers
 @given(shapes=st.lists(st.lists(st.integers(0, 40), max_size=3), max_size=30))
 @settings(deadline=None)
 def test_norms_of_small_tensors_read_together_are_right(shapes: list[list[int]]) -> None:
@@ -88,15 +115,26 @@ def test_norms_of_small_tensors_read_together_are_right(shapes: list[list[int]])
     assert norms_of(*tensors) == pytest.approx([reference(t) for t in tensors], rel=1e-6)
 
 
+@with_both_readers
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].numel() <= 20_000])
+def test_a_kind_is_right_in_a_batch_of_its_shape(kind: str) -> None:
+    tensors = [KINDS[kind], *(torch.ones_like(KINDS[kind], dtype=torch.float32) for _ in range(4))]
+    tensors[1:] = [tensor.to(KINDS[kind].dtype) for tensor in tensors[1:]]
+    assert norms_of(*tensors) == pytest.approx([reference(t) for t in tensors], rel=1e-6, abs=0)
+
+
+@with_both_readers
 def test_many_tensors_of_one_shape_are_read_in_several_batches() -> None:
     tensors = list(seeded(30, 100, 101))
     assert norms_of(*tensors) == pytest.approx([reference(t) for t in tensors], rel=1e-6)
 
 
+@with_both_readers
 def test_none_and_an_empty_tensor_have_no_norm() -> None:
     assert norms_of(None, torch.ones(4), torch.empty(0, 3)) == [0.0, 2.0, 0.0]
 
 
+@with_both_readers
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("size", [50, 50_000])
 def test_a_value_that_is_not_finite_is_seen(value: float, size: int) -> None:
@@ -125,14 +163,15 @@ def test_a_compressed_sparse_tensor_has_a_norm() -> None:
     assert norms_of(dense.to_sparse_csr()) == pytest.approx([reference(dense)], rel=1e-6)
 
 
+@with_both_readers
 def test_a_tensor_without_readable_elements_is_named() -> None:
     measured = TensorNorms(3, CPU)
     out = torch.empty(3, dtype=torch.float64)
     measured.into(out, [torch.ones(4), torch.ones(4, device="meta"), torch.ones(4).int()])
     assert out.tolist() == [2.0, 0.0, 0.0]
     assert set(measured.unreadable) == {1, 2}
-    measured.into(out, [torch.ones(4), torch.ones(4), torch.ones(4)])
-    assert out.tolist() == [2.0, 2.0, 2.0]
+    measured.into(out, [torch.ones(4), None, torch.ones(4)])
+    assert out.tolist() == [2.0, 0.0, 2.0]
     assert measured.unreadable == {}
 
 
@@ -141,15 +180,19 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each plan that is made."""
     made: list[int] = []
 
-    class Counted(cpu_norms.CpuNorms):
-        def __init__(self, *args: Any) -> None:
+    def counted(reader: Any) -> Any:
+        def new(*args: Any) -> Any:
             made.append(1)
-            super().__init__(*args)
+            return reader(*args)
 
-    monkeypatch.setattr(norms, "CpuNorms", Counted)
+        return new
+
+    monkeypatch.setattr(norms, "CpuNorms", counted(CpuNorms))
+    monkeypatch.setattr(norms, "CompiledNorms", counted(CompiledNorms))
     return made
 
 
+@with_both_readers
 def test_a_plan_is_made_once_for_tensors_of_one_kind(plans: list[int]) -> None:
     measured = TensorNorms(6, CPU)
     out = torch.empty(6, dtype=torch.float64)
@@ -164,6 +207,11 @@ CHANGES: dict[str, tuple[Tensor | None, Tensor | None]] = {
     "absent": (torch.ones(4), None),
     "present": (None, torch.ones(4)),
     "larger": (torch.ones(4), torch.ones(9)),
+    "one-element": (torch.ones(512), torch.full((1,), 2.0)),
+    "no-longer-empty": (torch.empty(0), torch.ones(4)),
+    "larger-in-place": (torch.ones(20_000), torch.ones(40_000)),
+    "float64-in-place": (torch.ones(20_000), torch.full((20_000,), 1e30, dtype=torch.float64)),
+    "meets-float64": (torch.ones(4), torch.full((4,), 1e30, dtype=torch.float64)),
     "bfloat16": (torch.ones(4), torch.ones(4).bfloat16() / 3),
     "complex": (torch.ones(4), torch.ones(4) * (1 + 1j)),
     "complex-large": (torch.ones(20_000), torch.ones(20_000) * (1 + 1j)),
@@ -171,9 +219,12 @@ CHANGES: dict[str, tuple[Tensor | None, Tensor | None]] = {
     "dense": (sparse(), torch.ones(5, 4)),
     "transposed": (seeded(200, 300), seeded(300, 200).t()),
     "bfloat16-large": (torch.ones(20_000), torch.ones(20_000).bfloat16() / 3),
+    "strided": (seeded(30, 40), seeded(60, 40)[::2]),
+    "transposed-strided": (seeded(30, 40).t(), seeded(60, 40)[::2].t()),
 }
 
 
+@with_both_readers
 @pytest.mark.parametrize("copies", [1, 5])
 @pytest.mark.parametrize("change", CHANGES)
 def test_norms_stay_right_when_the_kind_changes(change: str, copies: int) -> None:
@@ -204,6 +255,40 @@ def test_a_device_without_float64_has_norms(kind: str) -> None:
     assert in_units.tolist() == pytest.approx([reference(KINDS[kind]), 0.0], rel=1e-6)
 
 
+class Counting(TorchDispatchMode):
+    """Counts operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation."""
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(count: int) -> int:
+    """Operations of a step after the first one, with so many tensors of each of two shapes."""
+    tensors = [torch.ones(8, 4) for _ in range(count)] + [torch.ones(64) for _ in range(count)]
+    measured = TensorNorms(2 * count, CPU)
+    out = torch.zeros(2 * count, dtype=measured.dtype)
+    measured.into(out, tensors)
+    with Counting() as counting:
+        measured.into(out, tensors)
+    return counting.operations
+
+
+@with_both_readers
+def test_the_number_of_operations_does_not_grow_with_the_tensors() -> None:
+    assert operations_of_a_step(100) == operations_of_a_step(10)
+
+
+@pytest.mark.usefixtures("no_float64")
+def test_a_device_without_float64_makes_few_operations() -> None:
+    assert operations_of_a_step(100) == operations_of_a_step(10)
+
+
 @pytest.mark.usefixtures("no_float64")
 def test_a_device_without_float64_sees_what_is_not_finite() -> None:
     measured = TensorNorms(2, CPU)
@@ -212,6 +297,7 @@ def test_a_device_without_float64_sees_what_is_not_finite() -> None:
     assert not out.isfinite().any()
 
 
+@with_both_readers
 def test_a_default_device_changes_nothing() -> None:
     with torch.device("meta"):
         found = norms_of(KINDS["large"], KINDS["small"])

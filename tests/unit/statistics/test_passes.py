@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbtrainer.statistics import TensorStatistics, measure, measure_linear
 from tbtrainer.statistics.readers import cpu, cpu_small, pytorch
+from tbtrainer.statistics.readers.choice import Backend
 from tbtrainer.statistics.readers.pieces import pieces
 
 CPU = torch.device("cpu")
@@ -70,12 +71,12 @@ def test_threads_and_chunks_change_no_number(
 ) -> None:
     tensors = [(normal(300, 11 + row, seed=row) * 9).to(dtype) for row in range(4)]
     tensors.append(tensors[0][::2, 1::3])
-    expected = measure(tensors, CPU)
+    expected = measure(tensors, CPU, backend="plain")
     monkeypatch.setattr(cpu_small, "SMALL_MAX_ELEMENTS", 0)
     monkeypatch.setattr(cpu, "CHUNK", 64)
     monkeypatch.setattr(cpu, "_TORCH_SERIAL", 24)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    found = [measure(tensors, CPU) for _ in range(2)]
+    found = [measure(tensors, CPU, backend="plain") for _ in range(2)]
     assert_same(found[0], expected)
     for name in FIELDS:
         assert torch.equal(getattr(found[0], name), getattr(found[1], name))
@@ -91,7 +92,7 @@ def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cpu, "CHUNK", 64)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     with pytest.raises(MemoryError):
-        measure([normal(300, 300)], CPU)
+        measure([normal(300, 300)], CPU, backend="plain")
 
 
 def test_the_number_of_threads_of_torch_stays_what_it_is() -> None:
@@ -131,15 +132,16 @@ class LargestAllocation(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int16])
 @pytest.mark.parametrize("strided", [False, True], ids=["whole", "strided"])
+@pytest.mark.parametrize("backend", ["auto", "plain"])
 def test_no_memory_in_proportion_to_the_tensor_is_taken(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, strided: bool
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, strided: bool, backend: Backend
 ) -> None:
     tensor = torch.ones(4096, 4096, dtype=dtype)
     view = tensor[:, ::2] if strided else tensor
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     tracemalloc.start()
     with LargestAllocation(tensor) as torch_memory:
-        measure([view], CPU)
+        measure([view], CPU, backend=backend)
     _, numpy_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert torch_memory.bytes <= 2**21

@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import (
+    PreviousExtremes,
     Snapshot,
     SnapshotRows,
     TensorStatistics,
     WholeTensors,
+    measure,
     measure_linear,
     take_snapshot,
 )
@@ -60,19 +62,20 @@ def assert_sum_of_members(group: Snapshot, members: Snapshot, row_of: Sequence[i
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=8),
     st.sampled_from([7, 300]),
+    st.sampled_from(["auto", "plain"]),
     st.booleans(),
     st.integers(0, 3),
 )
 def test_a_row_counts_the_sum_of_its_members(
-    row_of: list[int], size: int, large: bool, seed: int
+    row_of: list[int], size: int, backend: str, large: bool, seed: int
 ) -> None:
     tensors = [normal(size, seed + at) for at in range(len(row_of))]
     tensors[0][:3] = torch.tensor([torch.nan, 0.0, -0.0])
     with pytest.MonkeyPatch.context() as patch:
         if large:
             patch.setattr(cpu_small, "SMALL_MAX_ELEMENTS", 0)
-        group = snapshot_of([f"row {row}" for row in row_of], tensors)
-        members = snapshot_of([str(at) for at in range(len(row_of))], tensors)
+        group = snapshot_of([f"row {row}" for row in row_of], tensors, backend)
+        members = snapshot_of([str(at) for at in range(len(row_of))], tensors, backend)
     assert_sum_of_members(group, members, group.rows.row_of)
 
 
@@ -167,9 +170,14 @@ def _allocates(result: Any, inputs: Any) -> bool:
 
 
 class Noted:
-    """A reduction that notes what it is given."""
+    """A reduction that notes what it is given.
 
-    def __init__(self) -> None:
+    Args:
+        counts_dtype: See `Reduction`.
+    """
+
+    def __init__(self, counts_dtype: torch.dtype = torch.int64) -> None:
+        self.counts_dtype = counts_dtype
         self.calls: list[str] = []
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
@@ -179,25 +187,33 @@ class Noted:
         self.calls.append("counts" if snapshot is not None else "no counts")
 
 
-def outcome(at: int, backend: Any) -> tuple[list[str], str | None]:
+def outcome(at: int, backend: Any, dtype: torch.dtype) -> tuple[list[str], str | None]:
     """What the reduction was given when the n-th allocation failed, and the error."""
     tensors = [normal(100, 0), normal(70_000, 1), normal(50, 2).double()]
-    rows, reduction = rows_of(list("abc"), tensors), Noted()
+    tensors.append(1 + 0.001 * normal(70_001, 3))
+    rows, reduction = rows_of(list("abcd"), tensors), Noted(dtype)
+    previous = PreviousExtremes(rows)
+    previous.keep(measure(tensors, CPU, torch.tensor(2.0)))
     with Failing(at):
         try:
-            take_snapshot(lambda: tensors, rows, reduction, torch.tensor(2.0), backend)
+            take_snapshot(lambda: tensors, rows, reduction, torch.tensor(2.0), backend, previous)
         except torch.cuda.OutOfMemoryError as error:
             return reduction.calls, str(error)
     return reduction.calls, None
 
 
-@pytest.mark.parametrize("backend", ["plain", "kernel"])
-def test_a_failed_allocation_anywhere_reaches_both_reductions(backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("plain", torch.int64), ("plain", torch.int32), ("kernel", torch.int64)],
+)
+def test_a_failed_allocation_anywhere_reaches_both_reductions(
+    backend: str, dtype: torch.dtype
+) -> None:
     if backend == "kernel":
         pytest.importorskip("triton")
     failures: list[list[str]] = []
     while True:
-        calls, error = outcome(len(failures) + 1, backend)
+        calls, error = outcome(len(failures) + 1, backend, dtype)
         if error is None:
             break
         failures.append(calls)
