@@ -63,7 +63,7 @@ def test_a_verdict_is_given_once() -> None:
 def test_a_figure_that_changes_gives_a_new_verdict() -> None:
     verdict = Verdict(0)
     verdict.changed(window(data=0.38))
-    assert "60 %" in (verdict.changed(window(data=0.60)) or "")
+    assert "80 %" in (verdict.changed(window(data=0.80)) or "")
 
 
 def test_the_end_of_a_cause_is_reported() -> None:
