@@ -1,5 +1,6 @@
 """Keeps an optimizer step from being taken if a loss or a gradient is not finite."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.second_forward import ForwardPass, first_bad_module
 from tbtrainer.sharding.world import largest_on_any_rank, world_size
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,26 +78,52 @@ class StepGuard:
         self._measurements = measurements
         self._reports = reports
         self._action = "log"
+        # The newest step that `refuses` was called for.
+        self._looked_at = 0
+        self._has_warned = False
         self._forwards: list[ForwardPass] = []
         self._losses: list[Tensor] = []
         self._is_sum = False
 
-    def begin(self, action: str) -> None:
+    def begin(self, action: str, step: int) -> None:
         """Begins a training.
 
         Args:
             action: `nonfinite_action`.
+            step: Optimizer steps taken so far.
         """
-        self._action = action
+        self._action, self._looked_at, self._has_warned = action, step, False
         self._forget()
 
     def end(self) -> None:
         """Ends the training. What was kept of its last step is released."""
-        self.begin("log")
+        self._action = "log"
+        self._forget()
+
+    def step_taken(self, step: int) -> None:
+        """Releases what was kept of a step that `refuses` was not called for, and warns once.
+
+        Gradients may be out of sight: the loop of a trainer may not call `training_step`, or a
+        DeepSpeed engine may have no `step`.
+
+        Args:
+            step: The step, counted from 1.
+        """
+        if not self._looks or step <= self._looked_at:
+            return
+        self._forget()
+        if not self._has_warned and self._trainer.is_world_process_zero():
+            logger.warning(
+                "nonfinite_action=%r has no effect on step %d and on others like it, because "
+                "tbtrainer does not see their gradients. Training continues.",
+                self._action,
+                step,
+            )
+        self._has_warned = True
 
     @property
     def _looks(self) -> bool:
-        """Whether `refuses` is called at each step, which releases what is kept."""
+        """Whether steps are looked at."""
         return self._action != "log" and self._observers.is_observing
 
     def keep(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> None:
@@ -107,7 +136,8 @@ class StepGuard:
     def forward_done(self, loss: Tensor) -> None:
         """Keeps the loss of a forward pass."""
         if self._looks:
-            self._losses.append(loss.detach())
+            # A copy, because compiled models with CUDA graphs use the memory of their outputs again.
+            self._losses.append(loss.detach().clone())
 
     def refuses(self, step: int, gradients: Gradients | None) -> bool:
         """Returns whether a step must not be taken, the same on every rank.
@@ -123,6 +153,7 @@ class StepGuard:
         """
         if self._action == "log":
             return False
+        self._looked_at = step
         found = _Found()
         with self._observers.guarded("look for values that are not finite"):
             found = self._found(gradients)

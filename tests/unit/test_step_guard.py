@@ -216,6 +216,24 @@ def test_a_bad_loss_without_bad_gradients_is_refused() -> None:
     assert loop.lines[0]["cause"] == "loss"
 
 
+def test_a_bad_loss_whose_memory_is_used_again_is_refused() -> None:
+    losses: list[Tensor] = []
+
+    class Compiled(Loop):
+        """Writes each loss over the one before it, as CUDA graphs do."""
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+            loss = super().compute_loss(*args, **kwargs)
+            if losses:
+                losses[0].data.fill_(1.0)
+            losses.append(loss if losses else loss + NAN)
+            return losses[-1]
+
+    loop = Compiled("stop")
+    loop.begin(1.0, 2.0)
+    assert loop.control.should_training_stop
+
+
 def test_parameters_of_the_optimizer_alone_are_kept_too() -> None:
     loop = Loop("stop")
     extra = nn.Parameter(torch.ones(2))
@@ -432,6 +450,47 @@ def test_no_batch_is_kept_after_an_error_of_the_training() -> None:
     loop.steps.stop()
     gc.collect()
     assert [batch() for batch in batches] == [None]
+
+
+# ---- Steps whose gradients are out of sight ----
+
+
+class Unseen(Loop):
+    """Takes its steps while accelerate says that gradients are still accumulated."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.accelerator.sync_gradients = False
+        return super().training_step(*args, **kwargs)
+
+
+def test_no_batch_of_an_unseen_step_is_kept() -> None:
+    batches: list[Any] = []
+
+    class Watching(Unseen):
+        def compute_loss(self, model: nn.Module, inputs: Any, **kwargs: Any) -> Tensor:
+            batches.append(weakref.ref(inputs["values"]))
+            return super().compute_loss(model, inputs, **kwargs)
+
+    loop = Watching("stop")
+    loop.step(1.0)
+    gc.collect()
+    assert [batch() for batch in batches] == [None]
+
+
+def test_an_action_without_effect_causes_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Unseen("stop")
+    loop.step(1.0)
+    loop.step(1.0)
+    warnings = [r.getMessage() for r in caplog.records if "has no effect" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "nonfinite_action='stop' has no effect on step 1" in warnings[0]
+
+
+def test_seen_steps_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop("stop")
+    loop.step(1.0)
+    loop.steps.step_taken()  # As at the end of an epoch.
+    assert caplog.records == []
 
 
 # ---- The second forward pass ----
