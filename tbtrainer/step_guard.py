@@ -136,7 +136,7 @@ class StepGuard:
     def forward_done(self, loss: Tensor) -> None:
         """Keeps the loss of a forward pass."""
         if self._looks:
-            # A copy, because compiled models with CUDA graphs use the memory of their outputs again.
+            # A copy, because a model compiled with CUDA graphs writes over its earlier outputs.
             self._losses.append(loss.detach().clone())
 
     def refuses(self, step: int, gradients: Gradients | None) -> bool:

@@ -43,7 +43,7 @@ class StepMeasurements(Observer):
 
     def micro_batch_taken(self, step: int, loss: Tensor) -> tuple[()]:
         """Adds the losses of the step up, without waiting for the device."""
-        # A copy, because compiled models with CUDA graphs use the memory of their outputs again.
+        # A copy, because a model compiled with CUDA graphs writes over its earlier outputs.
         self._loss = loss.clone() if self._loss is None else self._loss + loss
         return ()
 

@@ -14,7 +14,7 @@ from tbtrainer.observers.observer import Gradients, Observer
 
 # Steps whose CUDA events are kept before those that have passed are read.
 _PENDING_STEPS = 64
-# Most steps between two calls of `take`. Without logging steps there are as many as in the training.
+# Most steps that are kept between two calls of `take`: without logging steps there is no call.
 _MOST_STEPS = 2**18
 
 
