@@ -24,6 +24,7 @@ from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training
 from tbtrainer.records import JsonLine
+from tbtrainer.step_findings import Findings
 from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
 
@@ -277,7 +278,22 @@ def test_raise_never_gives_an_earlier_report(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(loop.reports, "step_refused", fail)
     with pytest.raises(NonFiniteError) as raised:
         loop.begin(NAN)
-    assert raised.value.report == {"message": "A loss or a gradient was not finite."}
+    assert raised.value.report == {"message": "A loss or a gradient of step 2 was not finite."}
+
+
+def test_stop_without_a_report_causes_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no report")
+
+    loop = Loop("stop")
+    loop.step(1.0)
+    monkeypatch.setattr(loop.reports, "step_refused", fail)
+    loop.begin(NAN)
+    assert caplog.messages[-1] == (
+        "nonfinite_action='stop' ended the training: A loss or a gradient of step 2 was not finite."
+    )
 
 
 # ---- Loss scale ----
@@ -316,7 +332,7 @@ def test_gradients_of_nan_alone_can_be_an_overflow() -> None:
 def test_an_overflow_on_another_rank_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     # This rank holds the parameters further down, whose gradients are NaN.
     def with_other_rank(found: Any) -> list[float]:
-        other = step_guard._Found(last_row=99.0, last_bad_row=99.0, loss_scale=1024.0)
+        other = Findings(last_row=99.0, last_bad_row=99.0, loss_scale=1024.0)
         return [max(pair) for pair in zip(found, astuple(other), strict=True)]
 
     monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
@@ -331,7 +347,7 @@ def test_what_another_rank_found_ends_the_training(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_other_rank(found: Any) -> list[float]:
-        other = step_guard._Found(**{name: 1.0})
+        other = Findings(**{name: 1.0})
         return [max(pair) for pair in zip(found, astuple(other), strict=True)]
 
     monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
