@@ -158,12 +158,20 @@ def _is_finite(value: Any) -> bool:
     Masks of attention and of logits use negative infinities.
     """
     if isinstance(value, Tensor):
-        local = value.to_local() if hasattr(value, "to_local") else value
-        if local.is_complex():
-            return bool(local.isfinite().all())
-        return not local.is_floating_point() or not bool((local.isnan() | local.isposinf()).any())
+        try:
+            return _is_finite_tensor(value.to_local() if hasattr(value, "to_local") else value)
+        except RuntimeError:
+            # float8 and quantised dtypes, for example, cannot be looked at (torch 2.13). The other
+            # modules can, and the other ranks wait for the rest of the forward pass.
+            return True
     if isinstance(value, Mapping):
         return all(map(_is_finite, value.values()))
     if isinstance(value, tuple | list):
         return all(map(_is_finite, value))
     return True
+
+
+def _is_finite_tensor(tensor: Tensor) -> bool:
+    if tensor.is_complex():
+        return bool(tensor.isfinite().all())
+    return not tensor.is_floating_point() or not bool((tensor.isnan() | tensor.isposinf()).any())

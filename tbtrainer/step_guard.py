@@ -1,7 +1,8 @@
 """Refuses an optimizer step if a loss or a gradient is not finite, and ends the training."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -9,44 +10,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.errors import NonFiniteError
+from tbtrainer.observers.health_report import HealthReport
 from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.observer import Gradients, Refusal
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.second_forward import ForwardPass, first_bad_module
 from tbtrainer.sharding.world import largest_on_any_rank, world_size
+from tbtrainer.step_findings import Findings, findings_of
 
-
-@dataclass(frozen=True)
-class _Found:
-    """What a rank found in a step. The ranks take the maximum of each number.
-
-    Attributes:
-        bad_loss: 1 if a loss is not finite.
-        bad_gradient: 1 if a gradient is not finite.
-        has_infinity: 1 if an element of a gradient is infinite. Known with a loss scale only.
-        last_row: The last row with a gradient that is not zero, counted from 1.
-        last_bad_row: The last row with a gradient that is not finite, counted from 1.
-        loss_scale: Of float16; 0 without one.
-    """
-
-    bad_loss: float = 0.0
-    bad_gradient: float = 0.0
-    has_infinity: float = 0.0
-    last_row: float = 0.0
-    last_bad_row: float = 0.0
-    loss_scale: float = 0.0
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether the step must not be taken."""
-        return self.bad_loss > 0 or (self.bad_gradient > 0 and not self._is_overflow)
-
-    @property
-    def _is_overflow(self) -> bool:
-        """Whether the loss scale was too large; see `StepFacts.is_overflow`."""
-        looks_overflowed = self.has_infinity > 0 or self.last_bad_row == self.last_row
-        return looks_overflowed and self.loss_scale >= 1
+logger = logging.getLogger(__name__)
 
 
 class StepGuard:
@@ -75,26 +48,52 @@ class StepGuard:
         self._measurements = measurements
         self._reports = reports
         self._action = "log"
+        # The newest step that `refuses` was called for.
+        self._looked_at = 0
+        self._has_warned = False
         self._forwards: list[ForwardPass] = []
         self._losses: list[Tensor] = []
         self._is_sum = False
 
-    def begin(self, action: str) -> None:
+    def begin(self, action: str, step: int) -> None:
         """Begins a training.
 
         Args:
             action: `nonfinite_action`.
+            step: Optimizer steps taken so far.
         """
-        self._action = action
+        self._action, self._looked_at, self._has_warned = action, step, False
         self._forget()
 
     def end(self) -> None:
         """Ends the training. What was kept of its last step is released."""
-        self.begin("log")
+        self._action = "log"
+        self._forget()
+
+    def step_taken(self, step: int) -> None:
+        """Releases what was kept of a step that `refuses` was not called for, and warns once.
+
+        Gradients may be out of sight: the loop of a trainer may not call `training_step`, or a
+        DeepSpeed engine may have no `step`.
+
+        Args:
+            step: The step, counted from 1.
+        """
+        if not self._looks or step <= self._looked_at:
+            return
+        self._forget()
+        if not self._has_warned and self._trainer.is_world_process_zero():
+            logger.warning(
+                "nonfinite_action=%r has no effect on step %d and on others like it, because "
+                "tbtrainer does not see their gradients. Training continues.",
+                self._action,
+                step,
+            )
+        self._has_warned = True
 
     @property
     def _looks(self) -> bool:
-        """Whether `refuses` is called at each step, which releases what is kept."""
+        """Whether steps are looked at."""
         return self._action != "log" and self._observers.is_observing
 
     def keep(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> None:
@@ -107,7 +106,8 @@ class StepGuard:
     def forward_done(self, loss: Tensor) -> None:
         """Keeps the loss of a forward pass."""
         if self._looks:
-            self._losses.append(loss.detach())
+            # A copy, because a model compiled with CUDA graphs writes over its earlier outputs.
+            self._losses.append(loss.detach().clone())
 
     def refuses(self, step: int, gradients: Gradients | None) -> bool:
         """Returns whether a step must not be taken, the same on every rank.
@@ -123,41 +123,19 @@ class StepGuard:
         """
         if self._action == "log":
             return False
-        found = _Found()
+        self._looked_at = step
+        found = Findings()
         with self._observers.guarded("look for values that are not finite"):
-            found = self._found(gradients)
+            norms = None if self._measurements.norms is None else self._measurements.norms.newest()
+            found = findings_of(self._losses, gradients, norms)
         # Every rank gets here, whatever it found.
-        refused = _Found(*largest_on_any_rank(astuple(found))).is_bad
+        refused = Findings(*largest_on_any_rank(astuple(found))).is_bad
         try:
             if refused:
                 self._refuse(step)
         finally:
             self._forget()
         return refused
-
-    def _found(self, gradients: Gradients | None) -> _Found:
-        """Returns what this rank found in its losses and gradients. Waits for the device once."""
-        norms = None if self._measurements.norms is None else self._measurements.norms.newest()
-        if gradients is None or norms is None or len(norms) == 0:
-            return _Found(bad_loss=float(not _all_finite(self._losses)))
-        scale = (
-            torch.zeros((), device="cpu") if gradients.loss_scale is None else gradients.loss_scale
-        )
-        numbers = [_last_place(norms != 0), _last_place(~norms.isfinite()), scale]
-        numbers += [_finite(loss) for loss in self._losses]
-        last_row, last_bad_row, loss_scale, *losses = torch.stack(
-            [number.to(norms.device, torch.float32, non_blocking=True) for number in numbers]
-        ).tolist()
-        # With a loss scale, an overflow has to be distinguished from a NaN that the model makes.
-        has_infinity = last_bad_row > 0 and loss_scale > 0 and _has_infinity(gradients.parts)
-        return _Found(
-            bad_loss=float(not all(losses)),
-            bad_gradient=float(last_bad_row > 0),
-            has_infinity=float(has_infinity),
-            last_row=last_row,
-            last_bad_row=last_bad_row,
-            loss_scale=loss_scale,
-        )
 
     def _refuse(self, step: int) -> None:
         """Reports the step, discards its gradients, and ends the training."""
@@ -168,8 +146,11 @@ class StepGuard:
         refusal = Refusal(self._action, self._loss(), module, checked)
         self._observers.step_refused(step, refusal)
         if self._action == "raise":
-            raise NonFiniteError(self._report())
+            raise NonFiniteError(self._report(step))
         self._trainer.control.should_training_stop = True
+        # A training that ends without a word looks as if it were done.
+        if self._new_report() is None and self._trainer.is_world_process_zero():
+            logger.warning("nonfinite_action='stop' ended the training: %s", _message(step))
 
     def _loss(self) -> Tensor | None:
         """Returns this rank's loss of the step, as `training_step` would add it up."""
@@ -214,19 +195,26 @@ class StepGuard:
                 values = parameter.grad._values() if is_sparse else parameter.grad
                 values.fill_(torch.nan)
 
-    def _report(self) -> dict[str, Any]:
-        """Returns the report of world rank zero, on every rank."""
+    def _new_report(self) -> HealthReport | None:
+        """Returns the report on this step; `None` if it failed, and on other ranks."""
         latest = self._reports.latest
-        # Without an action, `latest` is about an earlier step: the report on this step failed.
-        is_new = latest is not None and latest.action is not None
-        message = "A loss or a gradient was not finite."
-        sent = [latest.values() if latest is not None and is_new else {"message": message}]
+        # Without an action it is an earlier one.
+        return None if latest is None or latest.action is None else latest
+
+    def _report(self, step: int) -> dict[str, Any]:
+        """Returns the report of world rank zero, on every rank."""
+        report = self._new_report()
+        sent = [{"message": _message(step)} if report is None else report.values()]
         if world_size() > 1:
             dist.broadcast_object_list(sent, src=0)
         return sent[0]
 
     def _forget(self) -> None:
         self._forwards, self._losses = [], []
+
+
+def _message(step: int) -> str:
+    return f"A loss or a gradient of step {step} was not finite."
 
 
 def _is_scaled(trainer: Any, items: Any) -> bool:
@@ -245,20 +233,3 @@ def _is_scaled(trainer: Any, items: Any) -> bool:
     accepts_items = getattr(trainer, "model_accepts_loss_kwargs", False)
     has_own_loss = getattr(trainer, "compute_loss_func", None) is not None
     return has_own_loss or (accepts_items and items is not None)
-
-
-def _last_place(flags: Tensor) -> Tensor:
-    """Returns the place of the last flag that is set, counted from 1; 0 if none is."""
-    return (flags * torch.arange(1, len(flags) + 1, device=flags.device)).amax()
-
-
-def _has_infinity(parts: Sequence[Tensor | None]) -> bool:
-    return any(bool(part.isinf().any()) for part in parts if part is not None)
-
-
-def _finite(values: Tensor) -> Tensor:
-    return values.isfinite().all()
-
-
-def _all_finite(losses: list[Tensor]) -> bool:
-    return all(bool(_finite(loss)) for loss in losses)

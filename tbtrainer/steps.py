@@ -143,6 +143,7 @@ class ObservedSteps:
     def step_taken(self) -> None:
         """Shows the optimizer step that was taken, and that it is a logging step if it is one."""
         self._look_for_unseen_steps()
+        self._guard.step_taken(self.count)
         self._observers.step_taken(self.count)
         if self._trainer.control.should_log:
             self._observers.logging_step(self.count)
@@ -165,7 +166,7 @@ class ObservedSteps:
             training = Training.of(self._trainer, model, self.arguments)
         with self._observers.guarded("begin to observe the training"):
             # Also without a description: the other ranks wait in a collective for this one.
-            self._guard.begin(self.arguments.nonfinite_action)
+            self._guard.begin(self.arguments.nonfinite_action, self.count)
             self._observers.run_begins(self.count, training)
             if self._trainer.is_deepspeed_enabled:
                 # DeepSpeed takes the optimizer step inside `training_step`, and then the gradients

@@ -183,6 +183,8 @@ class Telemetry:
             yield
 
     def _begin_run(self, checkpoint: str | None, trial: Any) -> None:
+        # Now, so that states of an earlier training are not loaded if an error follows.
+        self.observers.saved_states = {}
         name = None
         if trial is not None:
             name = os.path.basename(self._trainer._get_output_dir(trial))

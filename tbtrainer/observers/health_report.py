@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Cause = Literal["loss", "backward", "weights", "loss_scale", "evaluation"]
-# Names of parameters that a card lists. The JSON line has them all.
+# Names of parameters that a card lists.
 _MOST_NAMES = 10
+# Names in each list of a JSON line. A model with experts has tens of thousands of parameters, and
+# the lines of all reports of a run have to fit into the file, whose limit is 1 MiB.
+_MOST_NAMES_OF_LINE = 128
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class HealthReport:
     def values(self) -> dict[str, Any]:
         """Returns the report for `health.jsonl`: its attributes, the message and `nearest_to_loss`.
 
-        The learning rates are an empty object if they are not known.
+        The learning rates are an empty object if they are not known. Of many names only the 128
+        bad gradients nearest to the loss and the first 128 damaged weights are listed. How many
+        there are is in `bad_gradient_count` and `damaged_weight_count`.
         """
         fields = asdict(self)
         return {
@@ -101,6 +106,10 @@ class HealthReport:
             "nearest_to_loss": self.nearest_to_loss,
             **fields,
             "learning_rates": dict(self.learning_rates or {}),
+            "bad_gradients": self.bad_gradients[-_MOST_NAMES_OF_LINE:],
+            "damaged_weights": self.damaged_weights[:_MOST_NAMES_OF_LINE],
+            "bad_gradient_count": len(self.bad_gradients),
+            "damaged_weight_count": len(self.damaged_weights),
         }
 
     def card(self) -> str:

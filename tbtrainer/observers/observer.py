@@ -201,7 +201,8 @@ class Observer:
     def step_refused(self, step: int, refusal: Refusal) -> Records | None:
         """Is called when a loss or a gradient is not finite and `nonfinite_action` ends training.
 
-        The optimizer step is not taken. Here an observer may wait for the device.
+        The optimizer step is not taken. With `"stop"` `step_taken` follows all the same, because
+        `Trainer` counts the step. Here an observer may wait for the device.
 
         Args:
             step: The step that was about to be taken, counted from 1.
@@ -276,10 +277,11 @@ class Observer:
         return None
 
     def run_ends(self, step: int) -> Records | None:
-        """Is called after the last step, its evaluation and its checkpoint.
+        """Is called after the last step, and its evaluation and checkpoint.
 
-        Not called if an exception ended the training. `Trainer` logs one more entry afterwards, the
-        totals of the training.
+        What `Trainer` does at the end of the epoch follows, such as the evaluation with
+        `eval_strategy="epoch"`, and one more log entry, the totals of the training. Not called if
+        an exception ended the training.
         """
         return None
 

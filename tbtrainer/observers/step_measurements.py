@@ -13,8 +13,8 @@ class StepMeasurements(Observer):
     """Keeps loss and gradient norms of every step on the device, and reads them now and then.
 
     It shows nothing itself, and is called before the observers that show what it read. It reads at
-    logging steps, before a checkpoint, and when the run ends. With several ranks each reading is a
-    collective, and in a long window other steps can be one too.
+    logging steps, before a checkpoint, when a step is refused, and when the run ends. With several
+    ranks each reading is a collective, and in a long window other steps can be one too.
 
     Args:
         isolation: What happens to an error in a measurement.
@@ -43,7 +43,8 @@ class StepMeasurements(Observer):
 
     def micro_batch_taken(self, step: int, loss: Tensor) -> tuple[()]:
         """Adds the losses of the step up, without waiting for the device."""
-        self._loss = loss if self._loss is None else self._loss + loss
+        # A copy, because a model compiled with CUDA graphs writes over its earlier outputs.
+        self._loss = loss.clone() if self._loss is None else self._loss + loss
         return ()
 
     def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:

@@ -14,6 +14,8 @@ from tbtrainer.observers.observer import Gradients, Observer
 
 # Steps whose CUDA events are kept before those that have passed are read.
 _PENDING_STEPS = 64
+# Most steps that are kept between two calls of `take`: without logging steps there is no call.
+_MOST_STEPS = 2**18
 
 
 class Mark(IntEnum):
@@ -34,7 +36,7 @@ _FORWARD = frozenset({Mark.FORWARD_BEGINS, Mark.FORWARD_DONE})
 _NEEDED = frozenset(Mark) - _FORWARD
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepSeconds:
     """The phases of one optimizer step, in seconds.
 
@@ -85,7 +87,8 @@ class StepTimes:
         self._device = device
         self._open: dict[Mark, Any] = {}
         self._ended: deque[dict[Mark, Any]] = deque()
-        self._measured: list[StepSeconds] = []
+        # `None` after more than `_MOST_STEPS`.
+        self._measured: list[StepSeconds] | None = []
 
     @property
     def are_of_device(self) -> bool:
@@ -115,17 +118,28 @@ class StepTimes:
         self._open = {}
 
     def take(self) -> list[StepSeconds]:
-        """Returns the steps since the last call. On CUDA it waits for the last of them."""
+        """Returns the steps since the last call. On CUDA it waits for the last of them.
+
+        Returns:
+            The steps; an empty list if there were more than 262,144, whose times are not kept.
+        """
         if self._ended and self.are_of_device:
             self._ended[-1][Mark.STEP_SHOWN].synchronize()
         while self._ended:
-            self._measured.append(_measured(self._ended.popleft()))
+            self._measure(self._ended.popleft())
         taken, self._measured = self._measured, []
-        return taken
+        return taken or []
 
     def _measure_those_that_passed(self) -> None:
         while self._ended and _has_passed(self._ended[0][Mark.STEP_SHOWN]):
-            self._measured.append(_measured(self._ended.popleft()))
+            self._measure(self._ended.popleft())
+
+    def _measure(self, marks: dict[Mark, Any]) -> None:
+        if self._measured is not None:
+            self._measured.append(_measured(marks))
+            if len(self._measured) > _MOST_STEPS:
+                # A part of the steps would not agree with the time of the whole window.
+                self._measured = None
 
     def _now(self) -> Any:
         if not self.are_of_device:

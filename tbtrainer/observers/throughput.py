@@ -117,7 +117,8 @@ class Throughput(Observer):
     def logging_step(self, step: int) -> Records:
         """Ends the window, and returns its figures. With several processes it is a collective.
 
-        Nothing is shown of a window without a measured step, such as that of the first step.
+        Nothing is shown of a window without a measured step, such as that of the first step, and
+        of one with more steps than `StepTimes` keeps.
         """
         training = self._training
         if training is None:

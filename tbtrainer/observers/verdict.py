@@ -11,8 +11,8 @@ DATA_WAIT = 0.15
 RANK_EXCESS = 0.25
 TELEMETRY = 0.05
 LOGGING = 0.15
-# A new line is written if a figure is so many times what was reported, or so small a part of it. The
-# figures of short windows differ by half without a reason.
+# A new line is written if a figure has become this many times larger or smaller than reported. In
+# short windows figures differ by half without a reason.
 CHANGE = 2.0
 
 

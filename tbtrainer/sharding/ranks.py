@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.sharding.agreement import collective_device
+from tbtrainer.sharding.world import world_size
 
 
 class RankNumbers:
@@ -23,12 +24,11 @@ class RankNumbers:
 
     def __init__(self, count: int) -> None:
         self._mine: Tensor | None = None
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        ranks = world_size()
+        if ranks > 1:
             device = collective_device()
             self._mine = torch.zeros(count, dtype=torch.float32, device=device)
-            self._everyone = torch.zeros(
-                dist.get_world_size(), count, dtype=torch.float32, device=device
-            )
+            self._everyone = torch.zeros(ranks, count, dtype=torch.float32, device=device)
 
     def gathered(self, numbers: Sequence[float]) -> list[list[float]]:
         """Returns the numbers of all ranks, in the order of the ranks.

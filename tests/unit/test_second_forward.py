@@ -98,6 +98,19 @@ def test_the_innermost_module_is_named() -> None:
     assert found_in(model, 1.0) == "middle.1"
 
 
+def test_a_module_with_float8_outputs_hides_no_other() -> None:
+    class Float8(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            return values.to(torch.float8_e4m3fn)
+
+    class Quantised(nn.Sequential):
+        def forward(self, values: Tensor) -> Tensor:
+            return self[1](self[0](values).to(values.dtype))  # type: ignore[no-any-return]
+
+    model = Net(Quantised(Float8(), Split(is_bad=True)))
+    assert found_in(model, 1.0) == "middle.1"
+
+
 def test_bad_inputs_are_no_fault_of_a_module() -> None:
     assert found_in(Net(), NAN) is None
 

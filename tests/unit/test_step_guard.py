@@ -24,6 +24,7 @@ from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training
 from tbtrainer.records import JsonLine
+from tbtrainer.step_findings import Findings
 from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
 
@@ -216,6 +217,24 @@ def test_a_bad_loss_without_bad_gradients_is_refused() -> None:
     assert loop.lines[0]["cause"] == "loss"
 
 
+def test_a_bad_loss_whose_memory_is_used_again_is_refused() -> None:
+    losses: list[Tensor] = []
+
+    class Compiled(Loop):
+        """Writes each loss over the one before it, as CUDA graphs do."""
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+            loss = super().compute_loss(*args, **kwargs)
+            if losses:
+                losses[0].data.fill_(1.0)
+            losses.append(loss if losses else loss + NAN)
+            return losses[-1]
+
+    loop = Compiled("stop")
+    loop.begin(1.0, 2.0)
+    assert loop.control.should_training_stop
+
+
 def test_parameters_of_the_optimizer_alone_are_kept_too() -> None:
     loop = Loop("stop")
     extra = nn.Parameter(torch.ones(2))
@@ -259,7 +278,22 @@ def test_raise_never_gives_an_earlier_report(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(loop.reports, "step_refused", fail)
     with pytest.raises(NonFiniteError) as raised:
         loop.begin(NAN)
-    assert raised.value.report == {"message": "A loss or a gradient was not finite."}
+    assert raised.value.report == {"message": "A loss or a gradient of step 2 was not finite."}
+
+
+def test_stop_without_a_report_causes_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no report")
+
+    loop = Loop("stop")
+    loop.step(1.0)
+    monkeypatch.setattr(loop.reports, "step_refused", fail)
+    loop.begin(NAN)
+    assert caplog.messages[-1] == (
+        "nonfinite_action='stop' ended the training: A loss or a gradient of step 2 was not finite."
+    )
 
 
 # ---- Loss scale ----
@@ -298,7 +332,7 @@ def test_gradients_of_nan_alone_can_be_an_overflow() -> None:
 def test_an_overflow_on_another_rank_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     # This rank holds the parameters further down, whose gradients are NaN.
     def with_other_rank(found: Any) -> list[float]:
-        other = step_guard._Found(last_row=99.0, last_bad_row=99.0, loss_scale=1024.0)
+        other = Findings(last_row=99.0, last_bad_row=99.0, loss_scale=1024.0)
         return [max(pair) for pair in zip(found, astuple(other), strict=True)]
 
     monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
@@ -313,7 +347,7 @@ def test_what_another_rank_found_ends_the_training(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_other_rank(found: Any) -> list[float]:
-        other = step_guard._Found(**{name: 1.0})
+        other = Findings(**{name: 1.0})
         return [max(pair) for pair in zip(found, astuple(other), strict=True)]
 
     monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
@@ -432,6 +466,47 @@ def test_no_batch_is_kept_after_an_error_of_the_training() -> None:
     loop.steps.stop()
     gc.collect()
     assert [batch() for batch in batches] == [None]
+
+
+# ---- Steps whose gradients are out of sight ----
+
+
+class Unseen(Loop):
+    """Takes its steps while accelerate says that gradients are still accumulated."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.accelerator.sync_gradients = False
+        return super().training_step(*args, **kwargs)
+
+
+def test_no_batch_of_an_unseen_step_is_kept() -> None:
+    batches: list[Any] = []
+
+    class Watching(Unseen):
+        def compute_loss(self, model: nn.Module, inputs: Any, **kwargs: Any) -> Tensor:
+            batches.append(weakref.ref(inputs["values"]))
+            return super().compute_loss(model, inputs, **kwargs)
+
+    loop = Watching("stop")
+    loop.step(1.0)
+    gc.collect()
+    assert [batch() for batch in batches] == [None]
+
+
+def test_an_action_without_effect_causes_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Unseen("stop")
+    loop.step(1.0)
+    loop.step(1.0)
+    warnings = [r.getMessage() for r in caplog.records if "has no effect" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "nonfinite_action='stop' has no effect on step 1" in warnings[0]
+
+
+def test_seen_steps_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop("stop")
+    loop.step(1.0)
+    loop.steps.step_taken()  # As at the end of an epoch.
+    assert caplog.records == []
 
 
 # ---- The second forward pass ----

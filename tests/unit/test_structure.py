@@ -17,7 +17,7 @@ LAYERS = (
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
     ("tbtrainer.given_arguments",),
     ("tbtrainer.steps", "tbtrainer.wrapping"),
-    ("tbtrainer.step_guard", "tbtrainer.second_forward"),
+    ("tbtrainer.step_guard", "tbtrainer.step_findings", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
     ("tbtrainer.event_file",),

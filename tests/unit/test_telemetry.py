@@ -69,6 +69,20 @@ def test_the_run_stays_open_until_the_outermost_use_ends(
     assert closed == ["training", "evaluation"]
 
 
+def test_states_of_an_earlier_training_are_not_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no directory")
+
+    _, telemetry = telemetry_in(tmp_path)
+    telemetry.observers.saved_states = {"SpikeScores": {}}
+    monkeypatch.setattr(telemetry.run, "begin_training", fail)
+    with telemetry.training(), telemetry.attempt(None, None):
+        pass
+    assert telemetry.observers.saved_states == {}
+
+
 def test_only_the_checkpoint_that_is_saved_is_marked(tmp_path: Path) -> None:
     _, telemetry = telemetry_in(tmp_path)
     other = tmp_path / "other"

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from tbtrainer.event_file.json_lines import MOST_BYTES, json_line
 from tbtrainer.observers.health_report import HealthReport, HistoryStep
+from tbtrainer.observers.health_reports import MOST_REPORTS
 
 NAN = float("nan")
 BACKWARD = HealthReport(
@@ -123,6 +125,8 @@ def test_values_are_those_of_the_line() -> None:
         "history",
         "suppressed",
         "ranks",
+        "bad_gradient_count",
+        "damaged_weight_count",
     ]
     assert values["nearest_to_loss"] == "layers.0.weight"
     assert values["bad_gradients"] == ["embed.weight", "layers.0.weight"]
@@ -132,6 +136,27 @@ def test_values_are_those_of_the_line() -> None:
         "grad_norm": 1.0,
         "parameter_grad_norm": 0.25,
     }
+
+
+def test_a_line_lists_the_gradients_nearest_to_the_loss() -> None:
+    names = tuple(f"layers.{number}.weight" for number in range(20_000))
+    values = replace(BACKWARD, bad_gradients=names).values()
+    assert values["bad_gradients"] == names[-128:]
+    assert values["bad_gradient_count"] == 20_000
+
+
+def test_a_line_lists_the_first_damaged_weights() -> None:
+    names = tuple(f"layers.{number}.weight" for number in range(20_000))
+    values = replace(BACKWARD, damaged_weights=names, damaged_since=5).values()
+    assert values["damaged_weights"] == names[:128]
+    assert values["damaged_weight_count"] == 20_000
+
+
+def test_lines_of_all_reports_fit_into_the_file() -> None:
+    names = tuple(f"model.layers.{n}.mlp.experts.{n}.down_proj.weight" for n in range(20_000))
+    report = replace(BACKWARD, bad_gradients=names, damaged_weights=names, damaged_since=5)
+    lines = MOST_REPORTS * json_line(report.values(), 1_000_000, 1.8e9)
+    assert len(lines) <= MOST_BYTES
 
 
 def test_unknown_learning_rates_are_an_empty_object() -> None:

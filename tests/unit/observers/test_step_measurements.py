@@ -48,6 +48,16 @@ def test_a_bad_micro_batch_makes_the_loss_bad() -> None:
     assert steps.reading().steps[0].has_bad_loss
 
 
+def test_a_loss_whose_memory_is_used_again_is_kept() -> None:
+    steps = MeasuredSteps()
+    loss = torch.tensor(0.25)
+    steps.measurements.micro_batch_taken(1, loss)
+    loss.fill_(0.5)  # As the next forward pass does under CUDA graphs.
+    steps.measurements.micro_batch_taken(1, loss)
+    steps.take(loss=None)
+    assert steps.reading().steps[0].loss == 0.75
+
+
 def test_steps_without_a_loss_have_none() -> None:
     steps = MeasuredSteps()
     steps.take(loss=None)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tbtrainer.observers import step_times
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.step_times import Mark, StepSeconds, StepTimes
 from tests.fake_clock import FakeClock
@@ -51,6 +52,29 @@ def test_taking_begins_anew(fake: FakeClock) -> None:
     step(times, fake)
     times.take()
     assert times.take() == []
+
+
+def test_times_of_too_many_steps_are_not_kept(
+    fake: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_times, "_MOST_STEPS", 100)
+    times = StepTimes(Clock())
+    for _ in range(200):
+        step(times, fake)
+    kept = times._measured
+    assert (kept, times.take()) == (None, [])
+
+
+def test_steps_after_too_many_are_measured(
+    fake: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_times, "_MOST_STEPS", 1)
+    times = StepTimes(Clock())
+    for _ in range(2):
+        step(times, fake)
+    times.take()
+    step(times, fake)
+    assert times.take() == [EXPECTED]
 
 
 @pytest.mark.parametrize("mark", [Mark.DATA_REQUESTED, Mark.DATA_RECEIVED, Mark.GRADIENTS_READY])
