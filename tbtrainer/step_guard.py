@@ -148,7 +148,7 @@ class StepGuard:
         if self._action == "raise":
             raise NonFiniteError(self._report(step))
         self._trainer.control.should_training_stop = True
-        # A training that ends without a word looks as if it were done.
+        # Otherwise nothing would say why the training ended.
         if self._new_report() is None and self._trainer.is_world_process_zero():
             logger.warning("nonfinite_action='stop' ended the training: %s", _message(step))
 

@@ -155,10 +155,13 @@ def _forward(report: HealthReport) -> str:
             f"In the forward pass, {report.first_module} is the first module whose output is not "
             "finite although its inputs are."
         )
-    return (
-        "A second forward pass of the same data found no module whose output is not finite "
-        "although its inputs are."
+    no_module = (
+        "In a second forward pass of the same data, no module turned finite inputs into an output "
+        "that is not finite."
     )
+    if report.loss_rank is None:
+        return no_module
+    return f"{no_module} Look at the batch itself, and at a loss function outside of the model."
 
 
 def _weights(report: HealthReport) -> str:

@@ -87,12 +87,20 @@ def test_damaged_weights_are_said(names: tuple[str, ...], since: int, said: str)
     ("module", "said"),
     [
         ("layers.1", "layers.1 is the first module whose output is not finite"),
-        (None, "found no module whose output is not finite although its inputs are."),
+        (None, "no module turned finite inputs into an output that is not finite."),
     ],
 )
 def test_a_second_forward_pass_is_said(module: str | None, said: str) -> None:
     assert said not in BACKWARD.message
     assert said in replace(BACKWARD, checked_forward=True, first_module=module).message
+
+
+@pytest.mark.parametrize(("loss_rank", "is_said"), [(None, False), (0, True)])
+def test_a_loss_without_a_bad_module_points_to_the_batch(
+    loss_rank: int | None, is_said: bool
+) -> None:
+    message = replace(BACKWARD, checked_forward=True, loss_rank=loss_rank).message
+    assert ("the batch itself" in message) == is_said
 
 
 @pytest.mark.parametrize(("dataset", "of"), [(None, ""), ("books", " of books")])
