@@ -8,7 +8,7 @@ NONFINITE_LOSSES = Tag(
     "steps",
     "Steps since the last logging step whose loss was NaN or infinite on some rank; by default "
     "`train/loss` leaves them out.",
-    "logging steps",
+    "logging steps and the end of the run",
 )
 NONFINITE_GRADIENTS = Tag(
     "health/nonfinite_gradients",
@@ -16,7 +16,7 @@ NONFINITE_GRADIENTS = Tag(
     "steps",
     "Steps since the last logging step with a NaN or an infinity in a gradient, without the steps "
     "that the loss scaler of float16 skipped after an overflow.",
-    "logging steps",
+    "logging steps and the end of the run",
 )
 SKIPPED_STEPS = Tag(
     "health/skipped_steps",
@@ -24,7 +24,7 @@ SKIPPED_STEPS = Tag(
     "steps",
     "Steps since the last logging step that the loss scaler of float16 skipped; a few at the "
     "beginning of a training are normal.",
-    "logging steps, with a loss scale",
+    "logging steps and the end of the run, with a loss scale",
 )
 NONFINITE_EVAL_BATCHES = Tag(
     "health/nonfinite_eval_batches",
@@ -48,7 +48,7 @@ LOSS_SPREAD = Tag(
     "",
     "Difference between the largest and the smallest loss of the ranks at one step; the largest "
     "difference since the last logging step.",
-    "logging steps, with several ranks",
+    "logging steps and the end of the run, with several ranks",
 )
 LOSS_SPIKE_SCORE = Tag(
     "health/loss_spike_score",

@@ -168,10 +168,13 @@ class StepGuard:
         has_failed, module = True, None
         # A `compute_loss` that is repeated may add forward passes.
         forwards, self._forwards = self._forwards, []
-        with self._observers.guarded("repeat the forward pass"):
-            module = first_bad_module(self._trainer.model, forwards)
-            # Without `compute_loss`, there is no forward pass that could be repeated.
-            has_failed = not forwards
+        # Without `compute_loss`, or after an error, a rank may have none. If parameters are
+        # sharded, the others would wait for it in a forward pass.
+        most, negative_least = largest_on_any_rank([float(len(forwards)), -float(len(forwards))])
+        if most > 0 and most == -negative_least:
+            with self._observers.guarded("repeat the forward pass"):
+                module = first_bad_module(self._trainer.model, forwards)
+                has_failed = False
         if world_size() > 1:
             found: list[Any] = [None] * world_size()
             dist.all_gather_object(found, (has_failed, module))

@@ -76,7 +76,8 @@ class ObservedSteps:
         self._is_fetching = True
         try:
             fetched = fetch(*args, **kwargs)
-            self._received(fetched[0])
+            if isinstance(fetched, tuple | list):
+                self._received(fetched[0])
         finally:
             self._is_fetching = False
         return fetched

@@ -25,6 +25,13 @@ class HealthCounts(Observer):
         window = self._measurements.window
         return [] if window is None else count_scalars(window.steps)
 
+    def run_ends(self, step: int) -> list[Scalar]:
+        """Returns the counts of the steps after the last logging step; none if there are none.
+
+        A training that `nonfinite_action` ends would show none of them otherwise.
+        """
+        return self.logging_step(step)
+
 
 def count_scalars(steps: Sequence[StepFacts]) -> list[Scalar]:
     """Returns the counts of some steps, and the largest spread of their losses.

@@ -21,7 +21,8 @@ class StepMeasurements(Observer):
 
     Attributes:
         latest: The steps since the last reading; `None` if there were none, or after an error.
-        window: At a logging step, the steps since the last logging step; `None` as for `latest`.
+        window: At a logging step and when the run ends, the steps since the last logging step;
+            `None` as for `latest`.
         norms: The norms of a training; `None` outside of one.
     """
 
@@ -84,9 +85,8 @@ class StepMeasurements(Observer):
         return ()
 
     def run_ends(self, step: int) -> tuple[()]:
-        """Reads the steps after the last logging step."""
-        self._read()
-        return ()
+        """Reads the steps after the last logging step, and ends their window."""
+        return self.logging_step(step)
 
     def close(self) -> None:
         """Frees the memory for the norms."""

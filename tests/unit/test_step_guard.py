@@ -347,6 +347,8 @@ def test_what_another_rank_found_ends_the_training(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_other_rank(found: Any) -> list[float]:
+        if len(found) == 2:  # The number of forward passes, which is equal.
+            return list(found)
         other = Findings(**{name: 1.0})
         return [max(pair) for pair in zip(found, astuple(other), strict=True)]
 
@@ -354,6 +356,20 @@ def test_what_another_rank_found_ends_the_training(
     loop = Loop("stop")
     loop.step(1.0)
     assert loop.control.should_training_stop
+
+
+def test_ranks_with_different_forward_passes_repeat_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_other_rank(found: Any) -> list[float]:
+        return [2.0, 0.0] if len(found) == 2 else list(found)
+
+    monkeypatch.setattr(step_guard, "largest_on_any_rank", with_other_rank)
+    repeated: list[Any] = []
+    monkeypatch.setattr(step_guard, "first_bad_module", lambda *args: repeated.append(args))
+    loop = Loop("stop")
+    plant(loop, "first.weight", NAN)
+    loop.step(1.0)
+    assert loop.control.should_training_stop
+    assert repeated == []
 
 
 def test_the_host_waits_once_per_good_step(monkeypatch: pytest.MonkeyPatch) -> None:

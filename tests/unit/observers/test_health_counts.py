@@ -70,6 +70,17 @@ def test_the_spread_is_the_largest_of_the_window(monkeypatch: pytest.MonkeyPatch
     assert counts_of(*steps)[tags.LOSS_SPREAD.name] == 2.0
 
 
+def test_steps_after_the_last_logging_step_are_counted() -> None:
+    steps = MeasuredSteps()
+    counts = HealthCounts(steps.measurements)
+    steps.take(loss=NAN)
+    steps.measurements.run_ends(1)
+    shown = {scalar.tag: scalar.value for scalar in counts.run_ends(1)}
+    assert shown[tags.NONFINITE_LOSSES.name] == 1.0
+    steps.measurements.run_ends(1)
+    assert counts.run_ends(1) == []
+
+
 def test_a_window_is_counted_whole_and_once() -> None:
     steps = MeasuredSteps()
     counts = HealthCounts(steps.measurements)
