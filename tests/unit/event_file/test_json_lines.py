@@ -37,7 +37,7 @@ def strict(line: bytes) -> Any:
         (None, None),
         (True, True),
         ("ä\ud800", "ä\ud800"),
-        (object(), "<object>"),
+        pytest.param(object(), "<object>", id="object"),
     ],
     ids=repr,
 )

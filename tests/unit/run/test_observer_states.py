@@ -123,7 +123,12 @@ CIRCLE.append(CIRCLE)
 
 
 @pytest.mark.parametrize(
-    "state", [object(), {"x": math.nan}, [math.inf], {1, 2}, b"bytes", CIRCLE, {(1, 2): 3}], ids=str
+    "state",
+    [
+        pytest.param(object(), id="object"),
+        *({"x": math.nan}, [math.inf], {1, 2}, b"bytes", CIRCLE, {(1, 2): 3}),
+    ],
+    ids=str,
 )
 def test_a_state_that_is_not_json_is_left_out(
     state: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
