@@ -10,7 +10,7 @@ import numpy as np
 from tbtrainer import tags
 from tbtrainer.observers.damaged_weights import damaged_weights
 from tbtrainer.observers.health_report import Cause, HealthReport, HistoryStep
-from tbtrainer.observers.observer import Observer, Refusal
+from tbtrainer.observers.observer import Gradients, Observer, Refusal
 from tbtrainer.observers.step_facts import StepFacts, StepNorms, StepsReading
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training
@@ -50,6 +50,7 @@ class HealthReports(Observer):
         self._training: Training | None = None
         # The weights that were damaged before the first step, and the step that damaged some.
         self._damaged_before: tuple[str, ...] = ()
+        self._has_checked = False
         self._damaged_since: int | None = None
         # The last good steps of earlier readings, and the norms of some of them.
         self._good_steps: deque[StepFacts] = deque(maxlen=_HISTORY_STEPS)
@@ -61,14 +62,26 @@ class HealthReports(Observer):
     # ---- The moments ----
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Checks whether weights are damaged already."""
+        """Forgets an earlier training."""
         self._training, self.latest = training, None
         self._good_steps.clear()
         self._norms.clear()
         self._reported.clear()
         self._reports = self._suppressed = 0
         self._damaged_since = None
-        self._damaged_before = damaged_weights(training.parameters, training.device) or ()
+        self._damaged_before, self._has_checked = (), False
+        return ()
+
+    def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:
+        """Checks before the first optimizer step whether weights are damaged already.
+
+        Not when the run begins: a rank that cannot describe the training is not called then, and
+        would be missing in the collective.
+        """
+        if not self._has_checked and self._training is not None:
+            self._has_checked = True
+            training = self._training
+            self._damaged_before = damaged_weights(training.parameters, training.device) or ()
         return ()
 
     def logging_step(self, step: int) -> Records:

@@ -131,6 +131,8 @@ class Observer:
         """Is called before the first step, when the model is wrapped and on its device.
 
         If it raises an error on any rank, the observer is left out of this training on all ranks.
+        Do not communicate with other ranks here: a rank that cannot describe the training does not
+        call it.
 
         Args:
             step: Optimizer steps taken so far: 0, or those of the checkpoint that is resumed.

@@ -1,7 +1,7 @@
 """Norms of a list of tensors that is measured at every step."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class TensorNorms:
         # Positions of the tensors that the plan does not read; `None` without a plan.
         self._passed_over: list[int] | None = None
         self._readers: list[_Reader] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no plan: a plan may hold addresses of the original's memory."""
+        return {**vars(self), "_passed_over": None, "_readers": []}
 
     def into(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
         """Computes the norms of one step.

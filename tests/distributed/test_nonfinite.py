@@ -295,6 +295,10 @@ def test_bad_steps_are_counted_until_weights_are_damaged(
         expected["health/nonfinite_gradients", 4] = float(steps)
     if names and started.mode.endswith("fp16"):
         expected["health/skipped_steps", 4] = 1.0
+    if bad:
+        # The fifth step is after the last logging step.
+        expected["health/nonfinite_losses", 5] = 1.0
+        expected["health/nonfinite_gradients", 5] = 1.0
     assert started.counted(scene, action) == expected
 
 

@@ -71,12 +71,14 @@ def test_a_run_crashed_twice_equals_an_uninterrupted_one(tmp_path: Path) -> None
     crashed(tmp_path / "broken", 9, resume=True)
     resumed(tmp_path / "broken")
 
-    timed = ("runtime", "per_second", "throughput/checkpoint_seconds", "bytes")
+    timed = ("runtime", "per_second")
+    # What depends on time and on the process.
+    groups = ("tbtrainer/", "throughput/", "step_phases/", "memory/")
     expected, actual = (
         sorted(
             record
             for record in all_scalars(tmp_path / name)
-            if not record[0].endswith(timed) and not record[0].startswith("tbtrainer/")
+            if not record[0].endswith(timed) and not record[0].startswith(groups)
         )
         for name in ("whole", "broken")
     )

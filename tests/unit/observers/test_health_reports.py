@@ -160,6 +160,7 @@ def test_weights_damaged_before_the_first_step_are_the_cause() -> None:
     steps = Reported()
     steps.damage("layers.0.weight", INF)
     steps.reports.run_begins(0, steps.training)
+    steps.reports.gradients_ready(1, None)
     steps.take(loss=NAN, gradient=NAN)
     steps.damage()
     (line,) = steps.logged()

@@ -72,7 +72,7 @@ def test_float32_squares_neither_overflow_nor_vanish(value: float) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, 13, 70_001])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_value_that_is_not_finite_is_in_its_norm_alone(
+def test_a_value_not_finite_is_in_its_norm_alone(
     dtype: torch.dtype, place: int, value: float
 ) -> None:
     tensors = [torch.ones(70_002, dtype=dtype) for _ in range(3)]
