@@ -85,7 +85,8 @@ class ObservedSteps:
     def _observed_count(self, count: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a `_get_num_items_in_batch`, and shows before it that the data was received.
 
-        `get_batch_samples` calls it when it has the data. It may wait for the data of other ranks.
+        `get_batch_samples` calls it when it has the data (transformers 4.57 to 5.24). It may wait
+        for the data of other ranks.
         """
         self._received(next(iter((*args, *kwargs.values())), []))
         return count(*args, **kwargs)

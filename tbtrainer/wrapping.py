@@ -20,10 +20,8 @@ def wrapped_on_instance(instance: Any, name: str, wrapper: Callable[..., Any]) -
         yield
         return
 
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(method, *args, **kwargs)
-
+    # A partial and not a closure: in a copy of the object, both methods are those of the copy.
+    call = functools.update_wrapper(functools.partial(wrapper, method), method)
     attributes = vars(instance)
     before = attributes.get(name)
     attributes[name] = call

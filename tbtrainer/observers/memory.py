@@ -56,6 +56,10 @@ class Memory(Observer):
         """Forgets the device."""
         self._device, self._driver = None, None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy does not know the driver, because a module cannot be copied."""
+        return {**vars(self), "_driver": None}
+
     def _of_device(self, device: torch.device) -> Iterator[Scalar]:
         # Empty until something was allocated.
         known = torch.cuda.memory_stats(device)

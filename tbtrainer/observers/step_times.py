@@ -130,6 +130,10 @@ class StepTimes:
         taken, self._measured = self._measured, []
         return taken or []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no marks, because events of a device cannot be copied."""
+        return {**vars(self), "_open": {}, "_ended": deque()}
+
     def _measure_those_that_passed(self) -> None:
         while self._ended and _has_passed(self._ended[0][Mark.STEP_SHOWN]):
             self._measure(self._ended.popleft())

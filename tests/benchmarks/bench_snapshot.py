@@ -54,7 +54,7 @@ def by_tbtrainer(
 
 
 def with_numpy(snapshot: Callable[[], None]) -> Callable[[], None]:
-    """The same as in an installation without the compiled reader."""
+    """Returns a snapshot taken as in an installation without the compiled reader."""
 
     def by_numpy() -> None:
         with mock.patch.object(choice, "_compiled_cpu_reader", lambda: None):

@@ -1,5 +1,6 @@
 """A method of one object is wrapped for a while, and restored."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,26 @@ def test_a_method_of_the_instance_is_restored() -> None:
     with wrapped_on_instance(counter, "add", doubled):
         assert counter.add(1) == 202
     assert vars(counter) == {"add": own}
+
+
+class Wrapping(Counter):
+    """Wraps its own method, as a trainer's telemetry does."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def counted(self, method: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+        self.calls += 1
+        return method(*args, **kwargs)
+
+
+def test_a_copy_calls_its_own_method_and_wrapper() -> None:
+    original = Wrapping()
+    with wrapped_on_instance(original, "add", original.counted):
+        copied = copy.deepcopy(original)
+        assert vars(copied)["add"].args[0].__self__ is copied
+        assert copied.add(1) == 2
+    assert (copied.calls, original.calls) == (1, 0)
 
 
 def test_wrappers_inside_each_other_are_both_called() -> None:

@@ -1,5 +1,6 @@
 """Memory is that of the process and of the device's allocator since the last logging step."""
 
+import copy
 import os
 import sys
 from types import ModuleType, SimpleNamespace
@@ -140,3 +141,16 @@ def test_the_driver_reports_what_the_device_has(
     observer.run_begins(0, training_on("cuda:0"))
     of_driver = {tag: value for tag, value in shown(observer).items() if "device/" in tag}
     assert of_driver == {"device/utilization": 0.75, "device/temperature": 61}
+
+
+def test_a_copy_while_a_driver_is_known_is_possible(
+    allocator: Allocator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Driver("pynvml"))
+    properties = SimpleNamespace(uuid="12-34")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    observer = Memory()
+    observer.run_begins(0, training_on("cuda:0"))
+    copied = copy.deepcopy(observer)
+    assert not any("device/" in tag for tag in shown(copied))
+    assert any("device/" in tag for tag in shown(observer))

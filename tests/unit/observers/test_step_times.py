@@ -1,5 +1,7 @@
 """The phases of a step lie between its marks, on the host's clock or in a device's events."""
 
+import copy
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +34,16 @@ EXPECTED = StepSeconds(data=1.0, own=4.0, forward_backward=9.0, optimizer=6.0, t
 def test_phases_are_between_the_marks(fake: FakeClock) -> None:
     times = StepTimes(Clock())
     step(times, fake)
+    assert times.take() == [EXPECTED]
+
+
+def test_a_copy_has_none_of_the_marks(fake: FakeClock) -> None:
+    times = StepTimes(Clock())
+    step(times, fake)
+    times.mark(Mark.DATA_REQUESTED)
+    # Stands for an event of a device, which cannot be copied.
+    times._open[Mark.DATA_RECEIVED] = threading.Lock()
+    assert copy.deepcopy(times).take() == []
     assert times.take() == [EXPECTED]
 
 
