@@ -182,8 +182,10 @@ def test_any_rows_are_merged_as_row_by_row(
 
 
 def test_the_first_bend_is_kept_whatever_the_other_rows_fill() -> None:
-    values = normal(100_000, 0.02)
+    # So many small bends that the first one alone does not fill a bucket.
+    values = torch.linspace(0.0, 12.0, 400_000).exp()
     alone, beside = histogram_of(values)[0], histogram_of(values, normal(100_001, 20.0))[0]
+    assert alone is not None and alone.bucket_limits[0] == 1.0625
     assert_equal([alone], [beside])
 
 
