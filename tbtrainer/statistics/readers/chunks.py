@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tbtrainer.statistics.buckets import ZERO_BUCKET
 from tbtrainer.statistics.readers.pieces import in_order_of_memory
+from tbtrainer.statistics.readers.reader import check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Most elements of a chunk, which one program or block reads.
@@ -61,15 +62,37 @@ def cut(described: np.ndarray, itemsize: int) -> np.ndarray:
     return np.stack([address + begin * itemsize, np.minimum(elements - begin, CHUNK), row], axis=1)
 
 
-def add_chunks(out: TensorStatistics, table: Tensor, sums: Tensor, counts: Tensor) -> None:
-    """Adds what was found in chunks to their rows, except for the buckets other than that of zeros.
+def chunks_to_measure(
+    out: TensorStatistics,
+    rows: Sequence[int],
+    tensors: Sequence[Tensor],
+    kind_of: Callable[[Tensor], _Kind],
+) -> Iterator[tuple[_Kind, Tensor, Tensor, Tensor]]:
+    """Lists the chunks of tensors for a launch per kind, and adds what each launch found to `out`.
+
+    The launch itself adds to `out.buckets`, except for the bucket of zeros.
 
     Args:
-        out: The rows.
-        table: The chunks; see `chunk_tables`.
-        sums: Sum, sum of squares, minimum and maximum of each chunk. float64, shape (chunks, 4).
-        counts: Elements, zeros and non-finite elements of each chunk. int64, shape (chunks, 3).
+        out: The rows. Changed after each launch.
+        rows: See `chunk_tables`.
+        tensors: See `chunk_tables`.
+        kind_of: See `chunk_tables`.
+
+    Yields:
+        A kind, its table, and two tensors that the launch has to fill: sum, sum of squares, minimum
+        and maximum of each chunk, float64, shape (chunks, 4); and elements, zeros and non-finite
+        elements of each chunk, int64, shape (chunks, 3).
     """
+    check_counters(out.buckets)
+    for kind, table in chunk_tables(rows, tensors, kind_of):
+        sums = torch.empty(len(table), 4, dtype=torch.float64, device=table.device)
+        counts = torch.empty(len(table), 3, dtype=torch.int64, device=table.device)
+        yield kind, table, sums, counts
+        _add(out, table, sums, counts)
+
+
+def _add(out: TensorStatistics, table: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """Adds what was found in chunks to their rows; see `chunks_to_measure`."""
     row = table[:, 2]
     out.count.index_add_(0, row, counts[:, 0])
     out.zeros.index_add_(0, row, counts[:, 1])

@@ -16,9 +16,9 @@ from tbtrainer.statistics.buckets import (
     ZERO_BUCKET,
 )
 from tbtrainer.statistics.readers.chunks import (
-    add_chunks,
     beside,
     chunk_tables,
+    chunks_to_measure,
     is_in_one_piece,
 )
 from tbtrainer.statistics.readers.nvrtc import CompiledKernels, cuda_library
@@ -104,15 +104,10 @@ class CudaReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
-        check_counters(out.buckets)
-        for dtype, table in chunk_tables(rows, tensors, lambda tensor: tensor.dtype):
-            chunks, device = len(table), table.device
-            sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
-            counts = torch.empty(chunks, 3, dtype=torch.int64, device=device)
-            scale = beside(loss_scale, device)
-            arguments = [table, sums, counts, out.buckets, scale]
-            self._kernels[dtype].launch("measure", device, chunks, THREADS, arguments)
-            add_chunks(out, table, sums, counts)
+        for dtype, *found in chunks_to_measure(out, rows, tensors, lambda tensor: tensor.dtype):
+            table, device = found[0], found[0].device
+            arguments = [*found, out.buckets, beside(loss_scale, device)]
+            self._kernels[dtype].launch("measure", device, len(table), THREADS, arguments)
 
     def linear_into(
         self,

@@ -21,9 +21,9 @@ from tbtrainer.statistics.buckets import (
     ZERO_BUCKET,
 )
 from tbtrainer.statistics.readers.chunks import (
-    add_chunks,
     beside,
     chunk_tables,
+    chunks_to_measure,
     is_in_one_piece,
     on,
 )
@@ -100,13 +100,12 @@ class KernelReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
-        check_counters(out.buckets)
-        for (dtype, alignment), table in chunk_tables(rows, tensors, _dtype_and_alignment):
-            chunks, device = len(table), table.device
-            sums = torch.empty(chunks, 4, dtype=torch.float64, device=device)
-            counts = torch.empty(chunks, 3, dtype=torch.int64, device=device)
+        for (dtype, alignment), table, sums, counts in chunks_to_measure(
+            out, rows, tensors, _dtype_and_alignment
+        ):
+            device = table.device
             with on(device):
-                _measure[(chunks,)](
+                _measure[(len(table),)](
                     table,
                     sums,
                     counts,
@@ -117,7 +116,6 @@ class KernelReader:
                     BLOCK=_BLOCK,
                     num_warps=4,
                 )
-            add_chunks(out, table, sums, counts)
 
     def linear_into(
         self,
