@@ -7,6 +7,7 @@ from tbtrainer.arguments import (
 )
 from tbtrainer.errors import NonFiniteError
 from tbtrainer.observers.observer import Observer
+from tbtrainer.panels import Panel
 from tbtrainer.trainer import TBSeq2SeqTrainer, TBTrainer, TBTrainerMixin
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NonFiniteError",
     "Observer",
+    "Panel",
     "TBSeq2SeqTrainer",
     "TBSeq2SeqTrainingArguments",
     "TBTrainer",

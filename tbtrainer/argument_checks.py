@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy
 
+from tbtrainer.panels.panel import Panel
+
 
 def checked_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     """Returns one of the choices that are allowed, as text."""
@@ -76,6 +78,28 @@ def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str
             "or switch histograms off with histogram_strategy='no'."
         )
     return sorted(set(targets), key=allowed.index)
+
+
+def checked_panels(name: str, value: Any, known: tuple[str, ...]) -> list[Any]:
+    """Returns names of panels and instances of `Panel`, given as a list or as one of them."""
+    panels = [value] if isinstance(value, Panel) else _listed(name, value)
+    for panel in panels:
+        if not isinstance(panel, Panel):
+            checked_choice(name, panel, ("auto", "none", *known))
+    names = [panel.name if isinstance(panel, Panel) else panel for panel in panels]
+    if not panels or ("none" in names and len(names) > 1):
+        raise ValueError(
+            f"{name}={value!r} is not allowed; use 'none' alone, or 'auto', names of panels and "
+            "instances of Panel."
+        )
+    taken = [own for own in names if names.count(own) > 1]
+    taken += [p.name for p in panels if isinstance(p, Panel) and p.name in known]
+    if taken:
+        raise ValueError(
+            f"{name}={value!r} has several panels of the name {taken[0]!r}; give each one a `name` "
+            "of its own."
+        )
+    return panels
 
 
 def checked_patterns(name: str, value: Any) -> list[str] | None:

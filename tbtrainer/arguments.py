@@ -10,6 +10,7 @@ from tbtrainer.argument_checks import (
     checked_choice,
     checked_directory,
     checked_flag,
+    checked_panels,
     checked_patterns,
     checked_positive_number,
     checked_steps_or_ratio,
@@ -17,6 +18,8 @@ from tbtrainer.argument_checks import (
     checked_targets,
     checked_whole_number,
 )
+from tbtrainer.panels.built_in import PANEL_NAMES
+from tbtrainer.panels.panel import Panel
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
@@ -26,6 +29,7 @@ RUN_RESUMES = ("auto", "new")
 TELEMETRY_ERRORS = ("warn", "raise")
 MIN_HISTOGRAM_BUCKETS = 8
 MAX_HISTOGRAM_BUCKETS = 1024
+MAX_EVALUATION_EXAMPLES = 1_000_000
 
 
 @dataclass
@@ -70,6 +74,10 @@ class TensorBoardArguments:
             and `train` raises `tbtrainer.NonFiniteError` on every rank. `"stop"` and `"raise"` keep
             the weights of the last good step. With them the host waits for the device once per
             step.
+        evaluation_panels: What each evaluation shows beside its metrics: `"auto"` (all panels that
+            fit the model and the data), names of panels, `"none"`, and instances of subclasses of
+            `tbtrainer.Panel`.
+        evaluation_examples: The most examples of an evaluation that a panel keeps, of all ranks.
         flops_per_token: Floating-point operations that one token costs in training, forward and
             backward pass together, for `throughput/mfu`. `None`: computed from the model's
             parameters and `config`, and left out where that is not possible.
@@ -133,6 +141,14 @@ class TensorBoardArguments:
             "with the last good weights (stop), or raise an error (raise)."
         },
     )
+    evaluation_panels: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={"help": "What evaluations show beside metrics: auto, none, or names of panels."},
+    )
+    evaluation_examples: int = field(
+        default=1000,
+        metadata={"help": "The most examples of an evaluation that a panel keeps."},
+    )
     flops_per_token: float | None = field(
         default=None,
         metadata={
@@ -180,6 +196,12 @@ class TensorBoardArguments:
         self.nonfinite_action = checked_choice(
             "nonfinite_action", self.nonfinite_action, NONFINITE_ACTIONS
         )
+        self.evaluation_panels = checked_panels(
+            "evaluation_panels", self.evaluation_panels, PANEL_NAMES
+        )
+        self.evaluation_examples = checked_whole_number(
+            "evaluation_examples", self.evaluation_examples, 1, MAX_EVALUATION_EXAMPLES
+        )
         self.flops_per_token = checked_positive_number("flops_per_token", self.flops_per_token)
         self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)
         self.event_file_private = checked_flag("event_file_private", self.event_file_private)
@@ -203,6 +225,10 @@ class TensorBoardArguments:
         values: dict[str, Any] = getattr(super(), "to_dict")()  # noqa: B009
         # transformers takes every field whose name ends in `_token` for a secret.
         values["flops_per_token"] = self.flops_per_token
+        # For JSON.
+        values["evaluation_panels"] = [
+            panel.name if isinstance(panel, Panel) else panel for panel in self.evaluation_panels
+        ]
         if self._hides_own_fields:
             for name in _own_fields(type(self)):
                 del values[name]

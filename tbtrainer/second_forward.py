@@ -1,54 +1,18 @@
 """Repeats a forward pass, to find the module in which a NaN or an infinity began."""
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tbtrainer.random_states import RandomStates
 from tbtrainer.sharding.dtensor import reshard
 from tbtrainer.sharding.parameter_names import without_wrappers
-
-
-@dataclass(frozen=True)
-class RandomStates:
-    """The states of the random number generators that a forward pass may use.
-
-    Attributes:
-        python: Of `random`.
-        numpy: Of `numpy.random`.
-        torch: Of torch on the CPU.
-        cuda: Of the current CUDA device; `None` if CUDA is not in use.
-    """
-
-    python: Any
-    numpy: Any
-    torch: Tensor
-    cuda: Tensor | None
-
-    @classmethod
-    def now(cls) -> "RandomStates":
-        """Returns the states, without waiting for a device."""
-        return cls(
-            random.getstate(),
-            np.random.get_state(),
-            torch.get_rng_state(),
-            torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        )
-
-    def restore(self) -> None:
-        """Sets the generators to these states."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.torch)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tbtrainer.observers.observer import Gradients
+from tbtrainer.observers.facts import Gradients
 
 
 @dataclass(frozen=True)

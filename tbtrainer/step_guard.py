@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.errors import NonFiniteError
+from tbtrainer.observers.facts import Gradients, Refusal
 from tbtrainer.observers.health_report import HealthReport
 from tbtrainer.observers.health_reports import HealthReports
-from tbtrainer.observers.observer import Gradients, Refusal
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.second_forward import ForwardPass, first_bad_module

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.observers.deepspeed_engine import observed_engine_step
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.loss_scale import loss_scale_of
-from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.training import Training
 from tbtrainer.step_guard import StepGuard

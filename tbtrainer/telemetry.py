@@ -5,20 +5,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from transformers.integrations import TensorBoardCallback
 
 from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.evaluations import ObservedEvaluations
 from tbtrainer.given_arguments import telemetry_arguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.evaluation_panels import (
+    EvaluationPanels,
+    PanelSetting,
+    panel_setting,
+)
 from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.learning_rates import LearningRates
-from tbtrainer.observers.observer import Evaluation, EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
@@ -58,7 +62,14 @@ class Telemetry:
         rates = LearningRates()
         reports = HealthReports(measurements, rates.rates_at)
         self.observers = ObserverSet(
-            built_in_observers(self.run, clock, measurements, reports, rates),
+            built_in_observers(
+                self.run,
+                clock,
+                measurements,
+                reports,
+                rates,
+                EvaluationPanels(self._panel_setting, isolation),
+            ),
             self.run.write,
             writes=self._writes,
             isolation=isolation,
@@ -66,12 +77,11 @@ class Telemetry:
         )
         guard = StepGuard(trainer, self.observers, measurements, reports)
         self.steps = ObservedSteps(trainer, self._arguments, self.observers, guard)
+        self._evaluations = ObservedEvaluations(trainer, self.observers)
         # Trainings and evaluations that are running now, one inside the other.
         self._uses = 0
         # Whether `train` has begun its run. An attempt after a failed one continues it.
         self._run_has_begun = False
-        # Prefixes of the evaluations that are running now, one inside the other.
-        self._open_evaluations: list[str] = []
         # Calls of `log` that are running now, one inside the other.
         self._open_logs = 0
         # Directory of the checkpoint that is being saved, until it is marked.
@@ -92,6 +102,9 @@ class Telemetry:
                 names = clean_names([n for n, _ in self._trainer.model.named_parameters()])
                 warn_of_patterns_without_match(self._arguments, names)
 
+    def _panel_setting(self, step: int, dataset: str | None) -> PanelSetting:
+        return panel_setting(self._trainer, self._arguments, step, dataset)
+
     # ---- A run ----
 
     @contextmanager
@@ -110,25 +123,11 @@ class Telemetry:
         Yields:
             A function to be called with the metrics when the evaluation has ended.
         """
-        # `evaluate` with a dictionary of datasets calls itself, with the prefix of each.
-        outer = self._open_evaluations[-1] if self._open_evaluations else None
-        dataset = None if outer is None else prefix.removeprefix(f"{outer}_")
-        began = time.perf_counter()
-
-        def ended(metrics: dict[str, float]) -> None:
-            seconds = time.perf_counter() - began
-            evaluation = Evaluation(
-                MappingProxyType(dict(metrics)), dataset, seconds, outer is not None
-            )
-            self.observers.evaluation_ended(self.steps.count, evaluation)
-
-        with self._in_use(self.run.release):
-            self._open_evaluations.append(prefix)
-            try:
-                self.observers.evaluation_begins(self.steps.count, dataset)
-                yield ended
-            finally:
-                self._open_evaluations.pop()
+        with (
+            self._in_use(self.run.release),
+            self._evaluations.observed(prefix, self.steps.count) as ended,
+        ):
+            yield ended
 
     @contextmanager
     def _in_use(self, close: Callable[[], None]) -> Iterator[None]:
@@ -231,8 +230,7 @@ class Telemetry:
 
     def evaluation_batch(self, inputs: Any, predicted: Any) -> None:
         """Shows a predicted batch: loss, logits and labels."""
-        with self.observers.guarded("observe an evaluation batch"):
-            self.observers.evaluation_batch(self.steps.count, EvaluationBatch(inputs, *predicted))
+        self._evaluations.batch_predicted(self.steps.count, inputs, predicted)
 
     @contextmanager
     def checkpoint(self, trial: Any) -> Iterator[None]:

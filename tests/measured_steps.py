@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tbtrainer import TensorBoardArguments
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers.observer import Gradients
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.step_facts import StepFacts, StepsReading
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tests.gradients import CPU, Layers, set_gradients, table_of

@@ -10,8 +10,8 @@ from transformers import TrainingArguments
 from tbtrainer import TensorBoardArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms
-from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.observers.training import Training

@@ -4,6 +4,7 @@ from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.evaluation_health import EvaluationHealth
+from tbtrainer.observers.evaluation_panels import EvaluationPanels
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
 from tbtrainer.observers.health_counts import HealthCounts
 from tbtrainer.observers.health_reports import HealthReports
@@ -27,6 +28,7 @@ def built_in_observers(
     measurements: StepMeasurements,
     reports: HealthReports,
     rates: LearningRates,
+    panels: EvaluationPanels,
 ) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
@@ -47,6 +49,7 @@ def built_in_observers(
         measurements: Measures the steps.
         reports: Reports what is not finite.
         rates: Shows the learning rates. The reports ask it for those of a step.
+        panels: Shows what evaluations get right and wrong.
     """
     times = StepTimes(clock)
     return [
@@ -61,6 +64,7 @@ def built_in_observers(
         SpikeScores(measurements),
         reports,
         EvaluationHealth(reports),
+        panels,
         Histograms(),
         rates,
         Memory(),

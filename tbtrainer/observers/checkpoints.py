@@ -6,7 +6,8 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tbtrainer import tags
-from tbtrainer.observers.observer import Checkpoint, Observer
+from tbtrainer.observers.facts import Checkpoint
+from tbtrainer.observers.observer import Observer
 from tbtrainer.records import Deferred, Records, Scalar, Text
 from tbtrainer.redaction import redacted_name, redacted_text
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from tbtrainer import tags
+from tbtrainer.observers.facts import Evaluation, EvaluationBatch
 from tbtrainer.observers.health_report import HealthReport
 from tbtrainer.observers.health_reports import HealthReports
-from tbtrainer.observers.observer import Evaluation, EvaluationBatch, Observer
+from tbtrainer.observers.observer import Observer
 from tbtrainer.records import Records, Scalar
 from tbtrainer.sharding import reduce_sum
 from tbtrainer.sharding.agreement import collective_device

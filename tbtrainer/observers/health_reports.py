@@ -9,8 +9,9 @@ import numpy as np
 
 from tbtrainer import tags
 from tbtrainer.observers.damaged_weights import damaged_weights
+from tbtrainer.observers.facts import Gradients, Refusal
 from tbtrainer.observers.health_report import Cause, HealthReport, HistoryStep
-from tbtrainer.observers.observer import Gradients, Observer, Refusal
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.step_facts import StepFacts, StepNorms, StepsReading
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tbtrainer import tags
-from tbtrainer.observers.observer import Gradients, Observer
+from tbtrainer.observers.facts import Gradients
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.row_groups import row_names
 from tbtrainer.observers.training import Training
 from tbtrainer.records import Deferred, HistogramRecord

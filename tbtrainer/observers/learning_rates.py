@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from tbtrainer import tags
-from tbtrainer.observers.observer import Gradients, Observer
+from tbtrainer.observers.facts import Gradients
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.training import Training
 from tbtrainer.records import Scalar
 

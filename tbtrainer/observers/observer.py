@@ -1,106 +1,19 @@
-"""`Observer`: the moments of a run as methods, and what an observer is given at each."""
+"""`Observer`: the moments of a run as methods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from tbtrainer.observers.facts import (
+    Checkpoint,
+    Evaluation,
+    EvaluationBatch,
+    Gradients,
+    Refusal,
+)
 from tbtrainer.observers.training import Training
 from tbtrainer.records import Records
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """The gradients of one optimizer step: accumulated, summed over ranks and not yet clipped.
-
-    Attributes:
-        parts: The part of each gradient that this rank counts, in the order of
-            `Training.parameters.rows`. `None` where other ranks count all of it, where the
-            parameter has no gradient, and where it could not be read; for the last, the reason is
-            in `Training.parameters.unread_gradients`. These are the training's own tensors: do not
-            change them, and do not keep them after the call.
-        loss_scale: What the gradients are still multiplied by under float16, a scalar tensor;
-            `None` without a loss scale.
-    """
-
-    parts: Sequence[Tensor | None]
-    loss_scale: Tensor | None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why `nonfinite_action` does not let an optimizer step through. Equal on every rank.
-
-    Attributes:
-        action: `"stop"` or `"raise"`.
-        loss: This rank's loss of the step, a scalar; `None` if it is not known. Differs between
-            ranks.
-        first_module: The first module, in the order of execution, whose output was not finite
-            although its inputs were, in a second forward pass of the same data; `None` if there was
-            none.
-        checked_forward: Whether a second forward pass was made on every rank.
-    """
-
-    action: str
-    loss: Tensor | None
-    first_module: str | None
-    checked_forward: bool
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that was saved.
-
-    Attributes:
-        path: Its directory.
-        seconds: The time that saving it took on this rank.
-        metric: Name and value of `metric_for_best_model` at this step; `None` if there is none.
-        is_best: Whether it is the best checkpoint so far.
-    """
-
-    path: str
-    seconds: float
-    metric: tuple[str, float] | None
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An evaluation that has ended.
-
-    Attributes:
-        metrics: What `evaluate` returns.
-        dataset: The key of its dataset in a dictionary of datasets; `None` without a dictionary.
-        seconds: The time that it took on this rank.
-        is_part: Whether it is the evaluation of one dataset of several. An evaluation of all of
-            them, with its own `seconds`, follows.
-    """
-
-    metrics: Mapping[str, float]
-    dataset: str | None
-    seconds: float
-    is_part: bool
-
-
-@dataclass(frozen=True)
-class EvaluationBatch:
-    """One predicted batch of this rank in an evaluation, on its device, before ranks gather.
-
-    Without `compute_metrics`, `Trainer.evaluate` asks for the loss alone: `logits` and `labels` are
-    then `None`, and `inputs` has the labels.
-
-    Attributes:
-        inputs: What the model was given.
-        loss: Mean loss of the batch, a scalar; `None` without labels.
-        logits: A tensor, or a nested tuple of tensors; `None` if only the loss was asked for.
-        labels: As `logits`; `None` also if the batch has none.
-    """
-
-    inputs: Mapping[str, Any]
-    loss: Tensor | None
-    logits: Any
-    labels: Any
 
 
 class Observer:

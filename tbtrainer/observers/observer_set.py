@@ -12,15 +12,8 @@ from torch import Tensor
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.background import Background
 from tbtrainer.observers.clock import Clock
-from tbtrainer.observers.observer import (
-    Checkpoint,
-    Evaluation,
-    EvaluationBatch,
-    Gradients,
-    Observer,
-    Refusal,
-    Training,
-)
+from tbtrainer.observers.facts import Checkpoint, Evaluation, EvaluationBatch, Gradients, Refusal
+from tbtrainer.observers.observer import Observer, Training
 from tbtrainer.observers.observer_states import load_states, states_of
 from tbtrainer.records import Deferred, Record, Records
 from tbtrainer.sharding.agreement import failed_on_any_rank

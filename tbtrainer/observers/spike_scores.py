@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tbtrainer import tags
-from tbtrainer.observers.observer import Observer, Refusal
+from tbtrainer.observers.facts import Refusal
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.spike_score import SpikeScore
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training

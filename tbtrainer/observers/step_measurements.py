@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.facts import Gradients, Refusal
 from tbtrainer.observers.gradient_norms import GradientNorms
-from tbtrainer.observers.observer import Gradients, Observer, Refusal
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.step_facts import StepsReading
 from tbtrainer.observers.training import Training
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tbtrainer.observers.clock import Clock
-from tbtrainer.observers.observer import Gradients, Observer
+from tbtrainer.observers.facts import Gradients
+from tbtrainer.observers.observer import Observer
 
 # Steps whose CUDA events are kept before those that have passed are read.
 _PENDING_STEPS = 64

@@ -11,9 +11,10 @@ import torch
 
 from tbtrainer import tags
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.facts import Checkpoint, Evaluation
 from tbtrainer.observers.model_flops import ModelFlops, compute_dtype, model_flops
 from tbtrainer.observers.net_clock import Elapsed, NetClock
-from tbtrainer.observers.observer import Checkpoint, Evaluation, Observer
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.peak_flops import peak_flops
 from tbtrainer.observers.step_times import StepSeconds, StepTimes
 from tbtrainer.observers.throughput_window import (

@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import Observer, TBTrainer, TBTrainingArguments
-from tbtrainer.observers.observer import Checkpoint, Evaluation, EvaluationBatch, Gradients
+from tbtrainer.observers.facts import Checkpoint, Evaluation, EvaluationBatch, Gradients
 from tbtrainer.observers.training import Training
 from tbtrainer.records import Deferred, Records, Scalar, Text
 from tests.events import event_files, scalars, texts

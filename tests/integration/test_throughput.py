@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback, default_data_collator
 
 from tbtrainer import Observer, TBTrainer, TBTrainingArguments
-from tbtrainer.observers.observer import Gradients
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.run import RunSession
 from tbtrainer.sharding import ParameterTable
 from tests.events import event_files, scalars, text, texts

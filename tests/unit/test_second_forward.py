@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tbtrainer.second_forward import ForwardPass, RandomStates, first_bad_module
+from tbtrainer.random_states import RandomStates
+from tbtrainer.second_forward import ForwardPass, first_bad_module
 
 NAN = float("nan")
 

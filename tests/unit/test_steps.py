@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tbtrainer import Observer, TensorBoardArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.health_reports import HealthReports
-from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.training import Training

@@ -16,7 +16,7 @@ LAYERS = (
     ("tbtrainer.trainer",),
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
     ("tbtrainer.given_arguments",),
-    ("tbtrainer.steps", "tbtrainer.wrapping"),
+    ("tbtrainer.steps", "tbtrainer.evaluations", "tbtrainer.wrapping"),
     ("tbtrainer.step_guard", "tbtrainer.step_findings", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
@@ -24,7 +24,9 @@ LAYERS = (
     ("tbtrainer.unmatched_patterns",),
     ("tbtrainer.arguments", "tbtrainer.isolation"),
     ("tbtrainer.argument_checks",),
+    ("tbtrainer.panels",),
     ("tbtrainer.redaction",),
+    ("tbtrainer.random_states",),
     ("tbtrainer.sharding",),
     ("tbtrainer.statistics",),
     (

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tbtrainer.observers.checkpoints import bytes_of, checkpoint_card
-from tbtrainer.observers.observer import Checkpoint
+from tbtrainer.observers.facts import Checkpoint
 
 
 def test_the_card_of_a_checkpoint_has_no_password() -> None:

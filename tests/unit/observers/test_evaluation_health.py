@@ -10,8 +10,8 @@ from tbtrainer import tags
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers import evaluation_health
 from tbtrainer.observers.evaluation_health import EvaluationHealth
+from tbtrainer.observers.facts import Evaluation, EvaluationBatch
 from tbtrainer.observers.health_reports import HealthReports
-from tbtrainer.observers.observer import Evaluation, EvaluationBatch
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.records import JsonLine, Record, Scalar
 

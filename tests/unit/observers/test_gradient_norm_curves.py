@@ -10,9 +10,9 @@ from torch import nn
 
 from tbtrainer import TensorBoardArguments, tags
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves, norm_scalars
 from tbtrainer.observers.norm_summary import GradientNormSummary
-from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.records import Scalar
 from tbtrainer.sharding import parameter_table

@@ -10,9 +10,9 @@ import torch
 
 from tbtrainer import tags
 from tbtrainer.observers import health_reports
+from tbtrainer.observers.facts import Refusal
 from tbtrainer.observers.health_report import HealthReport
 from tbtrainer.observers.health_reports import HEALTH_FILE, MOST_REPORTS, HealthReports
-from tbtrainer.observers.observer import Refusal
 from tbtrainer.records import JsonLine, Records, Text
 from tests.measured_steps import MeasuredSteps
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from tbtrainer import TensorBoardArguments
 from tbtrainer.observers import histograms as module
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms, histogram_records
-from tbtrainer.observers.observer import Gradients
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table

@@ -10,8 +10,9 @@ import pytest
 from tbtrainer import tags
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.log_entries import LogEntries
-from tbtrainer.observers.observer import Gradients, Observer
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.records import Deferred, Record, Records, Scalar

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tbtrainer import tags
-from tbtrainer.observers.observer import Refusal
+from tbtrainer.observers.facts import Refusal
 from tbtrainer.observers.spike_score import HISTORY
 from tbtrainer.observers.spike_scores import SpikeScores
 from tests.gradients import Layers, Unreadable

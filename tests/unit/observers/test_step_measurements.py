@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers.observer import Gradients, Refusal
+from tbtrainer.observers.facts import Gradients, Refusal
 from tbtrainer.observers.step_facts import StepsReading
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tests.accelerator import Accelerator

@@ -10,7 +10,7 @@ import torch
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.observers import throughput
 from tbtrainer.observers.clock import Clock
-from tbtrainer.observers.observer import Evaluation
+from tbtrainer.observers.facts import Evaluation
 from tbtrainer.observers.step_times import Mark, StepTimes
 from tbtrainer.observers.throughput import Throughput
 from tbtrainer.observers.throughput_window import RANK_FIGURES

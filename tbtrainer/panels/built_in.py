@@ -1,0 +1,23 @@
+"""The panels that every trainer can show, and which of them are chosen."""
+
+from collections.abc import Sequence
+
+from tbtrainer.panels.panel import Panel
+
+# In the order in which they are drawn.
+BUILT_IN: tuple[type[Panel], ...] = ()
+PANEL_NAMES = tuple(kind.name for kind in BUILT_IN)
+
+
+def chosen_panels(chosen: Sequence[str | Panel]) -> list[Panel]:
+    """Returns the panels that `evaluation_panels` names.
+
+    Args:
+        chosen: Checked names of built-in panels, `"auto"` for all that are not on request only,
+            `"none"`, and instances.
+    """
+    panels: list[Panel] = []
+    for kind in BUILT_IN:
+        if kind.name in chosen or ("auto" in chosen and not kind.on_request):
+            panels.append(kind())
+    return panels + [panel for panel in chosen if isinstance(panel, Panel)]

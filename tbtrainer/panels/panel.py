@@ -1,0 +1,207 @@
+"""`Panel`: shows something of every evaluation, such as a confusion matrix."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from tbtrainer.panels.nested import first_tensor, is_tensor
+from tbtrainer.records import Records
+
+
+@dataclass(frozen=True)
+class PanelBatch:
+    """One batch of an evaluation on one rank, on its device, before the ranks gather.
+
+    Examples that were added to make all ranks' batches equally long are left out, and so are those
+    that another rank has too. The tensors are the evaluation's own: do not change them.
+
+    Attributes:
+        size: Number of examples; the first dimension of all tensors.
+        inputs: What the model was given, with the labels.
+        outputs: What the model returned; `None` if the trainer has a way of its own to predict.
+        predictions: What `prediction_step` returned in the place of logits, such as the generated
+            tokens of `Seq2SeqTrainer`; `None` if only the loss was asked for.
+        labels: A tensor, or a tuple of them for a model with several; `None` without labels.
+        loss: Mean loss of the batch with the examples that are left out here, a scalar; `None`
+            without labels.
+    """
+
+    size: int
+    inputs: Mapping[str, Any]
+    outputs: Any
+    predictions: Any
+    labels: Any
+    loss: Tensor | None
+
+    @cached_property
+    def logits(self) -> Tensor | None:
+        """The `logits` of the model.
+
+        Of an output without that name it is the first tensor after the loss; `None` if there is
+        none.
+        """
+        outputs = self.predictions if self.outputs is None else self.outputs
+        if isinstance(outputs, Mapping):
+            named = outputs.get("logits")
+            if is_tensor(named):
+                return named
+            outputs = [value for name, value in outputs.items() if name != "loss"]
+        elif (
+            isinstance(outputs, tuple | list) and self.loss is not None and self.outputs is not None
+        ):
+            outputs = outputs[1:]
+        return first_tensor(outputs)
+
+
+@dataclass(frozen=True)
+class PanelEvaluation:
+    """The evaluation that a panel is asked to show.
+
+    Attributes:
+        step: Optimizer steps taken so far.
+        dataset: The key of its dataset in a dictionary of datasets; `None` without a dictionary.
+        model: The model as it was given to the trainer. Not to be used in `draw`, which runs while
+            the training continues.
+        config: The model's configuration; `None` if it has none.
+        processing_class: The trainer's tokenizer or processor; `None` if it has none.
+        training_arguments: Of the trainer.
+        examples: The most examples that a panel may keep, `evaluation_examples`.
+        first_batch: The first batch of this rank. Not to be used in `draw`.
+        metrics: What `evaluate` returned; empty until it has.
+    """
+
+    step: int
+    dataset: str | None
+    model: nn.Module
+    config: Any
+    processing_class: Any
+    training_arguments: TrainingArguments
+    examples: int
+    first_batch: PanelBatch | None = None
+    metrics: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def tag(self, name: str) -> str:
+        """Returns the tag of something that a panel shows: `eval/<name>`.
+
+        With a dictionary of datasets it is `eval/<dataset>/<name>`.
+        """
+        return f"eval/{name}" if self.dataset is None else f"eval/{self.dataset}/{name}"
+
+    def class_name(self, index: int) -> str:
+        """Returns the name of a class by the configuration's `id2label`, or else its number."""
+        names = getattr(self.config, "id2label", None) or {}
+        return str(names.get(index, names.get(str(index), index)))
+
+    def with_metrics(self, metrics: Mapping[str, Any]) -> "PanelEvaluation":
+        """Returns the same evaluation when it has ended, without what is on the device."""
+        return replace(self, first_batch=None, metrics=MappingProxyType(dict(metrics)))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a panel keeps of one batch, as tensors; or of a whole evaluation, as NumPy arrays.
+
+    Attributes:
+        examples: Tensors whose first dimension is that of the batch: what to keep of each example.
+            Of a whole evaluation, those of the examples that were kept, of all ranks. Where the
+            second dimension differs between batches, zeros are added at its end.
+        priority: Which examples to keep, shape (examples,), of a floating dtype: those with the
+            highest values, and none whose value is NaN or minus infinity. `None`: a sample that is
+            the same at each evaluation of the same data.
+        totals: Tensors of the same shapes at each batch. They are added up over all batches and
+            ranks, floating dtypes in float64 and others in int64.
+    """
+
+    examples: Mapping[str, Any] = field(default_factory=dict)
+    priority: Tensor | None = None
+    totals: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeptOfAllRanks:
+    """What was kept of a whole evaluation, of all ranks, in main memory.
+
+    Attributes:
+        examples: What was kept of the examples: arrays of shape (examples, …). Sorted by priority,
+            the highest first; a sample is in the order of the data.
+        priority: Shape (examples,), float32; `None` for a sample.
+        totals: The sums over all batches.
+        seen: Number of examples of the evaluation.
+    """
+
+    examples: Mapping[str, NDArray[Any]]
+    priority: NDArray[Any] | None
+    totals: Mapping[str, NDArray[Any]]
+    seen: int
+
+
+class Panel:
+    """Shows something of every evaluation. Subclass it, and name an instance in the arguments.
+
+    ```python
+    TBTrainingArguments(evaluation_panels=["auto", MyPanel()])
+    ```
+
+    A panel is asked whether it applies to an evaluation, then about each batch, and at the end it
+    draws. It keeps nothing itself: what `batch` returns is sampled, added up and brought from all
+    ranks to world rank zero for it. An error in a method causes one warning, and the evaluation
+    continues without the panel.
+
+    Attributes:
+        name: By which the panel is chosen and its errors are named. Default: that of the class.
+        most_examples: The most examples that it keeps; `None` for `evaluation_examples`, which is
+            the limit in any case.
+        on_request: Whether it is left out of `evaluation_panels="auto"`.
+    """
+
+    name: str = ""
+    most_examples: int | None = None
+    on_request: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # Arguments are saved with each checkpoint. They name a panel whose class may be local.
+        return str, (self.name,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Panel":
+        return self
+
+    def __copy__(self) -> "Panel":
+        return self
+
+    def applies(self, evaluation: PanelEvaluation) -> bool:
+        """Returns whether the panel can show this evaluation. Is called with its first batch."""
+        return True
+
+    def batch(self, batch: PanelBatch, evaluation: PanelEvaluation) -> Kept | None:
+        """Returns what to keep of a batch. Is called on every rank, for the rank's own batches.
+
+        It should not wait for the device: use tensor operations whose results stay there.
+        """
+        return None
+
+    def finish(self, evaluation: PanelEvaluation) -> Kept | None:
+        """Returns what to keep beyond the batches. Is called on every rank, after the last one.
+
+        Here a panel may run the model once more. Random states are restored afterwards. Where the
+        model is sharded, every rank has to run it as often as the others.
+        """
+        return None
+
+    def draw(self, kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> Records:
+        """Returns the records that show it. Is called on world rank zero, in a thread of its own.
+
+        The training continues meanwhile. A panel that takes more than a minute is left out from
+        then on.
+        """
+        return ()
