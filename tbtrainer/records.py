@@ -5,7 +5,7 @@ returned. They hold numbers and text, and no tensors.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -90,6 +90,106 @@ class HistogramRecord:
     histogram: Histogram
 
 
+@dataclass(frozen=True)
+class Image:
+    """A picture at one step.
+
+    Attributes:
+        tag: Name of the card.
+        pixels: uint8, shape (height, width, 3): red, green and blue.
+
+    Raises:
+        ValueError: `pixels` has another dtype or shape.
+    """
+
+    tag: str
+    pixels: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        shape, dtype = np.shape(self.pixels), getattr(self.pixels, "dtype", type(self.pixels))
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+            raise ValueError(
+                f"pixels are {dtype} of shape {shape}; they have to be uint8 of shape "
+                "(height, width, 3)."
+            )
+
+
+@dataclass(frozen=True)
+class PrCurve:
+    """Precision and recall of one class at equal steps of the threshold, from 0 to 1.
+
+    Attributes:
+        tag: Name of the curve.
+        true_positives: Examples of the class whose score is at least the threshold. float64, shape
+            (thresholds,), at most 127.
+        false_positives: Other examples whose score is at least the threshold. As above.
+        true_negatives: Other examples whose score is below it. As above.
+        false_negatives: Examples of the class whose score is below it. As above.
+    """
+
+    tag: str
+    true_positives: NDArray[np.float64]
+    false_positives: NDArray[np.float64]
+    true_negatives: NDArray[np.float64]
+    false_negatives: NDArray[np.float64]
+
+    @classmethod
+    def from_counts(cls, tag: str, positives: Any, negatives: Any) -> "PrCurve":
+        """Returns the curve of examples that are counted by their score.
+
+        Args:
+            tag: Name of the curve.
+            positives: Examples of the class per bin, shape (thresholds,). A score s from 0 to 1 is
+                in the bin floor(s · (thresholds - 1)), as in TensorBoard.
+            negatives: Other examples per bin, likewise.
+        """
+        at_least = [
+            np.cumsum(np.asarray(counts, dtype=np.float64)[::-1])[::-1]
+            for counts in (positives, negatives)
+        ]
+        true, false = at_least
+        return cls(tag, true, false, false[0] - false, true[0] - true)
+
+    def raw_fields(self) -> dict[str, Any]:
+        """Returns the keyword arguments of `SummaryWriter.add_pr_curve_raw`.
+
+        Without any example above a threshold the precision is undefined, and 0 as in TensorBoard.
+        """
+        found = self.true_positives + self.false_positives
+        positives = self.true_positives + self.false_negatives
+        return {
+            "true_positive_counts": self.true_positives,
+            "false_positive_counts": self.false_positives,
+            "true_negative_counts": self.true_negatives,
+            "false_negative_counts": self.false_negatives,
+            "precision": self.true_positives / np.maximum(found, 1e-7),
+            "recall": self.true_positives / np.maximum(positives, 1e-7),
+            "num_thresholds": len(found),
+        }
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors for TensorBoard's Projector, with a label each. The latest ones of a tag are kept.
+
+    Attributes:
+        tag: Name of the set of vectors.
+        vectors: float32, shape (vectors, dimensions).
+        labels: One per vector. Secrets in them are hidden before they are written.
+    """
+
+    tag: str
+    vectors: NDArray[np.float32]
+    labels: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.vectors) != 2 or len(self.vectors) != len(self.labels):
+            raise ValueError(
+                f"vectors of shape {np.shape(self.vectors)} have {len(self.labels)} labels; the "
+                "shape has to be (vectors, dimensions), with one label per vector."
+            )
+
+
 # A file of JSON lines: a plain name without a path, which no loader of TensorBoard reads.
 _LINES_FILE = re.compile(r"(?!.*tfevents)[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\.jsonl")
 
@@ -150,5 +250,7 @@ class Deferred:
     make: Callable[[], Iterable["Record"]]
 
 
-Record: TypeAlias = Scalar | Text | HistogramRecord | JsonLine | Deferred
+Record: TypeAlias = (
+    Scalar | Text | HistogramRecord | Image | PrCurve | Embedding | JsonLine | Deferred
+)
 Records: TypeAlias = Iterable[Record]

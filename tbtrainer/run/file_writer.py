@@ -22,7 +22,10 @@ from tbtrainer.tags import description_of
 _SHOWN_BY = {
     "simple_value": ("scalars", DataClass.DATA_CLASS_SCALAR),
     "histo": ("histograms", DataClass.DATA_CLASS_TENSOR),
+    "image": ("images", DataClass.DATA_CLASS_BLOB_SEQUENCE),
 }
+# Likewise, by plugin, for values whose metadata torch writes without a data class.
+_DATA_CLASSES = {"pr_curves": DataClass.DATA_CLASS_TENSOR}
 
 
 class RunFileWriter(FileWriter):
@@ -53,11 +56,19 @@ class RunFileWriter(FileWriter):
 
 def _describe(value: Any) -> None:
     """Adds the description of a tag to a value, in the form that all loaders read."""
+    description, metadata = description_of(value.tag), value.metadata
+    if not description:
+        return
+    if value.HasField("metadata"):
+        plugin = metadata.plugin_data.plugin_name
+        if plugin in _DATA_CLASSES and not metadata.summary_description:
+            metadata.summary_description = description
+            metadata.data_class = _DATA_CLASSES[plugin]
+        return
     shown_by = _SHOWN_BY.get(value.WhichOneof("value"))
-    description = description_of(value.tag)
-    if shown_by is not None and description and not value.HasField("metadata"):
-        value.metadata.summary_description = description
-        value.metadata.plugin_data.plugin_name, value.metadata.data_class = shown_by
+    if shown_by is not None:
+        metadata.summary_description = description
+        metadata.plugin_data.plugin_name, metadata.data_class = shown_by
 
 
 class _EventWriter(StockEventFileWriter):

@@ -9,9 +9,19 @@ from typing import Any
 from tbtrainer.event_file.json_lines import json_line
 from tbtrainer.event_file.json_lines_writer import JsonLinesWriter
 from tbtrainer.event_file.waiting import CLOSE_SECONDS
-from tbtrainer.records import HistogramRecord, JsonLine, Records, Scalar, Text
+from tbtrainer.records import (
+    Embedding,
+    HistogramRecord,
+    Image,
+    JsonLine,
+    PrCurve,
+    Records,
+    Scalar,
+    Text,
+)
 from tbtrainer.redaction import redacted
 from tbtrainer.run.observer_states import ObserverStates
+from tbtrainer.run.projector import Projector
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.summary_writer import RunWriter
 
@@ -32,6 +42,7 @@ class OpenRun:
         cards: Digests of the texts that are written only if they have changed, by tag.
         lines: The writers of its files of JSON lines, by the name of the file.
         states: Writes the states of observers to checkpoints.
+        projector: Writes the files of the Projector.
     """
 
     writer: RunWriter
@@ -42,6 +53,10 @@ class OpenRun:
     cards: dict[str, str] = field(default_factory=dict)
     lines: dict[str, JsonLinesWriter] = field(default_factory=dict)
     states: ObserverStates = field(default_factory=ObserverStates)
+    projector: Projector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.projector = Projector(str(self.writer.log_dir), self.file_mode)
 
     def write(self, records: Records, step: int) -> None:
         """Writes records at `step`. Secrets in texts are replaced by `<hidden>`.
@@ -58,6 +73,13 @@ class OpenRun:
                 self.writer.add_histogram_raw(record.tag, **fields, global_step=step)
             elif isinstance(record, Scalar):
                 self.writer.add_scalar(record.tag, record.value, step)
+            elif isinstance(record, Image):
+                self.writer.add_image(record.tag, record.pixels, step, dataformats="HWC")
+            elif isinstance(record, PrCurve):
+                fields = record.raw_fields()
+                self.writer.add_pr_curve_raw(record.tag, **fields, global_step=step)
+            elif isinstance(record, Embedding):
+                self.projector.write(record)
             elif isinstance(record, JsonLine):
                 line = json_line(record.values, step, time.time())
                 self._lines_writer(record.file).put(line)
@@ -65,7 +87,8 @@ class OpenRun:
                 # Not the value itself, which may contain a secret.
                 raise TypeError(
                     f"a {type(record).__name__} is not a record; return a Scalar, a Text, a "
-                    "HistogramRecord or a JsonLine of tbtrainer.records."
+                    "HistogramRecord, an Image, a PrCurve, an Embedding or a JsonLine of "
+                    "tbtrainer.records."
                 )
 
     def mark(self, checkpoint: str, step: int, observers: Mapping[str, Any]) -> None:
