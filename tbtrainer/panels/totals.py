@@ -24,26 +24,26 @@ class Totals:
         """
         if not values:
             return
-        wide = {name: _wide(value.detach()) for name, value in values.items()}
+        summands = {name: wide(value.detach()) for name, value in values.items()}
         if not self.sums:
-            size = sum(value.numel() * 8 for value in wide.values())
+            size = sum(value.numel() * 8 for value in summands.values())
             if size > MOST_BYTES:
                 raise ValueError(
                     f"a panel's totals take {size:,} bytes; at most {MOST_BYTES:,} are allowed."
                 )
-            self.sums = {name: value.clone() for name, value in wide.items()}
+            self.sums = {name: value.clone() for name, value in summands.items()}
             return
-        if _shapes(wide) != _shapes(self.sums):
+        if _shapes(summands) != _shapes(self.sums):
             raise ValueError(
                 f"a panel's totals had the shapes {_shapes(self.sums)} in earlier batches, and "
-                f"have {_shapes(wide)} in this one; they have to be equal."
+                f"have {_shapes(summands)} in this one; they have to be equal."
             )
-        for name, value in wide.items():
+        for name, value in summands.items():
             self.sums[name] += value
 
 
-def _wide(value: Tensor) -> Tensor:
-    """Returns a tensor in int64 or float64; in float32 on devices without float64."""
+def wide(value: Tensor) -> Tensor:
+    """Returns a tensor in the dtype of sums: int64, or float64, or float32 on devices without it."""
     if not value.is_floating_point():
         return value.to(torch.int64)
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)

@@ -1,0 +1,1 @@
+"""`PredictedAgainstTrue` and `Residuals`: how near the numbers are that a model predicts."""
