@@ -2,10 +2,24 @@
 
 from collections.abc import Sequence
 
+from tbtrainer.panels.calibration import Calibration
+from tbtrainer.panels.confusion_matrix import ConfusionMatrix
+from tbtrainer.panels.label_f1 import LabelF1
+from tbtrainer.panels.mistakes import Mistakes
 from tbtrainer.panels.panel import Panel
+from tbtrainer.panels.pr_curves import PrCurves
+from tbtrainer.panels.regression import PredictedAgainstTrue, Residuals
 
 # In the order in which they are drawn.
-BUILT_IN: tuple[type[Panel], ...] = ()
+BUILT_IN: tuple[type[Panel], ...] = (
+    ConfusionMatrix,
+    PrCurves,
+    Calibration,
+    Mistakes,
+    LabelF1,
+    PredictedAgainstTrue,
+    Residuals,
+)
 PANEL_NAMES = tuple(kind.name for kind in BUILT_IN)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,10 +10,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tbtrainer.panels.classified import Classified, classified
+from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
+from tbtrainer.panels.pictures import picture
+from tbtrainer.panels.plots import BLUE, GREEN, GREY, ORANGE, plain
 from tbtrainer.panels.tasks import is_single_label
+from tbtrainer.records import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BINS = 15
+
+
+class Calibration(Panel):
+    """Shows how often predictions of each confidence are correct: a reliability diagram.
+
+    All examples are counted, in 15 bins of the highest probability. The title has the expected
+    calibration error; below the diagram are the examples per bin.
+    """
+
+    name = "calibration"
+
+    def applies(self, evaluation: PanelEvaluation) -> bool:
+        """Returns whether each example has one of several classes."""
+        return is_single_label(evaluation)
+
+    def batch(self, batch: PanelBatch, evaluation: PanelEvaluation) -> Kept:
+        """Returns the counts and sums of the batch."""
+        return Kept(totals=confidence_totals(classified(batch)))
+
+    def draw(self, kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> list[Image]:
+        """Returns the picture; none if no example is counted."""
+        found = Reliability.of(kept.totals)
+        examples = int(found.examples.sum())
+        if examples == 0:
+            return []
+        line = examples_line(examples, kept.seen)
+        title = f"Expected calibration error {found.expected_error:.3f}\n{line}"
+
+        def draw(figure: "Figure") -> None:
+            figure.suptitle(title, fontsize=7.5)
+            _draw_reliability(figure, found)
+
+        return [picture(evaluation.tag(self.name), draw)]
 
 
 def confidence_totals(found: Classified) -> dict[str, Tensor]:
@@ -65,3 +105,26 @@ class Reliability:
         """The expected calibration error: mean |accuracy - confidence|, weighted by examples."""
         gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
         return float((self.examples * gaps).sum() / self.examples.sum())
+
+
+def _draw_reliability(figure: "Figure", found: Reliability) -> None:
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    held = found.examples > 0
+    accuracy, confidence = found.accuracy[held], found.confidence[held]
+    middle = ((np.arange(BINS) + 0.5) / BINS)[held]
+    both = np.minimum(accuracy, confidence)
+    bar = {"width": 1 / BINS, "edgecolor": "white", "linewidth": 0.4}
+    above.bar(middle, both, color=BLUE, **bar, label="accuracy")
+    for gap, bottom, color, label in (
+        (confidence - both, accuracy, ORANGE, "too confident"),
+        (accuracy - both, confidence, GREEN, "not confident enough"),
+    ):
+        above.bar(middle, gap, bottom=bottom, color=color, **bar, label=label)
+    above.plot((0, 1), (0, 1), color="black", linewidth=0.7, linestyle="--")
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    above.legend(fontsize=6.5, frameon=False, loc="upper left")
+    below.bar(middle, found.examples[held], color=GREY, **bar)
+    below.set(xlabel="confidence", ylabel="examples")
+    below.locator_params(axis="y", nbins=3)
+    for axes in (above, below):
+        plain(axes)

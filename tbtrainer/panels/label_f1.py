@@ -85,14 +85,20 @@ def label_scores(
     """
     above = np.stack([tp, tp, 2 * tp], axis=1).astype(np.float64)
     below = np.stack([predicted, support, predicted + support], axis=1)
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return _ratio(above, below)
 
 
 def mean_without_nan(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the mean of each column, without the NaN in it; NaN if it has nothing else."""
     known = (~np.isnan(scores)).sum(axis=0)
     sums = np.nansum(scores, axis=0)
-    return np.divide(sums, known, out=np.full(sums.shape, np.nan), where=known > 0)
+    return _ratio(sums, known)
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
+    found = np.full(above.shape, np.nan)
+    np.divide(above, below, out=found, where=below > 0)
+    return found
 
 
 def _row(name: str, scores: NDArray[np.float64], support: int) -> list[str]:

@@ -77,9 +77,7 @@ def _rows(
     kept: KeptOfAllRanks, inputs: list[str], evaluation: PanelEvaluation
 ) -> Iterator[list[str]]:
     assert kept.priority is not None
-    outputs = zip(
-        kept.examples["label"], kept.examples["prediction"], kept.priority, strict=True
-    )
+    outputs = zip(kept.examples["label"], kept.examples["prediction"], kept.priority, strict=True)
     for row, (label, prediction, confidence) in enumerate(outputs):
         yield [
             *(_shown(name, kept.examples[name][row], evaluation) for name in inputs),

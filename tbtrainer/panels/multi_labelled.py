@@ -18,7 +18,7 @@ class MultiLabelled:
         positive: Whether the example has the label, bool, of the same shape.
         counted: False where a label is negative or NaN, which stands for unknown, and where a
             logit is NaN. bool, of the same shape.
-        odd: Number of labels that are neither 0 nor 1 nor unknown, int64, shape (1,). With any of
+        odd: Number of labels that are neither 0 nor 1 nor unknown, int64, a scalar. With any of
             them it is no multi-label classification.
     """
 
@@ -40,5 +40,5 @@ def multi_labelled(batch: PanelBatch) -> MultiLabelled:
         probabilities=probabilities,
         positive=positive,
         counted=is_known & ~probabilities.isnan(),
-        odd=((labels > 0) & ~positive).sum().reshape(1),
+        odd=((labels > 0) & ~positive).sum(),
     )

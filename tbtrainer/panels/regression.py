@@ -1,1 +1,106 @@
 """`PredictedAgainstTrue` and `Residuals`: how near the numbers are that a model predicts."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbtrainer.panels.counting import examples_line
+from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
+from tbtrainer.panels.pictures import picture
+from tbtrainer.panels.plots import GREY, RED, limits, plain, show_points
+from tbtrainer.panels.regression_fit import RegressionFit, finite_points, regression_kept
+from tbtrainer.panels.tasks import is_regression, names_regression
+from tbtrainer.records import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+# The mean residual is shown of groups of so many examples at least, and of so many groups at most.
+GROUP_EXAMPLES = 20
+MOST_GROUPS = 10
+
+
+class _RegressionPlot(Panel):
+    """A plot of predictions and true values, with R² and RMSE of all examples in its title.
+
+    Of a sample of the examples there are points, or their density if they are more than 500.
+    """
+
+    def applies(self, evaluation: PanelEvaluation) -> bool:
+        """Returns whether a number is predicted for each example."""
+        return is_regression(evaluation)
+
+    def batch(self, batch: PanelBatch, evaluation: PanelEvaluation) -> Kept:
+        """Returns predictions and labels, and the sums of the batch."""
+        return regression_kept(batch)
+
+    def draw(self, kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> list[Image]:
+        """Returns the picture; none without a finite example, or if it is a classifier's.
+
+        A model with one logit whose configuration does not say what it is for may be a classifier.
+        Then all labels are 0 or 1.
+        """
+        fit = RegressionFit.of(kept.totals)
+        points = finite_points(kept.examples)
+        is_classifier = fit is not None and fit.is_binary and not names_regression(evaluation)
+        if fit is None or is_classifier or len(points[0]) == 0:
+            return []
+        title = f"R² {fit.r_squared:.3f}, RMSE {fit.rmse:.4g}\n"
+        title += examples_line(fit.examples, kept.seen)
+        if len(points[0]) < fit.examples:
+            title += f", {len(points[0]):,} of them shown"
+
+        def draw(figure: "Figure") -> None:
+            figure.suptitle(title, fontsize=7.5)
+            axes = figure.add_subplot()
+            self.plot(axes, points)
+            plain(axes)
+
+        return [picture(evaluation.tag(self.name), draw)]
+
+    def plot(self, axes: "Axes", points: Points) -> None:
+        """Draws predictions and true values, each of shape (points,)."""
+        raise NotImplementedError
+
+
+class PredictedAgainstTrue(_RegressionPlot):
+    """Shows predictions against true values, with the line on which they are equal."""
+
+    name = "predicted_against_true"
+
+    def plot(self, axes: "Axes", points: Points) -> None:
+        """Draws predictions upward, true values across."""
+        predicted, true = points
+        ends = limits(np.concatenate(points))
+        show_points(axes, (true, predicted), ends, ends)
+        axes.plot(ends, ends, color=RED, linewidth=0.8)
+        axes.set(xlabel="true", ylabel="predicted")
+
+
+class Residuals(_RegressionPlot):
+    """Shows predicted minus true value against the prediction, with the mean along it.
+
+    A mean that leaves the line at zero is a systematic error. Points that spread to one side show
+    where the model is less certain.
+    """
+
+    name = "residuals"
+
+    def plot(self, axes: "Axes", points: Points) -> None:
+        """Draws residuals upward, predictions across."""
+        predicted, true = points
+        residual = predicted - true
+        ends = limits(np.concatenate([residual, -residual]))
+        show_points(axes, (predicted, residual), limits(predicted), ends)
+        axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", zorder=3)
+        groups = min(MOST_GROUPS, len(predicted) // GROUP_EXAMPLES)
+        if groups > 1:
+            parts = np.array_split(np.argsort(predicted, kind="stable"), groups)
+            across = [predicted[part].mean() for part in parts]
+            mean = [residual[part].mean() for part in parts]
+            axes.plot(across, mean, color=RED, linewidth=1, marker="o", markersize=2, label="mean")
+            axes.legend(fontsize=6.5, frameon=False, loc="upper left")
+        axes.set(xlabel="predicted", ylabel="predicted − true")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tbtrainer.panels.nested import is_tensor
 from tbtrainer.panels.panel import Kept, PanelBatch
@@ -24,8 +23,9 @@ def regression_kept(batch: PanelBatch) -> Kept:
     assert batch.logits is not None and is_tensor(batch.labels)
     prediction, label = batch.logits.reshape(-1), batch.labels.reshape(-1)
     counted = prediction.isfinite() & label.isfinite()
+    floating = label if label.is_floating_point() else label.to(torch.float32)
     # In the dtype of sums, because float32 does not hold the squares of large labels.
-    true = torch.where(counted, wide(label.to(torch.promote_types(label.dtype, torch.float32))), 0.0)
+    true = torch.where(counted, wide(floating), 0.0)
     error = torch.where(counted, wide(prediction), 0.0) - true
     return Kept(
         examples={"prediction": prediction.to(torch.float32), "label": label.to(torch.float32)},
@@ -65,8 +65,8 @@ class RegressionFit:
         true, squared = float(totals["true"]), float(totals["true_squared"])
         error = float(totals["error_squared"])
         deviation = squared - true**2 / examples
-        # What remains of equal labels is the rounding of the sums.
-        is_spread = deviation > squared * np.finfo(np.float64).eps * examples
+        # Of equal labels only the rounding of the sums remains.
+        is_spread = deviation > 1e-12 * squared
         return cls(
             examples=examples,
             rmse=(error / examples) ** 0.5,

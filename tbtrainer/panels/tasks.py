@@ -59,7 +59,7 @@ def is_regression(evaluation: PanelEvaluation) -> bool:
 
 def names_regression(evaluation: PanelEvaluation) -> bool:
     """Returns whether the configuration itself says that the evaluation is a regression."""
-    return _problem_type(evaluation) == "regression"
+    return bool(_problem_type(evaluation) == "regression")
 
 
 def class_label(evaluation: PanelEvaluation, index: int) -> str:

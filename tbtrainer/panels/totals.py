@@ -43,7 +43,7 @@ class Totals:
 
 
 def wide(value: Tensor) -> Tensor:
-    """Returns a tensor in the dtype of sums: int64, or float64, or float32 on devices without it."""
+    """Returns a tensor in int64 or float64; in float32 on devices without float64."""
     if not value.is_floating_point():
         return value.to(torch.int64)
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
