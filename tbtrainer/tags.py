@@ -2,7 +2,7 @@
 
 The writers take names and descriptions from here, and the table in docs/tags.md is printed by
 `python -m tbtrainer.tags`. What `Trainer` itself logs keeps its stock tags, in `train/`, `eval/`
-and `test/`. No tag declared here is in these groups.
+and `test/`. Of the tags declared here only pictures and text of the panels are in these groups.
 """
 
 from tbtrainer.health_tags import (
@@ -15,6 +15,15 @@ from tbtrainer.health_tags import (
     NONFINITE_GRADIENTS,
     NONFINITE_LOSSES,
     SKIPPED_STEPS,
+)
+from tbtrainer.panel_tags import (
+    CALIBRATION,
+    CONFUSION_MATRIX,
+    LABEL_F1,
+    MISTAKES,
+    PR_CURVE,
+    PREDICTED_AGAINST_TRUE,
+    RESIDUALS,
 )
 from tbtrainer.speed_tags import (
     DATA_WAIT_FRACTION,
@@ -199,6 +208,13 @@ TAGS: tuple[Tag, ...] = (
     DEVICE_UTILIZATION,
     DEVICE_POWER,
     DEVICE_TEMPERATURE,
+    CONFUSION_MATRIX,
+    PR_CURVE,
+    CALIBRATION,
+    MISTAKES,
+    LABEL_F1,
+    PREDICTED_AGAINST_TRUE,
+    RESIDUALS,
     CHECKPOINT_SECONDS,
     CHECKPOINT_SAVED,
     ARGUMENTS,

@@ -23,7 +23,7 @@ def is_single_label(evaluation: PanelEvaluation) -> bool:
         return False
     logits, labels = found
     has_classes = logits.dim() == 2 and logits.shape[1] >= 2
-    return has_classes and _is_whole(labels) and _is_column(labels) and not _chooses(evaluation)
+    return has_classes and is_whole(labels) and _is_column(labels) and not _chooses(evaluation)
 
 
 def is_multi_label(evaluation: PanelEvaluation) -> bool:
@@ -53,7 +53,7 @@ def is_regression(evaluation: PanelEvaluation) -> bool:
     if found is None or declared not in (None, "regression"):
         return False
     logits, labels = found
-    has_numbers = labels.is_floating_point() or (_is_whole(labels) and declared == "regression")
+    has_numbers = labels.is_floating_point() or (is_whole(labels) and declared == "regression")
     return _is_column(logits) and _is_column(labels) and has_numbers
 
 
@@ -94,7 +94,8 @@ def _problem_type(evaluation: PanelEvaluation) -> Any:
     return getattr(evaluation.config, "problem_type", None)
 
 
-def _is_whole(labels: Tensor) -> bool:
+def is_whole(labels: Tensor) -> bool:
+    """Returns whether labels are whole numbers, of any width, and not true or false."""
     is_number = labels.dtype != torch.bool and not labels.is_complex()
     return is_number and not labels.is_floating_point()
 

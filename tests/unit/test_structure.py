@@ -31,7 +31,7 @@ LAYERS = (
     ("tbtrainer.statistics",),
     (
         *("tbtrainer.tags", "tbtrainer.health_tags", "tbtrainer.speed_tags", "tbtrainer.tag"),
-        *("tbtrainer.records", "tbtrainer.errors"),
+        *("tbtrainer.panel_tags", "tbtrainer.records", "tbtrainer.errors"),
     ),
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.

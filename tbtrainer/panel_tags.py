@@ -1,0 +1,59 @@
+"""The tags of the panels. They are listed in `tags.py`.
+
+With a dictionary of datasets each has the name of the dataset: `eval/<dataset>/<panel>`.
+"""
+
+from tbtrainer.tag import Tag
+
+CONFUSION_MATRIX = Tag(
+    "eval/confusion_matrix",
+    "image",
+    "",
+    "How often examples of each class were predicted as each class, over all examples; the colour "
+    "is the share of the row.",
+    "each evaluation of a classifier",
+)
+PR_CURVE = Tag(
+    "eval/pr_curve/<class>",
+    "PR curve",
+    "",
+    "Precision and recall of a class at each threshold of its probability, over all examples.",
+    "each evaluation of a classifier, for at most 20 classes",
+)
+CALIBRATION = Tag(
+    "eval/calibration",
+    "image",
+    "",
+    "How often predictions of each confidence are correct, and the expected calibration error in "
+    "15 bins, over all examples.",
+    "each evaluation of a classifier",
+)
+MISTAKES = Tag(
+    "eval/mistakes",
+    "text",
+    "",
+    "The at most 20 wrong predictions with the highest confidence, with their inputs.",
+    "each evaluation of a classifier of text or of a few numbers",
+)
+LABEL_F1 = Tag(
+    "eval/label_f1",
+    "text",
+    "",
+    "Precision, recall and F1 of each label at the threshold of one half, over all examples, the "
+    "worst label first.",
+    "each evaluation of a multi-label classifier",
+)
+PREDICTED_AGAINST_TRUE = Tag(
+    "eval/predicted_against_true",
+    "image",
+    "",
+    "Predictions against true values of a sample, with R² and RMSE of all examples.",
+    "each evaluation of a regression",
+)
+RESIDUALS = Tag(
+    "eval/residuals",
+    "image",
+    "",
+    "Predicted minus true value against the prediction, of a sample, and the mean along it.",
+    "each evaluation of a regression",
+)
