@@ -139,8 +139,9 @@ INLINE float narrowed(double value)
 
 /* ---- One block ---- */
 
-/* Adds numbers and squares in vectors of which none waits for another. CONVERTED makes a vector of
- * four float64 of four elements. The elements after the last whole group are followed by zeros. */
+/* Adds numbers and squares in vectors of which none waits for another. Four elements are converted
+ * by one instruction; gcc makes four of __builtin_convertvector. The elements after the last whole
+ * group are followed by zeros. */
 #define ADD(TYPE, values, n, found)                                                               \
     do {                                                                                          \
         Doubles sums[VECTORS] = {{0}}, squares[VECTORS] = {{0}};                                  \
@@ -150,9 +151,8 @@ INLINE float narrowed(double value)
         for (int begin = 0; begin <= whole; begin += 4 * VECTORS) {                               \
             const TYPE *group = begin < whole ? (values) + begin : padded;                        \
             for (int at = 0; at < VECTORS; at++) {                                                \
-                TYPE four __attribute__((vector_size(4 * sizeof(TYPE))));                         \
-                memcpy(&four, group + 4 * at, sizeof four);                                       \
-                const Doubles wide = __builtin_convertvector(four, Doubles);                      \
+                const TYPE *four = group + 4 * at;                                                \
+                const Doubles wide = {four[0], four[1], four[2], four[3]};                        \
                 sums[at] += wide;                                                                 \
                 squares[at] += wide * wide;                                                       \
             }                                                                                     \

@@ -19,8 +19,8 @@
 
 /* Elements of a chunk, which one thread reads. */
 #define CHUNK 16384
-/* Elements that are worth starting a thread for. */
-#define ELEMENTS_PER_THREAD 32768
+/* Elements that are worth starting a thread for, which takes 40 microseconds. */
+#define ELEMENTS_PER_THREAD 131072
 /* Counters per bucket. Incrementing one counter twice takes several cycles, two counters do not. */
 #define TABLES 4
 /* Distance between the tables, chosen so that equal buckets are in different sets of the cache. */
@@ -84,12 +84,18 @@ typedef struct {
 
 /* ---- One chunk ---- */
 
-static void increment(uint32_t (*tables)[TABLE_SIZE], const int32_t *index, int n)
+/* Counts the buckets of a block. Meanwhile the elements after it are fetched into the cache. No
+ * fetch of an address fails. */
+static void increment(Worker *worker, int n, const char *next, int bytes)
 {
+    uint32_t(*tables)[TABLE_SIZE] = worker->tables;
+    const int32_t *index = worker->buffers.index;
     int at = 0;
-    for (; at + UNROLLED <= n; at += UNROLLED)
+    for (; at + UNROLLED <= n; at += UNROLLED) {
+        __builtin_prefetch(next + at * bytes);
         for (int i = 0; i < UNROLLED; i++)
             tables[i % TABLES][(uint32_t)index[at + i]]++;
+    }
     for (; at < n; at++)
         tables[at % TABLES][(uint32_t)index[at]]++;
 }
@@ -100,13 +106,14 @@ static void measure_chunk(
     const Pass *pass = worker->pass;
     for (int64_t begin = 0; begin < size; begin += BLOCK) {
         const int n = size - begin < BLOCK ? (int)(size - begin) : BLOCK;
+        const char *block = elements + begin * BYTES[dtype];
         Sums found;
-        const int finite = pass->scan_block(
-            &worker->buffers, elements + begin * BYTES[dtype], dtype, n, pass->loss_scale, &found);
+        const int finite =
+            pass->scan_block(&worker->buffers, block, dtype, n, pass->loss_scale, &found);
         worker->nonfinite += n - finite;
         if (finite == 0)
             continue;
-        increment(worker->tables, worker->buffers.index, finite);
+        increment(worker, finite, block + n * BYTES[dtype], BYTES[dtype]);
         sums[0] += found.sum;
         sums[1] += found.squares;
         worker->minimum = found.minimum < worker->minimum ? found.minimum : worker->minimum;
@@ -120,10 +127,10 @@ static void count_chunk(
     const Pass *pass = worker->pass;
     for (int64_t begin = 0; begin < size; begin += BLOCK) {
         const int n = size - begin < BLOCK ? (int)(size - begin) : BLOCK;
+        const char *block = elements + begin * BYTES[dtype];
         pass->place_block(
-            &worker->buffers, elements + begin * BYTES[dtype], dtype, n, pass->loss_scale, minimum,
-            maximum);
-        increment(worker->tables, worker->buffers.index, n);
+            &worker->buffers, block, dtype, n, pass->loss_scale, minimum, maximum);
+        increment(worker, n, block + n * BYTES[dtype], BYTES[dtype]);
     }
 }
 
