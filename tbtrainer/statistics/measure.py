@@ -98,8 +98,9 @@ def measure_into(
 ) -> None:
     """Does what `measure` does, into statistics that hold no element yet.
 
-    Readers count in int64. If the counters of `out` are int32 or on another device, the rows are
-    read some at a time, so that the int64 counters of all of them never exist together.
+    Most readers count in int64 only. If the counters of `out` are int32, or on another device, the
+    rows are then read some at a time, so that the int64 counters of all of them never exist
+    together.
 
     Args:
         out: Statistics without any element. Changed in place.

@@ -50,7 +50,7 @@ class Share:
     def counts_in(self, counters: Tensor) -> bool:
         """Returns whether the reader can add to these counters itself."""
         on_device = counters.device == statistics_device(self.device)
-        return on_device and counters.dtype == torch.int64
+        return on_device and counters.dtype in self.reader.counter_dtypes
 
     def parts(self, most_rows: int) -> Iterator["Share"]:
         """Cuts the share into shares of at most `most_rows` rows each."""

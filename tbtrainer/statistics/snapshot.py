@@ -90,13 +90,12 @@ class Snapshot:
 
 
 class Reduction(Protocol):
-    """Combines the snapshots of all ranks. Every rank calls both methods, in this order.
+    """Combines the snapshots of all ranks. Every rank calls both methods, in this order."""
 
-    Attributes:
-        counts_dtype: The dtype of the counters that it combines, int32 or int64.
-    """
-
-    counts_dtype: torch.dtype
+    @property
+    def counts_dtype(self) -> torch.dtype | None:
+        """The dtype of the counters that it combines, int32 or int64; `None` for either."""
+        ...
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Replaces the minima and maxima by those over all ranks, in place, on every rank.
@@ -118,8 +117,7 @@ class Reduction(Protocol):
 class WholeTensors:
     """A `Reduction` without communication, for tensors that are not sharded."""
 
-    # Readers count in int64, so nothing has to be copied.
-    counts_dtype = torch.int64
+    counts_dtype = None
 
     def reduce_extremes(self, statistics: TensorStatistics | None) -> None:
         """Leaves the extremes as they are: they are those of the whole tensors."""
@@ -165,7 +163,7 @@ def take_snapshot(
     statistics = snapshot = None
     try:
         tensors = parts()
-        counters = Counters.zeros(rows, reduction.counts_dtype)
+        counters = Counters.zeros(rows, reduction.counts_dtype or _counts_dtype(rows))
         measured = TensorStatistics.empty(len(rows.names), rows.device, counters.buckets)
         measure_into(measured, tensors, loss_scale, backend, rows.row_of)
         statistics = measured
@@ -188,6 +186,15 @@ def take_snapshot(
         raise error
     assert snapshot is not None
     return snapshot
+
+
+def _counts_dtype(rows: SnapshotRows) -> torch.dtype:
+    """Returns the dtype of counters that are not sent to other ranks.
+
+    In main memory it is the smallest one, because the compiled reader counts in either. The readers
+    of accelerators count in int64.
+    """
+    return rows.smallest_counts_dtype if rows.device.type == "cpu" else torch.int64
 
 
 def _linear_pass(

@@ -22,8 +22,8 @@ class TensorStatistics:
         sum_of_squares: Sum of the squares of the finite elements. float64, shape (rows,).
         minimum: Smallest finite element, +inf if there is none. float64, shape (rows,).
         maximum: Largest finite element, -inf if there is none. float64, shape (rows,).
-        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64, in a snapshot that is sent
-            between ranks int32 where it suffices. Shape (rows, buckets).
+        buckets: Finite elements per bucket of `BUCKET_EDGES`. int64; in a snapshot int32 where it
+            suffices. Shape (rows, buckets).
     """
 
     count: Tensor

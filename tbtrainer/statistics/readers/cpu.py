@@ -20,6 +20,7 @@ from tbtrainer.statistics.buckets import (
 )
 from tbtrainer.statistics.readers.cpu_small import SmallCpuReader
 from tbtrainer.statistics.readers.pieces import pieces
+from tbtrainer.statistics.readers.reader import INT64_COUNTERS
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements of a chunk. A chunk takes about a dozen calls that hold the GIL for 1-2 us each, so it
@@ -56,6 +57,7 @@ class CpuReader:
     """Reads CPU tensors of any measurable dtype and any strides."""
 
     name = "NumPy"
+    counter_dtypes = INT64_COUNTERS
 
     def __init__(self) -> None:
         self._small = SmallCpuReader()

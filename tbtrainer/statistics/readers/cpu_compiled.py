@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _MODULE = "tbtrainer.statistics.readers._cpu_pass"
 # `tbtrainer_interface` of the library that has the functions as they are called here.
-_INTERFACE = 2
+_INTERFACE = 3
 # The numbers of the dtypes in `cpu_elements.h`.
 NUMBER_OF_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 # Other classes may keep their elements elsewhere, or have none.
@@ -37,6 +37,7 @@ class CompiledCpuReader:
     """
 
     name = "C"
+    counter_dtypes: tuple[torch.dtype, ...] = (torch.int32, torch.int64)
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -54,7 +55,7 @@ class CompiledCpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds the statistics of tensors to rows of `out`; see `Reader`."""
-        check_counters(out.buckets)
+        check_counters(out.buckets, self.counter_dtypes)
         own, other_rows, others = _divided(rows, tensors)
         if own:
             fields = _addresses(
@@ -67,9 +68,14 @@ class CompiledCpuReader:
                 out.maximum,
                 out.buckets,
             )
-            _call(self._library.tbtrainer_measure, own, fields, loss_scale)
-        if others:
+            _call(self._library.tbtrainer_measure, own, fields, out.buckets, loss_scale)
+        if others and out.buckets.dtype == torch.int64:
             self._others.measure_into(out, other_rows, others, loss_scale)
+            return
+        for row, tensor in zip(other_rows, others, strict=True):
+            found = TensorStatistics.empty(1, out.count.device)
+            self._others.measure_into(found, [0], [tensor], loss_scale)
+            out.add_rows(torch.tensor([row], device="cpu"), found)
 
     def linear_into(
         self,
@@ -81,15 +87,18 @@ class CompiledCpuReader:
         loss_scale: Tensor | None,
     ) -> None:
         """Adds to `out` the elements in equal buckets between the ends of each row."""
-        check_counters(out)
+        check_counters(out, self.counter_dtypes)
         own, other_rows, others = _divided(rows, tensors)
         if own:
             # Kept until the call returns: the extremes may be views with any strides.
             minimum, maximum = minimum.contiguous(), maximum.contiguous()
             fields = _addresses(out, minimum, maximum)
-            _call(self._library.tbtrainer_linear, own, fields, loss_scale)
+            _call(self._library.tbtrainer_linear, own, fields, out, loss_scale)
         if others:
-            self._others.linear_into(out, other_rows, others, minimum, maximum, loss_scale)
+            counts = out if out.dtype == torch.int64 else torch.zeros_like(out, dtype=torch.int64)
+            self._others.linear_into(counts, other_rows, others, minimum, maximum, loss_scale)
+            if counts is not out:
+                out += counts
 
 
 def load_library() -> ctypes.CDLL | None:
@@ -155,6 +164,7 @@ def _call(
     function: "ctypes._NamedFuncPointer",
     tensors: "array.array[int]",
     fields: "ctypes.Array[ctypes.c_void_p]",
+    counters: Tensor,
     loss_scale: Tensor | None,
 ) -> None:
     address, numbers = tensors.buffer_info()
@@ -164,6 +174,7 @@ def _call(
         ctypes.c_void_p(address),
         ctypes.c_int64(numbers // 4),
         fields,
+        ctypes.c_int64(counters.element_size()),
         scale,
         ctypes.c_int64(torch.get_num_threads()),
     )

@@ -35,7 +35,7 @@
 
 /* `cpu_compiled.py` loads the library only if it has this number. Increase it with each change of
  * the functions' arguments, because an editable installation may keep an old library. */
-const int32_t tbtrainer_interface = 2;
+const int32_t tbtrainer_interface = 3;
 
 typedef struct {
     const char *elements;
@@ -44,15 +44,16 @@ typedef struct {
     int64_t row;
 } Tensor;
 
-/* The arrays of `TensorStatistics`. */
+/* The arrays of `TensorStatistics`. `buckets` holds int32 or int64. */
 typedef struct {
     int64_t *count, *zeros, *nonfinite;
     double *sum, *sum_of_squares, *minimum, *maximum;
-    int64_t *buckets;
+    char *buckets;
 } Rows;
 
+/* `counts` holds int32 or int64. */
 typedef struct {
-    int64_t *counts;
+    char *counts;
     const double *minimum, *maximum;
 } LinearRows;
 
@@ -65,6 +66,7 @@ typedef struct {
     const double *loss_scale;
     const Rows *rows;
     const LinearRows *linear;
+    int64_t counter_bytes;
     double (*chunk_sums)[2];
     ScanBlock *scan_block;
     PlaceBlock *place_block;
@@ -153,11 +155,14 @@ static void read_chunk(Worker *worker, const Tensor *tensor, int64_t chunk)
 
 /* ---- One thread ---- */
 
-/* Adds the tables between two buckets to the counts of a row, and sets them to zero. Memory of the
+/* Adds the tables between two buckets to the counters of a row, and sets them to zero. Memory of the
  * row that has nothing to count is left alone: the system provides it when it is first written. */
-static void move_counts(Worker *worker, int64_t *counts, int first, int last)
+static void move_counts(Worker *worker, char *counters, int first, int last)
 {
     enum { GROUP = 16 };
+    const int is_narrow = worker->pass->counter_bytes == sizeof(int32_t);
+    int32_t *narrow = (int32_t *)counters;
+    int64_t *wide = (int64_t *)counters;
     for (int begin = first; begin <= last; begin += GROUP) {
         const int end = begin + GROUP <= last ? begin + GROUP : last + 1;
         uint32_t sums[GROUP] = {0}, any = 0;
@@ -168,9 +173,12 @@ static void move_counts(Worker *worker, int64_t *counts, int first, int last)
             }
         for (int at = 0; at < GROUP; at++)
             any |= sums[at];
-        if (any)
+        if (any && is_narrow)
             for (int at = begin; at < end; at++)
-                counts[at] += sums[at - begin];
+                narrow[at] += (int32_t)sums[at - begin];
+        else if (any)
+            for (int at = begin; at < end; at++)
+                wide[at] += sums[at - begin];
     }
 }
 
@@ -186,6 +194,7 @@ static void start_tensor(Worker *worker)
 static void finish_tensor(Worker *worker, int64_t row)
 {
     const Rows *rows = worker->pass->rows;
+    const int64_t bytes = worker->pass->counter_bytes;
     if (worker->count == 0)
         return;
     pthread_mutex_t *lock = &worker->pass->locks[row % LOCKS];
@@ -202,14 +211,15 @@ static void finish_tensor(Worker *worker, int64_t row)
             rows->maximum[row] = worker->maximum;
         if (finite)
             move_counts(
-                worker, rows->buckets + row * BUCKETS,
+                worker, rows->buckets + row * BUCKETS * bytes,
                 bucket_of(bits_of_single(narrowed(worker->minimum))),
                 bucket_of(bits_of_single(narrowed(worker->maximum))));
     } else {
         for (int table = 0; table < TABLES; table++)
             worker->tables[table][LINEAR_BUCKETS] = 0;
         move_counts(
-            worker, worker->pass->linear->counts + row * LINEAR_BUCKETS, 0, LINEAR_BUCKETS - 1);
+            worker, worker->pass->linear->counts + row * LINEAR_BUCKETS * bytes, 0,
+            LINEAR_BUCKETS - 1);
     }
     pthread_mutex_unlock(lock);
     start_tensor(worker);
@@ -299,20 +309,31 @@ static int run(Pass *pass, int64_t number, int64_t most_threads)
     return failed ? -1 : 0;
 }
 
-/* Adds the statistics of tensors to rows. `loss_scale` may be NULL. Returns -1 without memory. */
+/* Adds the statistics of tensors to rows. The counters of the buckets have `counter_bytes` bytes, 4
+ * or 8. `loss_scale` may be NULL. Returns -1 without memory. */
 int32_t tbtrainer_measure(
-    const Tensor *tensors, int64_t number, const Rows *rows, const double *loss_scale,
-    int64_t threads)
+    const Tensor *tensors, int64_t number, const Rows *rows, int64_t counter_bytes,
+    const double *loss_scale, int64_t threads)
 {
-    Pass pass = {.tensors = tensors, .rows = rows, .loss_scale = loss_scale};
+    Pass pass = {
+        .tensors = tensors,
+        .rows = rows,
+        .counter_bytes = counter_bytes,
+        .loss_scale = loss_scale,
+    };
     return run(&pass, number, threads);
 }
 
 /* Adds the elements in equal buckets between the ends of each row. Returns -1 without memory. */
 int32_t tbtrainer_linear(
-    const Tensor *tensors, int64_t number, const LinearRows *linear, const double *loss_scale,
-    int64_t threads)
+    const Tensor *tensors, int64_t number, const LinearRows *linear, int64_t counter_bytes,
+    const double *loss_scale, int64_t threads)
 {
-    Pass pass = {.tensors = tensors, .linear = linear, .loss_scale = loss_scale};
+    Pass pass = {
+        .tensors = tensors,
+        .linear = linear,
+        .counter_bytes = counter_bytes,
+        .loss_scale = loss_scale,
+    };
     return run(&pass, number, threads);
 }

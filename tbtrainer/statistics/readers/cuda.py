@@ -22,7 +22,7 @@ from tbtrainer.statistics.readers.chunks import (
     is_in_one_piece,
 )
 from tbtrainer.statistics.readers.nvrtc import CompiledKernels, cuda_library
-from tbtrainer.statistics.readers.reader import check_counters
+from tbtrainer.statistics.readers.reader import INT64_COUNTERS, check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 SOURCE = Path(__file__).with_name("cuda.cu")
@@ -71,6 +71,7 @@ class CudaReader:
     """
 
     name = "CUDA C++"
+    counter_dtypes = INT64_COUNTERS
 
     def __init__(self, kernels: Mapping[torch.dtype, Kernels]) -> None:
         self._kernels = kernels

@@ -27,7 +27,7 @@ from tbtrainer.statistics.readers.chunks import (
     is_in_one_piece,
     on,
 )
-from tbtrainer.statistics.readers.reader import check_counters
+from tbtrainer.statistics.readers.reader import INT64_COUNTERS, check_counters
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Elements of one step of a program, in the pass and in the linear pass.
@@ -81,6 +81,7 @@ class KernelReader:
     """Reads tensors with the kernels, on CUDA or, in Triton's interpreter, on the CPU."""
 
     name = "Triton"
+    counter_dtypes = INT64_COUNTERS
 
     def supports(self, tensor: Tensor) -> bool:
         """Returns whether the tensor is a float of up to 32 bits whose memory has no gaps."""

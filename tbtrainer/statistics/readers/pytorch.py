@@ -20,6 +20,7 @@ from tbtrainer.statistics.buckets import (
 from tbtrainer.statistics.devices import moved
 from tbtrainer.statistics.readers.batches import Batch, batches
 from tbtrainer.statistics.readers.pieces import pieces
+from tbtrainer.statistics.readers.reader import INT64_COUNTERS
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Most elements read at a time, which bounds the memory of intermediate results.
@@ -35,6 +36,7 @@ class PytorchReader:
     """Reads tensors on an accelerator with PyTorch operations for which the host never waits."""
 
     name = "PyTorch"
+    counter_dtypes = INT64_COUNTERS
 
     def supports(self, tensor: Tensor) -> bool:
         """Returns True: on a device with float64, every measurable tensor is supported."""

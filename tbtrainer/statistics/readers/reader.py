@@ -8,6 +8,9 @@ from torch import Tensor
 
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
+# What most readers count in.
+INT64_COUNTERS: tuple[torch.dtype, ...] = (torch.int64,)
+
 
 class Reader(Protocol):
     """Reads the elements of tensors of one device, and counts them.
@@ -16,9 +19,11 @@ class Reader(Protocol):
 
     Attributes:
         name: Name of the technique, for messages and tests.
+        counter_dtypes: The dtypes of the counters that it can add to.
     """
 
     name: str
+    counter_dtypes: tuple[torch.dtype, ...]
 
     def supports(self, tensor: Tensor) -> bool:
         """Returns whether this reader can read a measurable tensor of its device."""
@@ -55,7 +60,7 @@ class Reader(Protocol):
         Finite elements outside of the ends are counted in the first or in the last bucket.
 
         Args:
-            out: int64, shape (rows, LINEAR_BUCKET_COUNT), on the `statistics_device` of the
+            out: Counters, shape (rows, LINEAR_BUCKET_COUNT), on the `statistics_device` of the
                 tensors' device.
             rows: See `measure_into`.
             tensors: See `measure_into`.
@@ -66,14 +71,14 @@ class Reader(Protocol):
         ...
 
 
-def check_counters(counters: Tensor) -> None:
+def check_counters(counters: Tensor, dtypes: tuple[torch.dtype, ...] = INT64_COUNTERS) -> None:
     """Raises an error if compiled code must not add to counters, to which it has but an address.
 
     Raises:
-        TypeError: They are not int64, or not in one piece. The code would write elsewhere.
+        TypeError: They have another dtype, or are not in one piece. The code would write elsewhere.
     """
-    if counters.dtype != torch.int64 or not counters.is_contiguous():
+    if counters.dtype not in dtypes or not counters.is_contiguous():
         raise TypeError(
             f"counters of dtype {counters.dtype} and strides {counters.stride()} cannot be written "
-            "by compiled code: they have to be int64 and contiguous"
+            f"by compiled code: they have to be {' or '.join(map(str, dtypes))} and contiguous"
         )

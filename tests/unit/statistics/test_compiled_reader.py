@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tbtrainer.statistics import LINEAR_BUCKET_COUNT, TensorStatistics, measure, measure_linear
+from tbtrainer.statistics.buckets import BUCKET_COUNT
+from tbtrainer.statistics.measure import measure_into, measure_linear_into
 from tbtrainer.statistics.readers import choice, cpu_compiled
 from tbtrainer.statistics.readers.cpu_compiled import CompiledCpuReader, load_library
 
@@ -223,6 +225,27 @@ def test_numpy_reads_without_a_usable_library(
 @built
 def test_the_plain_backend_stays_with_numpy(backend: choice.Backend, name: str) -> None:
     assert choice.reader_of(torch.ones(3), backend).name == name
+
+
+@built
+def test_counters_of_32_bits_get_the_same_counts() -> None:
+    # The library does not read the last tensor.
+    tensors = [values_of(70_001, torch.float32), values_of(300, torch.bfloat16), torch.arange(9)]
+    wide = measure(tensors, CPU)
+    narrow = TensorStatistics.empty(3, CPU, torch.zeros_like(wide.buckets, dtype=torch.int32))
+    measure_into(narrow, tensors)
+    lines = torch.zeros(3, LINEAR_BUCKET_COUNT, dtype=torch.int32)
+    measure_linear_into(lines, tensors, wide.minimum, wide.maximum)
+    assert torch.equal(narrow.buckets.long(), wide.buckets)
+    assert torch.equal(lines.long(), measure_linear(tensors, wide.minimum, wide.maximum))
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
+def test_counters_of_other_dtypes_are_refused(dtype: torch.dtype) -> None:
+    library: Any = SimpleNamespace()
+    out = TensorStatistics.empty(1, CPU, torch.zeros(1, BUCKET_COUNT, dtype=dtype))
+    with pytest.raises(TypeError, match="int32 or torch.int64"):
+        CompiledCpuReader(library).measure_into(out, [0], [torch.ones(3)], None)
 
 
 def test_a_call_without_memory_raises_memory_error() -> None:
