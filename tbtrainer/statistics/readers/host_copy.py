@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tbtrainer.statistics.readers.batches import batches
 from tbtrainer.statistics.readers.cpu import CpuReader
+from tbtrainer.statistics.readers.reader import INT64_COUNTERS
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 # Most elements copied at a time, which bounds the memory of the copy.
@@ -22,6 +23,7 @@ class HostCopyReader:
     """
 
     name = "host copy"
+    counter_dtypes = INT64_COUNTERS
 
     def __init__(self) -> None:
         self._cpu = CpuReader()
