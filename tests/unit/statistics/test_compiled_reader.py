@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tbtrainer.statistics import LINEAR_BUCKET_COUNT, TensorStatistics, measure, measure_linear
-from tbtrainer.statistics.buckets import BUCKET_COUNT
 from tbtrainer.statistics.measure import measure_into, measure_linear_into
 from tbtrainer.statistics.readers import choice, cpu_compiled
 from tbtrainer.statistics.readers.cpu_compiled import CompiledCpuReader, load_library
@@ -238,14 +237,6 @@ def test_counters_of_32_bits_get_the_same_counts() -> None:
     measure_linear_into(lines, tensors, wide.minimum, wide.maximum)
     assert torch.equal(narrow.buckets.long(), wide.buckets)
     assert torch.equal(lines.long(), measure_linear(tensors, wide.minimum, wide.maximum))
-
-
-@pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
-def test_counters_of_other_dtypes_are_refused(dtype: torch.dtype) -> None:
-    library: Any = SimpleNamespace()
-    out = TensorStatistics.empty(1, CPU, torch.zeros(1, BUCKET_COUNT, dtype=dtype))
-    with pytest.raises(TypeError, match="int32 or torch.int64"):
-        CompiledCpuReader(library).measure_into(out, [0], [torch.ones(3)], None)
 
 
 def test_a_call_without_memory_raises_memory_error() -> None:
