@@ -3,8 +3,6 @@
 import logging
 import signal
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from tbtrainer.redaction import redacted_text
 
@@ -25,19 +23,15 @@ class Isolation:
         self._raises = action == "raise"
         self._reported: set[tuple[str, type[BaseException], str]] = set()
 
-    @contextmanager
-    def guard(self, place: str) -> Iterator[None]:
-        """Reports errors of a block, so that they do not end the training.
+    def guard(self, place: str) -> "Guard":
+        """Reports errors of the block of a `with`, so that they do not end the training.
 
         `KeyboardInterrupt` and `SystemExit` are always raised.
 
         Args:
             place: What the block does: a phrase that completes "tbtrainer could not …".
         """
-        try:
-            yield
-        except Exception as error:
-            self.report(place, error)
+        return Guard(self, place)
 
     def report(self, place: str, error: Exception) -> None:
         """Logs an error, once per place, type and source line. With `"raise"`, raises it.
@@ -63,6 +57,29 @@ class Isolation:
         # Not `exc_info=error`: the formatter of the log would write the error's text unredacted.
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s", redacted_text("".join(traceback.format_exception(error))))
+
+
+class Guard:
+    """Reports the errors of a block; see `Isolation.guard`.
+
+    Args:
+        isolation: What happens to an error.
+        place: What the block does.
+    """
+
+    # Not a generator, which would cost several times as much at each step.
+    def __init__(self, isolation: Isolation, place: str) -> None:
+        self._isolation = isolation
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._isolation.report(self._place, error)
+        return True
 
 
 def _source_of(error: BaseException) -> str:

@@ -38,7 +38,9 @@ class Clock:
 
     def training_seconds(self) -> float:
         """Returns the time of a clock that does not run while the training loop is in tbtrainer."""
-        return time.perf_counter() - self.spent_seconds()
+        # In a block it stands where it stood when the block began.
+        now = self._block_began if self._depth > 0 else time.perf_counter()
+        return now - self._spent
 
     def restart(self) -> None:
         """Begins a new window now. Of a block that is running, only the rest belongs to it."""

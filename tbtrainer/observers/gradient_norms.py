@@ -67,25 +67,25 @@ class GradientNorms:
             loss_scale: Loss scale that the gradients are still multiplied by, a scalar tensor.
         """
         self._scaler_scale = self._loss_scale = None
-        with self._window.step(step) as norms:
-            try:
-                if loss_scale is not None:
-                    # A copy too, because the scaler changes its tensor in place before `complete`.
-                    self._scaler_scale, self._loss_scale = loss_scale, loss_scale.clone()
-                if gradients is None:
-                    raise RuntimeError("the gradients could not be read")
-                self._norms.into(norms, gradients)
-                if loss_scale is not None:
-                    scale = loss_scale.to(norms.dtype)
-                    norms.div_(scale.to(norms.device, non_blocking=True))
-                for row, reason in (self._table.unread_gradients | self._norms.unreadable).items():
-                    if row not in self._unread:
-                        self._unread[row] = reason
-                        self._window.mark_unread(row)
-            except Exception as error:
-                # The step is kept, because every rank has to reduce the same number of steps.
-                self._window.mark_missing()
-                self._isolation.report("read the norms of the gradients", error)
+        norms = self._window.new_step(step)
+        try:
+            if loss_scale is not None:
+                # A copy too, because the scaler changes its tensor in place before `complete`.
+                self._scaler_scale, self._loss_scale = loss_scale, loss_scale.clone()
+            if gradients is None:
+                raise RuntimeError("the gradients could not be read")
+            self._norms.into(norms, gradients)
+            if loss_scale is not None:
+                scale = loss_scale.to(norms.dtype)
+                norms.div_(scale.to(norms.device, non_blocking=True))
+            for row, reason in (self._table.unread_gradients | self._norms.unreadable).items():
+                if row not in self._unread:
+                    self._unread[row] = reason
+                    self._window.mark_unread(row)
+        except Exception as error:
+            # The step is kept, because every rank has to reduce the same number of steps.
+            self._window.mark_missing()
+            self._isolation.report("read the norms of the gradients", error)
 
     def complete(self, step: int, loss: Tensor | None, was_skipped: bool) -> None:
         """Adds what is known of a step when it has been taken.

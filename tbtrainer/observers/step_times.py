@@ -73,6 +73,9 @@ class StepTimes:
 
     Args:
         clock: Gives the time on the host.
+
+    Attributes:
+        are_of_device: Whether the marks are events on a device.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -86,15 +89,11 @@ class StepTimes:
             device: Where the model is trained.
         """
         self._device = device
+        self.are_of_device = device.type == "cuda"
         self._open: dict[Mark, Any] = {}
         self._ended: deque[dict[Mark, Any]] = deque()
         # `None` after more than `_MOST_STEPS`.
         self._measured: list[StepSeconds] | None = []
-
-    @property
-    def are_of_device(self) -> bool:
-        """Whether the marks are events on a device."""
-        return self._device.type == "cuda"
 
     def mark(self, boundary: Mark) -> tuple[()]:
         """Marks a boundary. Of several marks of one boundary in a step the first counts.
@@ -105,7 +104,8 @@ class StepTimes:
         if boundary is Mark.DATA_REQUESTED:
             self._open = {}
         if boundary not in self._open:
-            self._open[boundary] = self._now()
+            of_device = self.are_of_device
+            self._open[boundary] = self._event() if of_device else self._clock.training_seconds()
         if boundary is Mark.STEP_SHOWN:
             marks, self._open = self._open, {}
             if marks.keys() >= _NEEDED:
@@ -146,9 +146,7 @@ class StepTimes:
                 # A part of the steps would not agree with the time of the whole window.
                 self._measured = None
 
-    def _now(self) -> Any:
-        if not self.are_of_device:
-            return self._clock.training_seconds()
+    def _event(self) -> Any:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event

@@ -1,8 +1,6 @@
 """The steps since the last reading: norms and losses, kept on the device, reduced over ranks."""
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -68,9 +66,8 @@ class StepWindow:
         self._facts: deque[tuple[list[int], Tensor]] = deque(maxlen=most_chunks)
         self._has_lost_steps = False
 
-    @contextmanager
-    def step(self, number: int) -> Iterator[Tensor]:
-        """Yields the line of a new step, to be filled with norms.
+    def new_step(self, number: int) -> Tensor:
+        """Returns the line of a new step, to be filled with norms.
 
         Adds the kept steps up before, if no line is left. If that fails, the new step is kept and
         marked as missing, because every rank has to keep the same number of steps.
@@ -83,7 +80,7 @@ class StepWindow:
             self.mark_missing()
             raise
         self._numbers.append(number)
-        yield self._norms[len(self._numbers)]
+        return self._norms[len(self._numbers)]
 
     def mark_missing(self) -> None:
         """Marks the newest step as not measured on this rank."""

@@ -38,7 +38,6 @@ class TokenCounter:
         # Tokens that masks leave in. The sum stays on the masks' device until it is asked for.
         self._unmasked: Tensor | None = None
 
-    @torch.no_grad()
     def add(self, micro_batches: Sequence[Any]) -> None:
         """Counts micro-batches. Those that are not mappings of tensors are left out."""
         for batch in micro_batches:

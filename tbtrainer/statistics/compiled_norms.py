@@ -3,7 +3,7 @@
 import array
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, itemgetter
 
 import torch
@@ -74,6 +74,7 @@ class CompiledNorms:
         self._chosen = itemgetter(*places, places[0])
         # What every step has to have in common with the first. Memory is read by address, so a
         # tensor that differs in one of them must not be read.
+        self._are_equal_in_kind = _kind_guards(tensors.values())
         self._classes = [type(tensor) for tensor in tensors.values()]
         self._dtypes = [tensor.dtype for tensor in tensors.values()]
         self._sizes = [tensor.numel() for tensor in tensors.values()]
@@ -100,7 +101,10 @@ class CompiledNorms:
             KindChanged: A tensor is not of the same kind as in the first step.
         """
         parts = self._chosen(tensors)[:-1]
-        addresses = array.array("Q", self._checked_addresses(parts))
+        if not self._are_equal_in_kind(*parts):
+            self._check_kinds(parts)
+        # Fails for tensors of other layouts, which have no storage.
+        addresses = array.array("Q", list(map(Tensor.data_ptr, parts)))
         failed = self._squares_of(
             ctypes.byref(self._plan),
             ctypes.c_void_p(addresses.buffer_info()[0]),
@@ -111,8 +115,8 @@ class CompiledNorms:
             raise KindChanged
         return self._norms.sqrt_()
 
-    def _checked_addresses(self, parts: tuple[Tensor, ...]) -> list[int]:
-        """Returns the addresses of the elements, if all tensors are of the planned kind."""
+    def _check_kinds(self, parts: tuple[Tensor, ...]) -> None:
+        """Raises `KindChanged` unless all tensors are of the planned kind."""
         if (
             list(map(type, parts)) != self._classes
             or list(map(_dtype_of, parts)) != self._dtypes
@@ -124,5 +128,28 @@ class CompiledNorms:
         for number, strides in self._strides.items():
             if (parts[number].shape, parts[number].stride()) != strides:
                 raise KindChanged
-        # Fails for tensors of other layouts, which have no storage.
-        return list(map(Tensor.data_ptr, parts))
+
+
+def _kind_guards(tensors: Iterable[Tensor]) -> Callable[..., bool]:
+    """Returns a function that tells in one call whether tensors are of the kind of these.
+
+    It takes as many tensors. The result is true only if each has the class, dtype, layout, device,
+    shape and strides of the one in its place. It may be false although they are readable in the
+    same way: when only the strides of dimensions of length 1 differ, when they require gradients,
+    when one tensor is passed twice, or when autocast is on and was off before.
+
+    The function is that of the guards of compiled graphs, which is private to PyTorch (torch 2.6 to
+    2.13). Without it, the result is always false.
+    """
+    tensors = list(tensors)
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        guards = TensorGuards(
+            *tensors,
+            dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
+            dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],
+        )
+        return guards.check
+    except Exception:
+        return lambda *tensors: False

@@ -134,8 +134,7 @@ def test_a_failed_copy_to_the_host_reaches_the_collective(
     one_rank: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window = step_window.StepWindow(2, torch.float32, 1.0, CPU, reduces=True)
-    with window.step(1) as norms:
-        norms.fill_(1.0)
+    window.new_step(1).fill_(1.0)
     with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
         patch.setattr(Tensor, "copy_", no_memory)
         window.read()

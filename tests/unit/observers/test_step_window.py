@@ -29,8 +29,8 @@ def fill(
 ) -> None:
     """Takes steps whose norms are their number and 1; one row of the bad step is NaN."""
     for step in steps:
-        with window.step(step) as norms:
-            norms.copy_(torch.tensor([float(step), NAN if step == bad else 1.0]))
+        norms = window.new_step(step)
+        norms.copy_(torch.tensor([float(step), NAN if step == bad else 1.0]))
         window.complete(step, None if loss is None else torch.tensor(loss * step), None, False)
 
 
@@ -121,8 +121,7 @@ def test_a_reading_begins_a_new_window() -> None:
 
 def test_a_model_without_readable_parameters_has_losses() -> None:
     window = window_of(rows=0)
-    with window.step(1):
-        pass
+    window.new_step(1)
     window.complete(1, torch.tensor(NAN), None, False)
     reading = reading_of(window)
     assert reading.steps[0].has_bad_loss
