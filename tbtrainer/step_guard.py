@@ -121,8 +121,10 @@ class StepGuard:
         Raises:
             NonFiniteError: With `nonfinite_action="raise"`, on every rank.
         """
-        if self._action == "log":
-            return False
+        return self._action != "log" and self._is_refused(step, gradients)
+
+    @torch.no_grad()
+    def _is_refused(self, step: int, gradients: Gradients | None) -> bool:
         self._looked_at = step
         found = Findings()
         with self._observers.guarded("look for values that are not finite"):

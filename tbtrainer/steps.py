@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tbtrainer.arguments import TensorBoardArguments
@@ -182,7 +181,6 @@ class ObservedSteps:
         self._engine_step.close()
         self._observers.close()
 
-    @torch.no_grad()
     def _gradients_ready(self) -> bool:
         """Reads the gradients once per step, and shows them.
 

@@ -9,7 +9,7 @@ from tbtrainer.sharding.world import own_rank, reduce_max, world_size
 # The columns of what `reduced` returns.
 LOSS_MEAN, LOSS_KNOWN, LOSS_SPREAD, LOSS_RANK, SKIPPED, LOSS_SCALE = range(6)
 # The columns of what a rank keeps.
-_LOSS, _KNOWN, _SKIPPED, _SCALE = range(4)
+_LOSS, _SKIPPED, _SCALE = range(3)
 
 
 class StepLosses:
@@ -27,7 +27,8 @@ class StepLosses:
     def __init__(
         self, steps: int, dtype: torch.dtype, device: torch.device, sent_device: torch.device
     ) -> None:
-        self._own = torch.zeros(steps, 4, dtype=dtype, device=device)
+        self._own = torch.zeros(steps, 3, dtype=dtype, device=device)
+        self._is_known = [False] * steps
         # Sum of the finite losses, and number of the known ones.
         self._added = torch.zeros(steps, 2, dtype=torch.float64, device=sent_device)
         # Largest loss, minus the smallest one, and the last rank whose loss is not finite.
@@ -46,8 +47,9 @@ class StepLosses:
         """Keeps what is known of a step. Only what differs from zero is written to the device."""
         line = self._own[place]
         if loss is not None:
-            line[_LOSS].copy_(loss.reshape(()), non_blocking=True)
-            line[_KNOWN].fill_(1.0)
+            scalar = loss if loss.dim() == 0 else loss.reshape(())
+            line[_LOSS].copy_(scalar, non_blocking=True)
+            self._is_known[place] = True
         if was_skipped:
             line[_SKIPPED].fill_(1.0)
         elif was_reduced is not None:
@@ -94,9 +96,12 @@ class StepLosses:
     def clear(self, steps: int) -> None:
         """Forgets the first `steps` steps."""
         self._own[:steps].zero_()
+        self._is_known[:steps] = [False] * steps
 
     def _prepare(self, own: Tensor, added: Tensor, extremes: Tensor) -> None:
-        loss, is_known = own[:, _LOSS].to(added), own[:, _KNOWN].to(added) > 0
+        loss = own[:, _LOSS].to(added)
+        is_known = torch.tensor(self._is_known[: len(own)], device="cpu")
+        is_known = is_known.to(added.device, non_blocking=True)
         is_finite = is_known & loss.isfinite()
         added[:, 0] = loss.where(is_finite, 0.0)
         added[:, 1] = is_known.to(torch.float64)

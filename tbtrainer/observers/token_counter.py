@@ -53,11 +53,11 @@ class TokenCounter:
 
     def _add_batch(self, batch: Mapping[str, Any]) -> None:
         first = next((v for v in batch.values() if isinstance(v, Tensor) and v.dim() > 0), None)
-        self._samples += 0 if first is None else first.shape[0]
+        self._samples += 0 if first is None else first.size(0)
         ids, mask = batch.get("input_ids"), batch.get("attention_mask")
         if not isinstance(ids, Tensor) or ids.dim() == 0:
             return
-        self._sequences += ids.numel() // max(ids.shape[-1], 1)
+        self._sequences += ids.numel() // max(ids.size(-1), 1)
         if not isinstance(mask, Tensor) or mask.shape != ids.shape:
             self._tokens += ids.numel()
             return

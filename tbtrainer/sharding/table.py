@@ -115,9 +115,9 @@ class ParameterTable:
         all the same. Sparse and complex gradients are returned too; `measurable` takes them out.
         """
         self.unread_gradients = {}
+        if self._are_all_direct:
+            return [parameter.grad for parameter in self._parameters]
         direct, by_adapter = self._gradient_plan
-        if len(direct) == len(self.rows):
-            return [parameter.grad for _, parameter in direct]
         parts: list[Tensor | None] = [None] * len(self.rows)
         for index, parameter in direct:
             parts[index] = parameter.grad
@@ -145,6 +145,16 @@ class ParameterTable:
                 self._warn(what, row, reason)
             kept.append(None if part is None or reason is not None else part.detach())
         return kept
+
+    @cached_property
+    def _parameters(self) -> list[Tensor]:
+        """The parameters of all rows, in a list without tuples, which takes less time to read."""
+        return [row.parameter for row in self.rows]
+
+    @cached_property
+    def _are_all_direct(self) -> bool:
+        """Whether the gradient of every row is `parameter.grad`."""
+        return len(self._gradient_plan[0]) == len(self.rows)
 
     @cached_property
     def _gradient_plan(self) -> tuple[list[_DirectGradient], list[_AdapterGradient]]:

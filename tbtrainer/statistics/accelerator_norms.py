@@ -26,8 +26,11 @@ class AcceleratorNorms:
 
     Attributes:
         unit: The norms are given in multiples of this number.
+        is_in_order: Whether `index` always ascends.
         index: Position in the list of each norm that `norms` returns. int64, shape (tensors,).
     """
+
+    is_in_order = False
 
     def __init__(
         self, tensors: dict[int, Tensor], source: torch.device, device: torch.device

@@ -5,6 +5,7 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,10 +61,12 @@ class CompiledNorms:
 
     Attributes:
         unit: The norms are given in multiples of this number.
+        is_in_order: Whether `index` ascends.
         index: Position in the list of each norm that `norms` returns. int64, shape (tensors,).
     """
 
     unit = 1.0
+    is_in_order = True
 
     def __init__(
         self, tensors: dict[int, Tensor], device: torch.device, library: ctypes.CDLL
@@ -91,8 +94,11 @@ class CompiledNorms:
         self._plan = _Plan(
             self._size_array.buffer_info()[0], self._dtype_array.buffer_info()[0], len(places)
         )
-        self._squares_of = library.tbtrainer_squares
         self._norms = torch.empty(len(places), dtype=torch.float64, device="cpu")
+        self._squares_of = library.tbtrainer_squares
+        # The arguments that are equal at every step.
+        self._plan_pointer = ctypes.byref(self._plan)
+        self._norms_pointer = ctypes.c_void_p(self._norms.data_ptr())
 
     def norms(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Returns the norms in the order of `index`. float64.
@@ -106,9 +112,9 @@ class CompiledNorms:
         # Fails for tensors of other layouts, which have no storage.
         addresses = array.array("Q", list(map(Tensor.data_ptr, parts)))
         failed = self._squares_of(
-            ctypes.byref(self._plan),
+            self._plan_pointer,
             ctypes.c_void_p(addresses.buffer_info()[0]),
-            ctypes.c_void_p(self._norms.data_ptr()),
+            self._norms_pointer,
             ctypes.c_int64(torch.get_num_threads()),
         )
         if failed:
@@ -145,11 +151,13 @@ def _kind_guards(tensors: Iterable[Tensor]) -> Callable[..., bool]:
     try:
         from torch._C._dynamo.guards import TensorGuards
 
-        guards = TensorGuards(
+        # The type hints of torch 2.13 lack the tensors, and take one list for a list of lists.
+        make: Any = TensorGuards
+        check: Callable[..., bool] = make(
             *tensors,
             dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
             dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],
-        )
-        return guards.check
+        ).check
+        return check
     except Exception:
         return lambda *tensors: False

@@ -38,10 +38,12 @@ class CpuNorms:
 
     Attributes:
         unit: The norms are given in multiples of this number.
+        is_in_order: Whether `index` always ascends.
         index: Position in the list of each norm that `norms` returns. int64, shape (tensors,).
     """
 
     unit = 1.0
+    is_in_order = False
 
     def __init__(self, tensors: dict[int, Tensor], device: torch.device) -> None:
         # It stays in the cache, because each piece of each tensor overwrites it.

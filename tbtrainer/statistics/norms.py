@@ -40,9 +40,12 @@ class TensorNorms:
         self.unreadable: dict[int, str] = {}
         self._count = count
         self._device = device
+        self._is_accelerator = device.type != "cpu"
         # Positions of the tensors that the plan does not read; `None` without a plan.
         self._passed_over: list[int] | None = None
         self._readers: list[_Reader] = []
+        # Whether one reader reads all tensors, in their order.
+        self._is_in_order = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no plan: a plan may hold addresses of the original's memory."""
@@ -99,11 +102,14 @@ class TensorNorms:
             else:
                 by_device.setdefault(tensor.device, {})[place] = tensor
         self._readers = []
+        self._is_in_order = False
         for device, found in by_device.items():
             if device.type == "cpu":
                 self._readers += _cpu_readers(found, self._device)
             else:
                 self._readers.append(AcceleratorNorms(found, device, self._device))
+        if not passed_over and len(self._readers) == 1:
+            self._is_in_order = self._readers[0].is_in_order
         return passed_over
 
     def _read(self, out: Tensor, tensors: Sequence[Tensor | None]) -> None:
@@ -112,8 +118,11 @@ class TensorNorms:
             if self.unit != reader.unit:
                 norms = norms * (reader.unit / self.unit)
             # A copy to main memory has to be waited for; see `moved`.
-            norms = norms.to(out.device, self.dtype, non_blocking=out.device.type != "cpu")
-            out.index_copy_(0, reader.index, norms)
+            norms = norms.to(self._device, self.dtype, non_blocking=self._is_accelerator)
+            if self._is_in_order:
+                out.copy_(norms)
+            else:
+                out.index_copy_(0, reader.index, norms)
 
 
 def _cpu_readers(tensors: dict[int, Tensor], device: torch.device) -> list[_Reader]:

@@ -1,5 +1,6 @@
 """The compiled norms are those of float64, and no memory is read that is not as planned."""
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -181,6 +182,51 @@ def test_a_tensor_of_another_kind_is_not_read(planned: str, change: str) -> None
     reader.norms([torch.ones(3), None, first])
     with pytest.raises((KindChanged, RuntimeError)):
         reader.norms([torch.ones(3), None, CHANGED[change]()])
+    assert len(calls) == 1
+
+
+def equal_in_kind(tensors: list[Tensor], others: list[Tensor | None]) -> bool:
+    """What the guards of a plan say of other tensors."""
+    library: Any = SimpleNamespace(tbtrainer_squares=lambda *arguments: 0)
+    reader = CompiledNorms(dict(enumerate(tensors)), CPU, library)
+    return reader._are_equal_in_kind(*others)
+
+
+@pytest.mark.parametrize("planned", PLANNED)
+def test_new_tensors_of_one_kind_are_checked_in_one_call(planned: str) -> None:
+    make = PLANNED[planned]
+    assert equal_in_kind([make(), torch.ones(3)], [make(), torch.zeros(3)])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per")
+@pytest.mark.parametrize("change", CHANGED)
+@pytest.mark.parametrize("planned", PLANNED)
+def test_the_one_call_tells_every_other_kind(planned: str, change: str) -> None:
+    assert not equal_in_kind(
+        [PLANNED[planned](), torch.ones(3)], [CHANGED[change](), torch.ones(3)]
+    )
+
+
+def test_tensors_that_the_guards_refuse_are_read_if_readable() -> None:
+    calls: list[object] = []
+    library: Any = SimpleNamespace(tbtrainer_squares=lambda *arguments: calls.append(arguments))
+    reader = CompiledNorms(dict(enumerate([torch.ones(1, 4), torch.ones(3)])), CPU, library)
+    other_stride = torch.ones(4).as_strided((1, 4), (9, 1))
+    with_graph = torch.ones(3, requires_grad=True)
+    assert not reader._are_equal_in_kind(other_stride, with_graph)
+    reader.norms([other_stride, with_graph])
+    assert len(calls) == 1
+
+
+def test_kinds_are_checked_one_by_one_without_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._C._dynamo.guards", None)
+    calls: list[object] = []
+    library: Any = SimpleNamespace(tbtrainer_squares=lambda *arguments: calls.append(arguments))
+    reader = CompiledNorms({0: torch.ones(3)}, CPU, library)
+    reader.norms([torch.ones(3)])
+    with pytest.raises(KindChanged):
+        reader.norms([torch.ones(4)])
     assert len(calls) == 1
 
 
