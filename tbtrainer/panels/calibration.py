@@ -125,6 +125,6 @@ def _draw_reliability(figure: "Figure", found: Reliability) -> None:
     above.legend(fontsize=6.5, frameon=False, loc="upper left")
     below.bar(middle, found.examples[held], color=GREY, **bar)
     below.set(xlabel="confidence", ylabel="examples")
-    below.locator_params(axis="y", nbins=3)
+    below.locator_params(axis="y", nbins=3, integer=True)
     for axes in (above, below):
         plain(axes)

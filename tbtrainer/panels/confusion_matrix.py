@@ -53,7 +53,7 @@ class ConfusionMatrix(Panel):
             return []
         shown = counts.most_confused(classes if classes <= MOST_SHOWN else SHOWN_OF_MANY)
         matrix = counts.among(shown)
-        names = [shortened(name, 12) for name in class_labels(evaluation, shown.tolist())]
+        names = class_labels(evaluation, shown.tolist())
         accuracy = counts.correct.sum() / examples
         title = f"Accuracy {accuracy:.3f}, {examples_line(examples, kept.seen)}"
         if len(shown) < classes:
@@ -65,12 +65,9 @@ class ConfusionMatrix(Panel):
             figure.suptitle(title, fontsize=7.5)
             _draw_matrix(figure.add_subplot(), matrix, counts.labels[shown], names)
 
-        return [picture(evaluation.tag(self.name), draw, _height(len(shown)))]
-
-
-def _height(classes: int) -> float:
-    """Returns inches: enough for a line of text per class."""
-    return max(WIDTH_INCHES, 1.1 + 0.088 * classes)
+        # A line of text per class, and what is above and below.
+        height = 1.1 + 0.12 * len(title.splitlines()) + 0.09 * len(shown)
+        return [picture(evaluation.tag(self.name), draw, max(WIDTH_INCHES, height))]
 
 
 def _draw_matrix(
@@ -78,21 +75,21 @@ def _draw_matrix(
 ) -> None:
     classes = len(matrix)
     shares = matrix / np.maximum(totals, 1)[:, None]
-    # The root makes small shares visible.
-    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    size = 6.5 if classes <= 30 else 6.0
-    axes.set_yticks(range(classes), names, fontsize=size)
-    # Columns are narrower than rows are high.
+    has_numbers = classes <= MOST_WITH_NUMBERS
+    # Where no numbers tell small shares apart, the root makes them visible.
+    shade = shares if has_numbers else np.sqrt(shares)
+    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_yticks(range(classes), [shortened(name, 16) for name in names], fontsize=6)
+    # Columns are narrower than rows are high, and their names stand upright if they are long.
     every = 1 if classes <= 25 else 2
-    lie = classes * max(map(len, names)) <= 50
-    axes.set_xticks(
-        range(0, classes, every), names[::every], fontsize=size, rotation=0 if lie else 90
-    )
+    columns = [shortened(name, 12) for name in names[::every]]
+    rotation = 0 if classes * max(map(len, columns)) <= 50 else 90
+    axes.set_xticks(range(0, classes, every), columns, fontsize=6, rotation=rotation)
     axes.set_ylabel("label", fontsize=7)
     axes.set_xlabel("prediction", fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if classes <= MOST_WITH_NUMBERS:
+    if has_numbers:
         _write_numbers(axes, matrix, shares)
 
 
@@ -108,7 +105,7 @@ def _write_numbers(axes: "Axes", matrix: NDArray[np.int64], shares: NDArray[np.f
                 ha="center",
                 va="center",
                 fontsize=7.5 if few else 6.0,
-                color="white" if shares[row, column] > 0.3 else "black",
+                color="white" if shares[row, column] > 0.6 else "black",
             )
 
 

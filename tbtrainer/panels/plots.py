@@ -16,7 +16,8 @@ MOST_POINTS = 500
 
 
 def plain(axes: "Axes") -> None:
-    """Gives axes small numbers and no frame."""
+    """Gives axes small numbers, no frame and the background of the picture."""
+    axes.set_facecolor("none")
     axes.tick_params(labelsize=6.5, length=2, width=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.label.set_fontsize(7)
@@ -45,8 +46,18 @@ def show_points(
         upward: The ends of the vertical axis.
     """
     if len(points[0]) <= MOST_POINTS:
-        axes.scatter(*points, s=5, color=BLUE, alpha=0.5, linewidths=0)
+        axes.scatter(
+            *points, s=5 if len(points[0]) > 100 else 10, color=BLUE, alpha=0.5, linewidths=0
+        )
     else:
         extent = (*across, *upward)
-        axes.hexbin(*points, gridsize=(34, 20), extent=extent, mincnt=1, bins="log", cmap="Blues")
+        axes.hexbin(
+            *points,
+            gridsize=(34, 20),
+            extent=extent,
+            mincnt=1,
+            bins="log",
+            cmap="Blues",
+            vmin=0.4,  # A single point is light, and not white.
+        )
     axes.set(xlim=across, ylim=upward)
