@@ -83,10 +83,18 @@ class ConfusionCounts:
         np.fill_diagonal(counts, self.correct[chosen])
         return np.asarray(counts)
 
-    def most_confused(self, number: int) -> NDArray[np.int64]:
-        """Returns the classes with the most mistakes, in the order of their numbers."""
-        ranked = np.lexsort((np.arange(len(self.mistakes)), -self.mistakes))
-        return np.sort(ranked[:number])
+    def most_confused(
+        self, number: int, among: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Returns the classes with the most mistakes, in the order of their numbers.
+
+        Args:
+            number: How many.
+            among: The classes to choose from; `None` for all.
+        """
+        classes = np.arange(len(self.mistakes)) if among is None else among
+        ranked = np.argsort(-self.mistakes[classes], kind="stable")
+        return np.sort(classes[ranked[:number]])
 
 
 def _hashed(pairs: Any, row: int) -> Any:

@@ -1,14 +1,12 @@
 """`LabelF1`: precision, recall and F1 of each label of a multi-label classification."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.markdown import cell, table
 from tbtrainer.panels.multi_labelled import multi_labelled
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
+from tbtrainer.panels.scores import label_scores, mean_without_nan, score_row
 from tbtrainer.panels.tasks import class_labels, is_multi_label
 from tbtrainer.records import Text
 
@@ -61,45 +59,13 @@ class LabelF1(Panel):
         worst = np.argsort(scores[:, 2], kind="stable")[:MOST_ROWS]  # NaN is last.
         names = class_labels(evaluation, worst.tolist())
         rows = [
-            _row("**macro average**", mean_without_nan(scores), total),
-            _row("**micro average**", micro[0], total),
-            *(_row(cell(n, 40), scores[i], support[i]) for n, i in zip(names, worst, strict=True)),
+            score_row("**macro average**", mean_without_nan(scores), total),
+            score_row("**micro average**", micro[0], total),
+            *(
+                score_row(cell(n, 40), scores[i], support[i])
+                for n, i in zip(names, worst, strict=True)
+            ),
         ]
         which = f"The worst {MOST_ROWS} of {len(tp)}" if len(tp) > MOST_ROWS else f"{len(tp)}"
         title = f"{which} labels at the threshold 0.5, {examples_line(counted, kept.seen)}:"
         return [Text(evaluation.tag(self.name), f"{title}\n\n{table(_HEADER, rows)}")]
-
-
-def label_scores(
-    tp: NDArray[Any], predicted: NDArray[Any], support: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Returns precision, recall and F1 of each label, NaN where they are 0 / 0.
-
-    Args:
-        tp: Examples that have the label and were predicted to have it, shape (labels,).
-        predicted: Examples that were predicted to have it.
-        support: Examples that have it.
-
-    Returns:
-        float64, shape (labels, 3).
-    """
-    above = np.stack([tp, tp, 2 * tp], axis=1).astype(np.float64)
-    below = np.stack([predicted, support, predicted + support], axis=1)
-    return _ratio(above, below)
-
-
-def mean_without_nan(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the mean of each column, without the NaN in it; NaN if it has nothing else."""
-    known = (~np.isnan(scores)).sum(axis=0)
-    sums = np.nansum(scores, axis=0)
-    return _ratio(sums, known)
-
-
-def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
-    found = np.full(above.shape, np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
-
-
-def _row(name: str, scores: NDArray[np.float64], support: int) -> list[str]:
-    return [name, *("–" if np.isnan(s) else f"{s:.3f}" for s in scores), f"{support:,}"]

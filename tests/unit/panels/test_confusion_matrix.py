@@ -9,8 +9,9 @@ from sklearn.metrics import confusion_matrix
 
 from tbtrainer.panels import confusion_matrix as module
 from tbtrainer.panels.classified import classified
+from tbtrainer.panels.confusion import compact
 from tbtrainer.panels.confusion_counts import ConfusionCounts, pair_counts
-from tbtrainer.panels.confusion_matrix import ConfusionMatrix, compact
+from tbtrainer.panels.confusion_matrix import ConfusionMatrix
 from tbtrainer.panels.totals import Totals
 from tbtrainer.records import Image
 from tests.panel_evaluations import batch, drawn, evaluation, on_meta, split, texts_of_pictures
