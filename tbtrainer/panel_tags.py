@@ -57,3 +57,41 @@ RESIDUALS = Tag(
     "Predicted minus true value against the prediction, of a sample, and the mean along it.",
     "each evaluation of a regression",
 )
+IMAGE_MISTAKES = Tag(
+    "eval/image_mistakes",
+    "image",
+    "",
+    "The at most 16 images whose predictions are wrong with the highest confidence.",
+    "each evaluation of an image classifier",
+)
+TOKEN_CLASSES = Tag(
+    "eval/token_classes",
+    "text",
+    "",
+    "Precision, recall and F1 of each class over all tokens, and of spans as in seqeval if classes "
+    "are named like `B-place`, the worst class first.",
+    "each evaluation of a token classifier",
+)
+TOKEN_CONFUSION = Tag(
+    "eval/token_confusion",
+    "image",
+    "",
+    "How often tokens of each class but the outside class `O` were predicted as each class, over "
+    "all tokens; the colour is the share of the row.",
+    "each evaluation of a token classifier",
+)
+TOKEN_MISTAKES = Tag(
+    "eval/token_mistakes",
+    "text",
+    "",
+    "The at most 20 tokens whose predictions are wrong with the highest confidence, in the text "
+    "around them.",
+    "each evaluation of a token classifier with a tokenizer",
+)
+PROJECTOR = Tag(
+    "eval/projector",
+    "embedding",
+    "",
+    "A vector for each example of a sample: pooled output, mean hidden state or logits.",
+    "each evaluation, if `evaluation_panels` names `projector`",
+)

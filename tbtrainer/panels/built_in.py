@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 from tbtrainer.panels.calibration import Calibration
 from tbtrainer.panels.confusion_matrix import ConfusionMatrix
+from tbtrainer.panels.image_mistakes import ImageMistakes
 from tbtrainer.panels.label_f1 import LabelF1
 from tbtrainer.panels.mistakes import Mistakes
 from tbtrainer.panels.panel import Panel
 from tbtrainer.panels.pr_curves import PrCurves
+from tbtrainer.panels.projector import Projector
 from tbtrainer.panels.regression import PredictedAgainstTrue, Residuals
+from tbtrainer.panels.token_classes import TokenClasses
+from tbtrainer.panels.token_confusion import TokenConfusion
+from tbtrainer.panels.token_mistakes import TokenMistakes
 
 # In the order in which they are drawn.
 BUILT_IN: tuple[type[Panel], ...] = (
@@ -16,9 +21,14 @@ BUILT_IN: tuple[type[Panel], ...] = (
     PrCurves,
     Calibration,
     Mistakes,
+    ImageMistakes,
     LabelF1,
     PredictedAgainstTrue,
     Residuals,
+    TokenClasses,
+    TokenConfusion,
+    TokenMistakes,
+    Projector,
 )
 PANEL_NAMES = tuple(kind.name for kind in BUILT_IN)
 

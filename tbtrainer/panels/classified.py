@@ -43,6 +43,21 @@ class Classified:
         """Whether an example is counted and predicted as another class, bool, (examples,)."""
         return self.counted & (self.predictions != self.labels)
 
+    def worst(self, most: int) -> tuple[Tensor, Tensor]:
+        """Returns where the most confident mistakes are, and how confident they are.
+
+        Args:
+            most: The most mistakes. If there are fewer, other examples follow them, with a
+                confidence of minus infinity.
+
+        Returns:
+            int64 and floating, each of shape (min(most, examples),).
+        """
+        priority = torch.where(self.wrong, self.confidence, -torch.inf)
+        # Stable, so that of equal ones the earlier comes first.
+        ranked = torch.sort(priority, descending=True, stable=True)
+        return ranked.indices[:most], ranked.values[:most]
+
 
 def classified(batch: PanelBatch) -> Classified:
     """Reads a batch of an evaluation for which `is_single_label` is true."""
