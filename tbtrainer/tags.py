@@ -2,7 +2,7 @@
 
 The writers take names and descriptions from here, and the table in docs/tags.md is printed by
 `python -m tbtrainer.tags`. What `Trainer` itself logs keeps its stock tags, in `train/`, `eval/`
-and `test/`. Of the tags declared here only pictures and text of the panels are in these groups.
+and `test/`. Of the tags declared here, cards about an evaluation are in `eval/`, and no curve is.
 """
 
 from tbtrainer.health_tags import (
@@ -53,7 +53,7 @@ from tbtrainer.speed_tags import (
     VERDICT,
     WEIGHT_DECAY,
 )
-from tbtrainer.tag import Tag
+from tbtrainer.tag import Kind, Tag
 
 PARAMETERS = Tag(
     "parameters/<name>",
@@ -115,6 +115,14 @@ GRAD_NORM_PER_PARAMETER = Tag(
     "Norm of the gradient of one parameter before clipping, root mean square over the steps since "
     "the last logging step.",
     'logging steps, with `norm_detail="parameter"`',
+)
+BEST_METRIC = Tag(
+    "eval/best_<metric>",
+    "text",
+    "",
+    "Best value of `metric_for_best_model`, or else of `eval_loss`, how long ago it was, and the "
+    "patience of an `EarlyStoppingCallback`.",
+    "each evaluation of a training",
 )
 CHECKPOINT_SECONDS = Tag(
     "throughput/checkpoint_seconds",
@@ -213,6 +221,7 @@ TAGS: tuple[Tag, ...] = (
     DEVICE_UTILIZATION,
     DEVICE_POWER,
     DEVICE_TEMPERATURE,
+    BEST_METRIC,
     CONFUSION_MATRIX,
     PR_CURVE,
     CALIBRATION,
@@ -236,15 +245,19 @@ TAGS: tuple[Tag, ...] = (
 )
 
 
-def description_of(tag: str) -> str:
+def description_of(tag: str, kind: Kind | None = None) -> str:
     """Returns the text that TensorBoard shows on a tag's card; empty for a tag of somebody else.
+
+    Args:
+        tag: As it is written.
+        kind: Of what is written. `None`: any. A metric of a user may be called like a card of ours.
 
     Example:
         >>> description_of("tbtrainer/records_pending")
         'Records that wait in memory to be written. Unit: records.'
     """
     for known in TAGS:
-        if known.matches(tag):
+        if kind in (None, known.kind) and known.matches(tag):
             return known.description + (f" Unit: {known.unit}." if known.unit else "")
     return ""
 

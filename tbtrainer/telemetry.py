@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,8 @@ from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.evaluations import ObservedEvaluations
 from tbtrainer.given_arguments import telemetry_arguments
 from tbtrainer.isolation import Isolation
+from tbtrainer.log_history import saved_as_json
+from tbtrainer.observers.best_metric import BestMetric, early_stopping_of
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
 from tbtrainer.observers.clock import Clock
@@ -23,6 +25,7 @@ from tbtrainer.observers.evaluation_panels import (
 )
 from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.learning_rates import LearningRates
+from tbtrainer.observers.log_entries import LogEntries, class_names
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
@@ -69,6 +72,8 @@ class Telemetry:
                 reports,
                 rates,
                 EvaluationPanels(self._panel_setting, isolation),
+                LogEntries(lambda: class_names(trainer.model)),
+                BestMetric(partial(early_stopping_of, trainer)),
             ),
             self.run.write,
             writes=self._writes,
@@ -243,7 +248,8 @@ class Telemetry:
         began = time.perf_counter()
         self._unmarked = path
         try:
-            yield
+            with saved_as_json(self._trainer.state):
+                yield
             # Another trainer in the class order may save without `save_model`, or elsewhere.
             if os.path.isdir(path):
                 self.mark_checkpoint(path)
@@ -254,6 +260,10 @@ class Telemetry:
         self.observers.checkpoint_saved(self.steps.count, saved)
         with self.observers.guarded("flush the run after a checkpoint"):
             self.run.flush()
+
+    def state_saved(self) -> AbstractContextManager[None]:
+        """Lets the trainer save its state outside of a checkpoint, whatever was logged."""
+        return saved_as_json(self._trainer.state)
 
     def mark_checkpoint(self, path: str | None) -> None:
         """Stores the run in the checkpoint that is being saved, if `path` is that checkpoint."""

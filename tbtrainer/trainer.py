@@ -166,9 +166,20 @@ class TBTrainerMixin(_AnyTrainer):
         """Flushes the event file, then saves the checkpoint as `Trainer` does.
 
         The checkpoint has one more file, `tensorboard_run.json`, with run directory and step.
+        Arrays in the log history, which `Trainer` cannot save, are saved as lists.
         """
         with self._tb.checkpoint(trial):
             super()._save_checkpoint(model, trial, *args, **kwargs)
+
+    def save_state(self, *args: Any, **kwargs: Any) -> None:
+        """Saves the state as `Trainer` does, and arrays in the log history as lists."""
+        with self._tb.state_saved():
+            super().save_state(*args, **kwargs)
+
+    def _tune_save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Saves the checkpoint of a trial of Ray Tune as `Trainer` does; arrays as `save_state`."""
+        with self._tb.state_saved():
+            super()._tune_save_checkpoint(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Saves the model as `Trainer` does, and marks the checkpoint that it may be a part of.

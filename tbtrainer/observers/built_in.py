@@ -1,6 +1,7 @@
 """The observers that every trainer has."""
 
 from tbtrainer.observers.arguments import ArgumentCards
+from tbtrainer.observers.best_metric import BestMetric
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.evaluation_health import EvaluationHealth
@@ -29,6 +30,8 @@ def built_in_observers(
     reports: HealthReports,
     rates: LearningRates,
     panels: EvaluationPanels,
+    entries: LogEntries,
+    best: BestMetric,
 ) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
@@ -50,6 +53,8 @@ def built_in_observers(
         reports: Reports what is not finite.
         rates: Shows the learning rates. The reports ask it for those of a step.
         panels: Shows what evaluations get right and wrong.
+        entries: Shows what `Trainer` logs.
+        best: Shows the best evaluation so far.
     """
     times = StepTimes(clock)
     return [
@@ -57,7 +62,7 @@ def built_in_observers(
         RecordCounters(run),
         Throughput(times, clock),
         ArgumentCards(),
-        LogEntries(),
+        entries,
         measurements,
         GradientNormCurves(measurements),
         HealthCounts(measurements),
@@ -65,6 +70,7 @@ def built_in_observers(
         reports,
         EvaluationHealth(reports),
         panels,
+        best,
         Histograms(),
         rates,
         Memory(),

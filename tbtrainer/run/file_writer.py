@@ -15,17 +15,20 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from tbtrainer.event_file.writer import EventFileWriter
 from tbtrainer.isolation import Isolation
+from tbtrainer.tag import Kind
 from tbtrainer.tags import description_of
 
-# By kind of value: the plugin that shows it if it has no metadata, and its data class. In
-# TensorBoard 2.21 the data server in Rust discards metadata without a data class.
-_SHOWN_BY = {
-    "simple_value": ("scalars", DataClass.DATA_CLASS_SCALAR),
-    "histo": ("histograms", DataClass.DATA_CLASS_TENSOR),
-    "image": ("images", DataClass.DATA_CLASS_BLOB_SEQUENCE),
+# By field of a value: the kind of its tag, the plugin that shows it if it has no metadata, and its
+# data class. In TensorBoard 2.21 the data server in Rust discards metadata without a data class.
+_SHOWN_BY: dict[str, tuple[Kind, str, Any]] = {
+    "simple_value": ("scalar", "scalars", DataClass.DATA_CLASS_SCALAR),
+    "histo": ("histogram", "histograms", DataClass.DATA_CLASS_TENSOR),
+    "image": ("image", "images", DataClass.DATA_CLASS_BLOB_SEQUENCE),
 }
 # Likewise, by plugin, for values whose metadata torch writes without a data class.
-_DATA_CLASSES = {"pr_curves": DataClass.DATA_CLASS_TENSOR}
+_DATA_CLASSES: dict[str, tuple[Kind, Any]] = {
+    "pr_curves": ("PR curve", DataClass.DATA_CLASS_TENSOR)
+}
 
 
 class RunFileWriter(FileWriter):
@@ -56,19 +59,20 @@ class RunFileWriter(FileWriter):
 
 def _describe(value: Any) -> None:
     """Adds the description of a tag to a value, in the form that all loaders read."""
-    description, metadata = description_of(value.tag), value.metadata
-    if not description:
-        return
+    metadata = value.metadata
     if value.HasField("metadata"):
         plugin = metadata.plugin_data.plugin_name
         if plugin in _DATA_CLASSES and not metadata.summary_description:
-            metadata.summary_description = description
-            metadata.data_class = _DATA_CLASSES[plugin]
+            kind, data_class = _DATA_CLASSES[plugin]
+            if description := description_of(value.tag, kind):
+                metadata.summary_description, metadata.data_class = description, data_class
         return
-    shown_by = _SHOWN_BY.get(value.WhichOneof("value"))
-    if shown_by is not None:
-        metadata.summary_description = description
-        metadata.plugin_data.plugin_name, metadata.data_class = shown_by
+    field = value.WhichOneof("value")
+    if field in _SHOWN_BY:
+        kind, plugin, data_class = _SHOWN_BY[field]
+        if description := description_of(value.tag, kind):
+            metadata.summary_description, metadata.data_class = description, data_class
+            metadata.plugin_data.plugin_name = plugin
 
 
 class _EventWriter(StockEventFileWriter):

@@ -260,7 +260,12 @@ def test_values_that_cannot_be_shown_are_named_once(
             control: TrainerControl,
             **kwargs: object,
         ) -> None:
-            odd = {"object": object(), "huge": 10**400, "pair": torch.ones(2), "odd\udcff": 1.0}
+            odd = {
+                "object": object(),
+                "huge": 10**400,
+                "square": torch.ones(2, 2),
+                "odd\udcff": 1.0,
+            }
             made.log(odd)
 
     made = trainer(

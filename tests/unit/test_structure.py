@@ -16,7 +16,10 @@ LAYERS = (
     ("tbtrainer.trainer",),
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
     ("tbtrainer.given_arguments",),
-    ("tbtrainer.steps", "tbtrainer.evaluations", "tbtrainer.wrapping"),
+    (
+        *("tbtrainer.steps", "tbtrainer.evaluations", "tbtrainer.log_history"),
+        "tbtrainer.wrapping",
+    ),
     ("tbtrainer.step_guard", "tbtrainer.step_findings", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),

@@ -24,10 +24,17 @@ def test_every_declared_tag_is_listed() -> None:
     assert set(declared) == set(tags.TAGS)
 
 
-@pytest.mark.parametrize("group", ["train", "eval", "test"])
-def test_no_curve_of_ours_is_in_a_group_of_stock(group: str) -> None:
-    curves = [tag.name for tag in tags.TAGS if tag.kind in ("scalar", "histogram")]
-    assert [name for name in curves if name.startswith(f"{group}/")] == []
+@pytest.mark.parametrize("group", ["train", "test"])
+def test_groups_of_stock_hold_none_of_ours(group: str) -> None:
+    assert [tag.name for tag in tags.TAGS if tag.name.startswith(f"{group}/")] == []
+
+
+def test_the_group_of_evaluations_holds_cards_and_no_curve() -> None:
+    ours = [tag for tag in tags.TAGS if tag.name.startswith("eval/")]
+    cards = re.compile(r"eval/(<dataset>/)?[\w<>]+(/<\w+>)?")
+    assert [tag.name for tag in ours if not cards.fullmatch(tag.name)] == []
+    assert {tag.kind for tag in ours} <= {"image", "text", "PR curve", "embedding"}
+    assert tags.BEST_METRIC in ours
 
 
 @pytest.mark.parametrize("tag", tags.TAGS, ids=lambda tag: tag.name)
@@ -42,6 +49,11 @@ def test_a_written_tag_finds_its_description(tag: tags.Tag) -> None:
 
 def test_a_tag_of_stock_has_no_description() -> None:
     assert tags.description_of("train/loss") == ""
+
+
+def test_a_users_metric_called_like_a_card_has_no_description() -> None:
+    assert tags.description_of("eval/best_f1", "scalar") == ""
+    assert tags.description_of("eval/best_f1", "text") == tags.BEST_METRIC.description
 
 
 def test_a_scalar_names_its_unit() -> None:

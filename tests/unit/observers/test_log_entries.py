@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers.integrations.integration_utils import rewrite_logs
 
-from tbtrainer.observers.log_entries import LogEntries, stock_tag
+from tbtrainer.observers.log_entries import MOST_NUMBERS, LogEntries, class_names, stock_tag
 
 
 def records(logs: Mapping[str, Any], observer: LogEntries | None = None) -> list[tuple[str, Any]]:
@@ -32,6 +33,7 @@ def test_tags_are_those_of_the_stock_callback(key: str) -> None:
         np.float64(0.5),
         np.array(0.5),
         np.array([0.5]),
+        [0.5],
         torch.tensor(0.5),
         torch.tensor([[0.5]], dtype=torch.bfloat16),
     ],
@@ -49,22 +51,120 @@ def test_text_stays_text() -> None:
     assert records({"note": "warm"}) == [("train/note", "warm")]
 
 
-def test_what_cannot_be_shown_is_warned_of_once_per_key(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [[0.25, 0.75], (0.25, 0.75), np.array([0.25, 0.75]), torch.tensor([0.25, 0.75])],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_number_per_class_has_the_name_of_the_class(value: Any) -> None:
+    observer = LogEntries(lambda: ["negative", "positive"])
+    shown = [("eval/f1/negative", 0.25), ("eval/f1/positive", 0.75)]
+    assert records({"eval_f1": value}, observer) == shown
+
+
+@pytest.mark.parametrize("names", [[], ["a", "b"], ["a", "b", "c", "d"], ["a", "b", "a"]])
+def test_other_lists_are_shown_by_index(names: list[str]) -> None:
+    shown = records({"eval_f1": [1.0, 2.0, 3.0]}, LogEntries(lambda: names))
+    assert [tag for tag, _ in shown] == ["eval/f1/0", "eval/f1/1", "eval/f1/2"]
+
+
+def test_a_class_without_examples_is_shown_as_nan() -> None:
+    shown = records({"eval_f1": np.array([0.5, np.nan])})
+    assert str(shown) == "[('eval/f1/0', 0.5), ('eval/f1/1', nan)]"
+
+
+def test_a_list_in_a_dictionary_has_names_of_classes() -> None:
+    logs = {"eval_report": {"f1": np.array([0.25, 0.75]), "precision": 0.5}}
+    assert records(logs, LogEntries(lambda: ["no", "yes"])) == [
+        ("eval/report/f1/no", 0.25),
+        ("eval/report/f1/yes", 0.75),
+        ("eval/report/precision", 0.5),
+    ]
+
+
+def test_none_in_a_list_is_left_out() -> None:
+    assert records({"eval_f1": [None, 0.5]}) == [("eval/f1/1", 0.5)]
+
+
+def test_up_to_a_hundred_numbers_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    observer = LogEntries()
+    with caplog.at_level(logging.WARNING):
+        assert len(records({"eval_f1": np.ones(MOST_NUMBERS)}, observer)) == MOST_NUMBERS == 100
+        assert caplog.records == []
+        for _ in range(2):
+            assert records({"eval_f1": np.ones(MOST_NUMBERS + 1)}, observer) == []
+    (warning,) = caplog.records
+    assert "logged as 'eval_f1'" in warning.message and "shape (101,)" in warning.message
+
+
+@pytest.mark.parametrize(
+    "name", ["hf_MARKER7f3a9cabcdefgh", "password=MARKER7f3a9c", "https://u:MARKER7f3a9c@host"]
+)
+def test_a_secret_in_a_class_name_is_hidden(name: str) -> None:
+    shown = records({"eval_f1": [0.25, 0.5]}, LogEntries(lambda: [name, "other"]))
+    assert [value for _, value in shown] == [0.25, 0.5]
+    assert "MARKER7f3a9c" not in str(shown)
+
+
+def test_counts_of_a_class_called_like_a_secret_are_shown() -> None:
+    observer = LogEntries(lambda: ["OTHER", "PASSWORD"])
+    shown = records({"eval_support": [123456, 234567]}, observer)
+    assert shown == [("eval/support/OTHER", 123456), ("eval/support/PASSWORD", 234567)]
+
+
+@pytest.mark.parametrize(
+    ("id2label", "names"),
+    [
+        ({1: "b", 0: "a"}, ["a", "b"]),
+        ({"10": "c", "2": "b"}, ["b", "c"]),
+        ({0: "LABEL_0"}, ["LABEL_0"]),
+        ({"a": 0}, []),
+        (None, []),
+        (["a"], []),
+    ],
+    ids=str,
+)
+def test_class_names_are_ordered_by_number(id2label: Any, names: list[str]) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(id2label=id2label))
+    assert class_names(model) == names
+
+
+def test_a_model_without_configuration_has_no_class_names() -> None:
+    assert class_names(torch.nn.Linear(1, 1)) == class_names(None) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["a", "b"],
+        [1.0, "a"],
+        [[1.0], [2.0]],
+        np.ones((2, 2)),
+        np.array(["a", "b"]),
+        np.ones(2, complex),
+        torch.ones(2, 2),
+        torch.ones(2, device="meta"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_shown_is_warned_of_once_per_key(
+    value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     observer = LogEntries()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert records({"curve": [1, 2], "vector": torch.ones(2)}, observer) == []
-    assert [r.message.count("'curve'") for r in caplog.records].count(1) == 1
-    assert len(caplog.records) == 2
+            assert records({"odd": value, "other": value}, observer) == []
+    assert [r.message.count("'odd'") for r in caplog.records] == [1, 0]
 
 
 def test_a_key_warned_of_is_shown_when_it_is_numeric(caplog: pytest.LogCaptureFixture) -> None:
     observer = LogEntries()
+    odd = ["a", "b"]
     with caplog.at_level(logging.WARNING):
-        shown = [(records({"f1": value}, observer)) for value in ([1, 2], 0.5, [1, 2], 0.75)]
+        shown = [(records({"f1": value}, observer)) for value in (odd, 0.5, odd, 0.75)]
     assert shown == [[], [("train/f1", 0.5)], [], [("train/f1", 0.75)]]
     assert len(caplog.records) == 1
-    assert "because it is of type list" in caplog.text
+    assert "because it is of type list of length 2" in caplog.text
 
 
 def test_none_means_no_value_now(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +199,7 @@ def test_a_secret_in_a_key_reaches_neither_tag_nor_warning(
     key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        ((tag, value),) = records({key: 0.5, "of": {key: [1, 2]}})
+        ((tag, value),) = records({key: 0.5, "of": {key: ["a", "b"]}})
     assert "MARKER7f3a9c" not in tag + caplog.text
     assert value == 0.5
     assert len(caplog.records) == 1
