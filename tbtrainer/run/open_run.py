@@ -133,7 +133,10 @@ class OpenRun:
     # ---- Texts and lines ----
 
     def _write_text(self, record: Text, step: int) -> None:
-        text = str(redacted(record.text, record.tag))
+        # A tag such as `hub_token` may name a secret that is the whole text, and a secret is one
+        # word. A card such as `eval/token_classes` is about something else.
+        is_word = len(record.text.split()) == 1
+        text = str(redacted(record.text, record.tag if is_word else ""))
         if record.once:
             digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
             if self.cards.get(record.tag) == digest:

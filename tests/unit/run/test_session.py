@@ -15,7 +15,7 @@ from tbtrainer.records import Scalar, Text
 from tbtrainer.run import RunSession, RunWriter, SilentWriter, continuing, session, time_limit
 from tbtrainer.run.claim import RunDirectoryUnavailable, read_claim
 from tbtrainer.run.saved_run import SavedRun
-from tests.events import event_files, scalars, texts
+from tests.events import event_files, scalars, text, texts
 
 
 def made(directory: Path, logging_dir: Path | str | None = None) -> RunSession:
@@ -158,13 +158,30 @@ def test_a_card_is_written_again_only_when_it_changed(tmp_path: Path) -> None:
     run.write([Text("args", "one", once=True)] * 2, 0)
     run.mark_checkpoint(str(checkpoint), 7)
     run.close()
-    for text in ("one", "two"):
+    for card in ("one", "two"):
         run = made(tmp_path)
         run.begin_training(str(checkpoint), "auto", None, str(tmp_path))
-        run.write([Text("args", text, once=True)], 7)
+        run.write([Text("args", card, once=True)], 7)
         run.close()
     shown = [card for file in event_files(tmp_path) for card in texts(file)]
     assert shown == [("args/text_summary", 0), ("args/text_summary", 7)]
+
+
+@pytest.mark.parametrize(
+    "card, shown",
+    [
+        ("| token | loss |\n| --- | --- |", "| token | loss |\n| --- | --- |"),
+        ("precious", "<hidden>"),
+        ("password=precious now", "password=<hidden> now"),
+    ],
+)
+def test_a_tag_that_names_tokens_hides_one_word_only(card: str, shown: str, tmp_path: Path) -> None:
+    run = made(tmp_path)
+    run.begin_training(None, "auto", None, str(tmp_path))
+    run.write([Text("eval/worst_token", card)], 0)
+    run.close()
+    (file,) = event_files(tmp_path)
+    assert text(file, "eval/worst_token/text_summary") == shown
 
 
 @pytest.mark.parametrize("numbered", [False, True])
