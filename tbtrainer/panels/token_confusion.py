@@ -65,6 +65,6 @@ class TokenConfusion(Panel):
                 lambda figure: draw_confusion(
                     figure, matrix, counts.labels[rows], names[: len(rows)], names, title
                 ),
-                confusion_height(len(rows)),
+                confusion_height(len(rows), title),
             )
         ]
