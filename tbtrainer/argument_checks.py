@@ -82,10 +82,16 @@ def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str
 
 def checked_panels(name: str, value: Any, known: tuple[str, ...]) -> list[Any]:
     """Returns names of panels and instances of `Panel`, given as a list or as one of them."""
-    panels = [value] if isinstance(value, Panel) else _listed(name, value)
+    panels = [value] if isinstance(value, Panel | type) else _listed(name, value)
     for panel in panels:
+        if isinstance(panel, type) and issubclass(panel, Panel):
+            raise ValueError(
+                f"{name}={panel!r} is a class; use an instance of it, such as {panel.__name__}()."
+            )
         if not isinstance(panel, Panel):
             checked_choice(name, panel, ("auto", "none", *known))
+        elif not isinstance(panel.name, str) or not panel.name:
+            raise ValueError(f"{name}={panel!r} has the name {panel.name!r}; use a text as `name`.")
     names = [panel.name if isinstance(panel, Panel) else panel for panel in panels]
     if not panels or ("none" in names and len(names) > 1):
         raise ValueError(

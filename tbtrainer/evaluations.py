@@ -1,18 +1,32 @@
 """Calls the observers at the moments of each evaluation, and sees what the model returns."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
 from tbtrainer.observers.facts import Evaluation, EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
-from tbtrainer.panels.nested import first_tensor
+from tbtrainer.panels.nested import first_tensor, is_tensor
+from tbtrainer.sharding.ranks import ModelParallelSizes
 from tbtrainer.sharding.world import own_rank
 from tbtrainer.wrapping import wrapped_on_instance
+
+
+@dataclass(frozen=True)
+class _Running:
+    """An evaluation or a prediction that is running now.
+
+    Attributes:
+        number: No other one of this trainer has it.
+        is_evaluation: Whether it is an evaluation.
+    """
+
+    number: int
+    is_evaluation: bool
 
 
 class ObservedEvaluations:
@@ -26,10 +40,16 @@ class ObservedEvaluations:
     def __init__(self, trainer: Any, observers: ObserverSet) -> None:
         self._trainer = trainer
         self._observers = observers
-        # Prefixes of the evaluations that are running now, one inside the other.
-        self._open: list[str] = []
+        self._numbers = itertools.count()
+        # One inside the other.
+        self._running: list[_Running] = []
         # Inputs and outputs of the forward pass of the batch that is being predicted.
         self._forward: tuple[Mapping[str, Any], Any] | None = None
+
+    @property
+    def running(self) -> list[int]:
+        """Numbers of the evaluations and predictions that are running, the innermost one last."""
+        return [running.number for running in self._running]
 
     @contextmanager
     def observed(self, prefix: str, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
@@ -43,24 +63,36 @@ class ObservedEvaluations:
             A function to be called with the metrics when the evaluation has ended.
         """
         # `evaluate` with a dictionary of datasets calls itself, with the prefix of each.
-        outer = self._open[-1] if self._open else None
-        dataset = None if outer is None else prefix.removeprefix(f"{outer}_")
+        is_part = bool(self._running) and self._running[-1].is_evaluation
+        dataset = None if prefix == "eval" else prefix.removeprefix("eval_")
         began = time.perf_counter()
 
         def ended(metrics: dict[str, float]) -> None:
             seconds = time.perf_counter() - began
-            evaluation = Evaluation(
-                MappingProxyType(dict(metrics)), dataset, seconds, outer is not None
-            )
+            evaluation = Evaluation(MappingProxyType(dict(metrics)), dataset, seconds, is_part)
             self._observers.evaluation_ended(step, evaluation)
 
-        self._open.append(prefix)
-        try:
+        with self._open(is_evaluation=True):
             self._observers.evaluation_begins(step, dataset)
-            with self._outputs_seen() if outer is None else nullcontext():
-                yield ended
+            yield ended
+
+    @contextmanager
+    def prediction(self) -> Iterator[None]:
+        """Keeps the batches of a prediction from the evaluation inside which it may be."""
+        with self._open(is_evaluation=False):
+            yield
+
+    @contextmanager
+    def _open(self, is_evaluation: bool) -> Iterator[None]:
+        is_first = is_evaluation and not any(outer.is_evaluation for outer in self._running)
+        self._running.append(_Running(next(self._numbers), is_evaluation))
+        try:
+            with self._outputs_seen() if is_first else nullcontext():
+                yield
         finally:
-            self._open.pop()
+            self._running.pop()
+            # After an error, so that it is not kept until the next evaluation.
+            self._forward = None
 
     def _outputs_seen(self) -> Any:
         return wrapped_on_instance(self._trainer, "compute_loss", self._observed_forward)
@@ -91,16 +123,12 @@ class ObservedEvaluations:
         with self._observers.guarded("observe an evaluation batch"):
             loss, logits, labels = predicted
             inputs, outputs = forward or (inputs, None)
-            examples = _length(inputs)
-            batch = EvaluationBatch(
-                inputs,
-                loss,
-                logits,
-                self._labels(inputs) if labels is None else labels,
-                outputs,
-                examples,
-                self._own_examples(examples),
-            )
+            if labels is None or (isinstance(labels, tuple) and not labels):
+                labels = self._labels(inputs)
+            counted = labels if is_tensor(labels) else first_tensor(inputs)
+            examples = 0 if counted is None else len(counted)
+            own = self._own_examples(examples)
+            batch = EvaluationBatch(inputs, loss, logits, labels, outputs, examples, own)
             self._observers.evaluation_batch(step, batch)
 
     def _labels(self, inputs: Any) -> Any:
@@ -116,17 +144,16 @@ class ObservedEvaluations:
         """Returns how many examples of this rank's batch count.
 
         accelerate fills up the last batch of all ranks together, and `gather_for_metrics` cuts the
-        gathered one off at `remainder` (accelerate 1.3 to 1.15).
+        gathered one off at `remainder` (accelerate 1.3 to 1.15). Ranks that share the work on a
+        batch are next to each other (`prepare_data_loader`).
         """
-        state = self._trainer.accelerator.gradient_state
+        accelerator = self._trainer.accelerator
+        sharing = ModelParallelSizes.of(accelerator, self._trainer.model).ranks_per_sample
+        place, rank_of_place = divmod(own_rank(), sharing)
+        if rank_of_place > 0:
+            return 0
+        state = accelerator.gradient_state
         # Outside of a prepared data loader there is none. -1: the dataset has no length.
         if not state.end_of_dataloader or state.remainder <= 0:
             return examples
-        own: int = min(max(state.remainder - own_rank() * examples, 0), examples)
-        return own
-
-
-def _length(inputs: Any) -> int:
-    """Returns the number of examples of a batch."""
-    tensor: Tensor | None = first_tensor(inputs)
-    return 0 if tensor is None else tensor.shape[0]
+        return int(min(max(state.remainder - place * examples, 0), examples))

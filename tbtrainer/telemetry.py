@@ -71,7 +71,7 @@ class Telemetry:
                 measurements,
                 reports,
                 rates,
-                EvaluationPanels(self._panel_setting, isolation),
+                EvaluationPanels(self._panel_setting, self._running_evaluations, isolation),
                 LogEntries(lambda: class_names(trainer.model)),
                 BestMetric(partial(early_stopping_of, trainer)),
             ),
@@ -110,12 +110,15 @@ class Telemetry:
     def _panel_setting(self, step: int, dataset: str | None) -> PanelSetting:
         return panel_setting(self._trainer, self._arguments, step, dataset)
 
+    def _running_evaluations(self) -> list[int]:
+        return self._evaluations.running
+
     # ---- A run ----
 
     @contextmanager
     def prediction(self) -> Iterator[None]:
         """Keeps the run's files open during a prediction, which may be inside a training."""
-        with self._in_use(self.run.release):
+        with self._in_use(self.run.release), self._evaluations.prediction():
             yield
 
     @contextmanager

@@ -68,7 +68,8 @@ class Evaluation:
 
     Attributes:
         metrics: What `evaluate` returns.
-        dataset: The key of its dataset in a dictionary of datasets; `None` without a dictionary.
+        dataset: What `metric_key_prefix` says beside `eval`: `Trainer` adds the key of a dataset in
+            a dictionary of datasets. `None` if it says nothing else.
         seconds: The time that it took on this rank.
         is_part: Whether it is the evaluation of one dataset of several. An evaluation of all of
             them, with its own `seconds`, follows.
@@ -95,8 +96,10 @@ class EvaluationBatch:
         outputs: What the model returned, also if only the loss was asked for; `None` if
             `prediction_step` does not call `compute_loss`, as without labels.
         examples: Length of the first dimension of its tensors.
-        own_examples: How many of them, from the first on, count. Others were added to make the last
-            batch of all ranks equally long, and another rank has them too.
+        own_examples: How many of them, from the first on, count: added up over all ranks they are
+            the examples of the evaluation. Others were added to make the last batch of all ranks
+            equally long, and another rank has them too. None of them count where ranks share the
+            work on a batch and this is not the first of them.
     """
 
     inputs: Mapping[str, Any]

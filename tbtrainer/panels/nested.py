@@ -1,6 +1,7 @@
 """Tensors in nested mappings, tuples and lists, as models take and return them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeGuard
 
 from torch import Tensor
@@ -11,26 +12,49 @@ def is_tensor(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dim() > 0
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors with a dimension, depth first."""
+    if is_tensor(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from tensors_in(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from tensors_in(inner)
+
+
 def first_tensor(value: Any) -> Tensor | None:
     """Returns the first tensor with a dimension, depth first; `None` if there is none."""
-    if is_tensor(value):
-        return value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, tuple | list):
-        return next((t for t in map(first_tensor, value) if t is not None), None)
-    return None
+    return next(tensors_in(value), None)
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Returns a copy in which each tensor with a dimension is replaced by `change` of it.
+def first_examples(value: Any, number: int, among: int) -> Any:
+    """Returns a copy of a batch, or of a part of one, with its first examples only.
 
-    Mappings become dictionaries, lists and tuples become tuples. All else stays as it is.
+    Tensors and lists whose length is `among` have one item per example, and are cut off. Tensors
+    are views, without a graph. Mappings become dictionaries. An output of a model becomes one with
+    all its fields, also those without a value. All else stays as it is.
+
+    Args:
+        value: Inputs or outputs of a model.
+        number: How many examples to return.
+        among: How many examples the batch has.
     """
     if is_tensor(value):
-        return change(value)
+        value = value.detach()
+        return value[:number] if number < among == len(value) else value
     if isinstance(value, Mapping):
-        return {key: mapped(inner, change) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(mapped(inner, change) for inner in value)
+        items = _fields(value) if is_dataclass(value) else dict(value)
+        return {key: first_examples(inner, number, among) for key, inner in items.items()}
+    if isinstance(value, list):
+        kept = value[:number] if number < among == len(value) else value
+        return [first_examples(inner, number, among) for inner in kept]
+    if isinstance(value, tuple):
+        return tuple(first_examples(inner, number, among) for inner in value)
     return value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Returns the fields of a `ModelOutput`, whose `items` leave out those that are `None`."""
+    return {**{f.name: getattr(value, f.name) for f in fields(value)}, **value}

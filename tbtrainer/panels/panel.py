@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from tbtrainer.panels.nested import first_tensor, is_tensor
+from tbtrainer.panels.nested import is_tensor
 from tbtrainer.records import Records
 
 
@@ -19,12 +19,14 @@ class PanelBatch:
     """One batch of an evaluation on one rank, on its device, before the ranks gather.
 
     Examples that were added to make all ranks' batches equally long are left out, and so are those
-    that another rank has too. The tensors are the evaluation's own: do not change them.
+    that another rank has too. The tensors are the evaluation's own: do not change them, and do not
+    keep them.
 
     Attributes:
-        size: Number of examples; the first dimension of all tensors.
-        inputs: What the model was given, with the labels.
-        outputs: What the model returned; `None` if the trainer has a way of its own to predict.
+        size: Number of examples, at least one; the first dimension of all tensors.
+        inputs: What the model was given, with the labels. Empty if it was not a mapping.
+        outputs: What the model returned, an output with names as a dictionary; `None` without
+            labels, and if the trainer has a way of its own to predict.
         predictions: What `prediction_step` returned in the place of logits, such as the generated
             tokens of `Seq2SeqTrainer`; `None` if only the loss was asked for.
         labels: A tensor, or a tuple of them for a model with several; `None` without labels.
@@ -41,22 +43,24 @@ class PanelBatch:
 
     @cached_property
     def logits(self) -> Tensor | None:
-        """The `logits` of the model.
+        """The `logits` of the model; `None` if it left them out.
 
-        Of an output without that name it is the first tensor after the loss; `None` if there is
-        none.
+        Of an output without that name it is the first tensor after the loss, if there is one that
+        is not inside of another tuple.
         """
         outputs = self.predictions if self.outputs is None else self.outputs
         if isinstance(outputs, Mapping):
-            named = outputs.get("logits")
-            if is_tensor(named):
-                return named
+            if "logits" in outputs:
+                named = outputs["logits"]
+                return named if is_tensor(named) else None
             outputs = [value for name, value in outputs.items() if name != "loss"]
-        elif (
-            isinstance(outputs, tuple | list) and self.loss is not None and self.outputs is not None
-        ):
-            outputs = outputs[1:]
-        return first_tensor(outputs)
+        if not isinstance(outputs, tuple | list):
+            return outputs if is_tensor(outputs) else None
+        if isinstance(self.outputs, tuple | list) and self.loss is not None and outputs:
+            # A loss with a dimension: `nn.DataParallel` returns one for each device.
+            is_loss = is_tensor(outputs[0]) and outputs[0].dim() == 1
+            outputs = outputs[1:] if is_loss else outputs
+        return next((value for value in outputs if is_tensor(value)), None)
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,14 @@ class PanelEvaluation:
 
     Attributes:
         step: Optimizer steps taken so far.
-        dataset: The key of its dataset in a dictionary of datasets; `None` without a dictionary.
+        dataset: As in `tbtrainer.observers.facts.Evaluation`.
         model: The model as it was given to the trainer. Not to be used in `draw`, which runs while
             the training continues.
         config: The model's configuration; `None` if it has none.
         processing_class: The trainer's tokenizer or processor; `None` if it has none.
         training_arguments: Of the trainer.
         examples: The most examples that a panel may keep, `evaluation_examples`.
-        first_batch: The first batch of this rank. Not to be used in `draw`.
+        first_batch: The first batch of this rank, in `applies`; `None` in the other methods.
         metrics: What `evaluate` returned; empty until it has.
     """
 
@@ -89,7 +93,7 @@ class PanelEvaluation:
     def tag(self, name: str) -> str:
         """Returns the tag of something that a panel shows: `eval/<name>`.
 
-        With a dictionary of datasets it is `eval/<dataset>/<name>`.
+        With a dataset that has a name it is `eval/<dataset>/<name>`.
         """
         return f"eval/{name}" if self.dataset is None else f"eval/{self.dataset}/{name}"
 
@@ -99,8 +103,8 @@ class PanelEvaluation:
         return str(names.get(index, names.get(str(index), index)))
 
     def with_metrics(self, metrics: Mapping[str, Any]) -> "PanelEvaluation":
-        """Returns the same evaluation when it has ended, without what is on the device."""
-        return replace(self, first_batch=None, metrics=MappingProxyType(dict(metrics)))
+        """Returns the same evaluation when it has ended."""
+        return replace(self, metrics=MappingProxyType(dict(metrics)))
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ class Kept:
             Of a whole evaluation, those of the examples that were kept, of all ranks. Where the
             second dimension differs between batches, zeros are added at its end.
         priority: Which examples to keep, shape (examples,), of a floating dtype: those with the
-            highest values, and none whose value is NaN or minus infinity. `None`: a sample that is
-            the same at each evaluation of the same data.
+            highest values, of equal ones the earlier, and none whose value is NaN or minus
+            infinity. `None`: a uniform sample, the same one at each evaluation of the same data.
         totals: Tensors of the same shapes at each batch. They are added up over all batches and
             ranks, floating dtypes in float64 and others in int64.
     """
@@ -180,7 +184,11 @@ class Panel:
         return self
 
     def applies(self, evaluation: PanelEvaluation) -> bool:
-        """Returns whether the panel can show this evaluation. Is called with its first batch."""
+        """Returns whether the panel can show this evaluation. Is called with its first batch.
+
+        Decide by shapes, dtypes and the configuration, so that all ranks have the same answer. If
+        one of them says no, the panel is left out on all.
+        """
         return True
 
     def batch(self, batch: PanelBatch, evaluation: PanelEvaluation) -> Kept | None:
@@ -194,7 +202,8 @@ class Panel:
         """Returns what to keep beyond the batches. Is called on every rank, after the last one.
 
         Here a panel may run the model once more. Random states are restored afterwards. Where the
-        model is sharded, every rank has to run it as often as the others.
+        model is sharded, every rank has to run it as often as the others. Of ranks that share the
+        work on one example, what the first one returns is kept.
         """
         return None
 

@@ -92,8 +92,8 @@ def failed_on_any_rank(names: Sequence[str], failed: Sequence[bool], common: int
     """
     if not _has_other_ranks():
         return list(failed)
-    digest = _digest(names)
-    sent = torch.tensor([digest, -digest, *failed], dtype=torch.int64, device=collective_device())
+    named = digest(names)
+    sent = torch.tensor([named, -named, *failed], dtype=torch.int64, device=collective_device())
     first, second = sent[: 2 + common], sent[2 + common :]
     dist.all_reduce(first, dist.ReduceOp.MAX)
     greatest, negative_least, *agreed = first.tolist()
@@ -119,6 +119,23 @@ def numbers_of_rank_zero(numbers: Sequence[int]) -> list[int]:
     return received
 
 
+def same_on_all_ranks(described: object) -> bool:
+    """Returns whether every rank describes the same. Equal on every rank.
+
+    With several processes this is one collective. With one process it is none.
+
+    Args:
+        described: Anything with a `repr`.
+    """
+    if not _has_other_ranks():
+        return True
+    own = digest(described)
+    sent = torch.tensor([own, -own], dtype=torch.int64, device=collective_device())
+    dist.all_reduce(sent, dist.ReduceOp.MAX)
+    greatest, negative_least = sent.tolist()
+    return bool(greatest == -negative_least)
+
+
 def collective_device() -> torch.device:
     """Returns the device of tensors for the default group's collectives: the CPU if possible."""
     # The text is like "cpu:gloo,cuda:nccl".
@@ -132,7 +149,7 @@ def _has_other_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _digest(described: object) -> int:
+def digest(described: object) -> int:
     """Returns 48 bits of a hash of something's `repr`: equal on ranks that describe the same."""
     return int.from_bytes(hashlib.sha256(repr(described).encode()).digest()[:6], "big")
 
@@ -141,8 +158,8 @@ def _problem_of_some_rank(
     rows: Sequence[Row], error: Exception | None, device: torch.device
 ) -> str | None:
     """Returns why no row can be shown on any rank, or `None`. Equal on every rank."""
-    digest = _digest([(row.name, row.adapter.mode, row.global_count) for row in rows])
-    sent = torch.tensor([error is not None, digest, -digest], dtype=torch.int64, device=device)
+    listed = digest([(row.name, row.adapter.mode, row.global_count) for row in rows])
+    sent = torch.tensor([error is not None, listed, -listed], dtype=torch.int64, device=device)
     dist.all_reduce(sent, dist.ReduceOp.MAX)
     failed, greatest, negative_least = sent.tolist()
     if failed:
