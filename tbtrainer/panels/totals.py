@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tbtrainer.panels.columns import shapes_of, tensors_of
+from tbtrainer.panels.columns import tensors_of
 from tbtrainer.panels.sample import MOST_BYTES
 from tbtrainer.statistics.devices import has_float64
 
@@ -20,31 +20,33 @@ class Totals:
         """Adds the values of a batch.
 
         Args:
-            values: Tensors of any shape. None at all is allowed, too.
+            values: Tensors of any shape. A batch need not have values of all names.
 
         Raises:
             TypeError: A value is not a tensor.
-            ValueError: Names, shapes or kinds of numbers are not those of earlier batches, or they
-                take too much memory.
+            ValueError: A value has another shape or another kind of numbers than in earlier
+                batches, or all of them together take too much memory.
         """
-        if not values:
-            return
-        summands = {name: wide(value.detach()) for name, value in tensors_of(values).items()}
-        if not self.sums:
-            size = sum(value.numel() * 8 for value in summands.values())
-            if size > MOST_BYTES:
+        for name, value in tensors_of(values).items():
+            summand = wide(value.detach())
+            known = self.sums.get(name)
+            if known is None:
+                self.sums[name] = summand.clone()
+                self._check_size()
+            elif _kind(known) != _kind(summand):
                 raise ValueError(
-                    f"a panel's totals take {size:,} bytes; at most {MOST_BYTES:,} are allowed."
+                    f"a panel's total {name!r} was {_kind(known)} in earlier batches, and is "
+                    f"{_kind(summand)} in this one; it has to be the same."
                 )
-            self.sums = {name: value.clone() for name, value in summands.items()}
-            return
-        if _kinds(summands) != _kinds(self.sums):
+            else:
+                known += summand
+
+    def _check_size(self) -> None:
+        size = sum(value.numel() * 8 for value in self.sums.values())
+        if size > MOST_BYTES:
             raise ValueError(
-                f"a panel's totals were {_kinds(self.sums)} in earlier batches, and are "
-                f"{_kinds(summands)} in this one; they have to be alike."
+                f"a panel's totals take {size:,} bytes; at most {MOST_BYTES:,} are allowed."
             )
-        for name, value in summands.items():
-            self.sums[name] += value
 
 
 def wide(value: Tensor) -> Tensor:
@@ -54,8 +56,5 @@ def wide(value: Tensor) -> Tensor:
     return value.to(torch.float64 if has_float64(value.device) else torch.float32)
 
 
-def _kinds(values: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {
-        name: ("float" if values[name].is_floating_point() else "int", shape)
-        for name, shape in sorted(shapes_of(values).items())
-    }
+def _kind(value: Tensor) -> str:
+    return f"{'floating' if value.is_floating_point() else 'whole'} of shape {tuple(value.shape)}"

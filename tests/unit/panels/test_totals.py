@@ -54,20 +54,25 @@ def test_a_batch_may_have_nothing_to_add() -> None:
 @pytest.mark.parametrize(
     "second, said",
     [
-        ({"n": torch.ones(3)}, r"\('float', \(3,\)\)"),
-        ({"m": torch.ones(2)}, "'m'"),
-        ({"n": torch.ones(2), "m": torch.ones(2)}, "'m'"),
-        ({"n": torch.ones(2, dtype=torch.int64)}, r"\('int', \(2,\)\)"),
+        ({"n": torch.ones(3)}, r"is floating of shape \(3,\)"),
+        ({"n": torch.ones(2, dtype=torch.int64)}, r"is whole of shape \(2,\)"),
     ],
 )
-def test_other_values_than_before_are_named(second: dict[str, Tensor], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_another_value_than_before_is_named(second: dict[str, Tensor], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"'n' was floating of shape \(2,\).*{said}"):
         summed({"n": torch.ones(2)}, second)
 
 
+def test_values_of_other_names_are_added_apart() -> None:
+    one = torch.ones(1)
+    sums = summed({"n": one}, {"m": one}, {"n": one, "m": one})
+    assert {name: value.item() for name, value in sums.items()} == {"n": 2, "m": 2}
+
+
 def test_totals_that_take_much_memory_are_refused() -> None:
-    with pytest.raises(ValueError, match="8,000,000 bytes"):
-        summed({"n": torch.zeros(1000, 1000, dtype=torch.int8)})
+    rows = torch.zeros(150, 1000, dtype=torch.int8)
+    with pytest.raises(ValueError, match="2,400,000 bytes"):
+        summed({"n": rows}, {"m": rows})
 
 
 def test_a_total_that_is_no_tensor_is_named() -> None:
