@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-
 # Operations whose results the host has to know: on a GPU it waits for them.
 _READ_BY_THE_HOST = (
     *("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"),

@@ -40,9 +40,12 @@ def first_examples(value: Any, number: int, among: int) -> Any:
         value: Inputs or outputs of a model.
         number: How many examples to return.
         among: How many examples the batch has.
+
+    Raises:
+        ValueError: A tensor is divided among ranks.
     """
     if is_tensor(value):
-        value = value.detach()
+        value = _local(value.detach())
         return value[:number] if number < among == len(value) else value
     if isinstance(value, Mapping):
         items = _fields(value) if is_dataclass(value) else dict(value)
@@ -53,6 +56,20 @@ def first_examples(value: Any, number: int, among: int) -> Any:
     if isinstance(value, tuple):
         return tuple(first_examples(inner, number, among) for inner in value)
     return value
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Returns a tensor, of a replicated `DTensor` this rank's.
+
+    Anything done with a divided one is a collective, which ranks that call no panel would miss.
+    """
+    placements = getattr(tensor, "placements", None)
+    if placements is None:
+        return tensor
+    if not all(placement.is_replicate() for placement in placements):
+        raise ValueError(f"the model returned a tensor that is divided among ranks: {placements}.")
+    local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return local
 
 
 def _fields(value: Any) -> dict[str, Any]:

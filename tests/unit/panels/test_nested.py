@@ -1,11 +1,15 @@
 """Batches cut off at the examples that count, whatever they are made of."""
 
 from collections import UserDict
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 
 from tbtrainer.panels.nested import first_examples, first_tensor
@@ -79,3 +83,24 @@ def test_the_batch_itself_stays_as_it_is() -> None:
     batch = {"rows": ROWS, "texts": list("abcd")}
     first_examples(batch, 1, among=4)
     assert len(batch["rows"]) == len(batch["texts"]) == 4
+
+
+@pytest.fixture
+def distributed() -> Iterator[Callable[[Placement], Tensor]]:
+    """Places `ROWS` on a mesh of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    yield lambda placement: distribute_tensor(ROWS, mesh, [placement])
+    dist.destroy_process_group()
+
+
+def test_a_replicated_tensor_becomes_a_plain_one(
+    distributed: Callable[[Placement], Tensor],
+) -> None:
+    found = first_examples({"rows": distributed(Replicate())}, 2, among=4)["rows"]
+    assert not isinstance(found, DTensor) and torch.equal(found, ROWS[:2])
+
+
+def test_a_divided_tensor_is_refused(distributed: Callable[[Placement], Tensor]) -> None:
+    with pytest.raises(ValueError, match="divided among ranks.*Shard"):
+        first_examples({"rows": distributed(Shard(1))}, 2, among=4)
