@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbtrainer.panels.classified import classified
+from tbtrainer.panels.columns import on_device
 from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.image_pixels import has_images, small_images
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
 from tbtrainer.panels.pictures import picture, shortened
-from tbtrainer.panels.sample import on_device
 from tbtrainer.panels.tasks import class_label, is_single_label
 from tbtrainer.records import Image
 

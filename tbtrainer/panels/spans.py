@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbtrainer.panels.columns import on_device
 from tbtrainer.panels.counting import occurrences
-from tbtrainer.panels.sample import on_device
 
 OUTSIDE = "O"
 _SPAN_LABEL = re.compile(r"([BIES])(?:-(.*))?", re.DOTALL)
