@@ -40,6 +40,14 @@ def test_the_error_is_that_of_the_formula(classes: int, number: int) -> None:
     assert reliability(logits, labels).expected_error == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_half_precision_are_computed_in_float32(dtype: torch.dtype) -> None:
+    logits, labels = examples(150, 5)
+    exact = reliability(logits.to(dtype).double(), labels)
+    found = reliability(logits.to(dtype), labels)
+    np.testing.assert_allclose(found.confidence, exact.confidence, rtol=1e-6)
+
+
 def test_a_bin_has_its_accuracy_and_mean_confidence() -> None:
     # Confidences of 0.5 and of almost 1, each right once and wrong once.
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [40.0, 0.0], [40.0, 0.0]])
