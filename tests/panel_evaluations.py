@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers.evaluation_panels import EvaluationPanels, PanelSetting
+from tbtrainer.observers.evaluation_panels import EvaluationPanels
 from tbtrainer.observers.facts import Evaluation, EvaluationBatch
+from tbtrainer.observers.open_evaluation import PanelSetting
 from tbtrainer.panels import Panel, PanelBatch, PanelEvaluation
 from tbtrainer.records import Deferred, Record
 from tbtrainer.sharding.ranks import ModelParallelSizes
+
+_ARGUMENTS = TrainingArguments(output_dir="unused", report_to="none")
 
 
 def batch(logits: Any, labels: Any, **inputs: Any) -> PanelBatch:
@@ -30,23 +33,26 @@ def evaluation(first: PanelBatch | None = None, **changes: Any) -> PanelEvaluati
         first: The batch.
         changes: Attributes of the evaluation; others of the model's configuration.
     """
-    own = {name: changes.pop(name) for name in ("dataset", "processing_class") if name in changes}
-    values = {"dataset": None, "processing_class": None, **own}
+    values: dict[str, Any] = {
+        "step": 3,
+        "dataset": None,
+        "processing_class": None,
+        "examples": 1000,
+    }
+    own = {name: changes.pop(name) for name in values if name in changes}
     return PanelEvaluation(
-        step=3,
         model=nn.Identity(),
         config=SimpleNamespace(**changes),
-        training_arguments=TrainingArguments(output_dir="unused", report_to="none"),
-        examples=1000,
+        training_arguments=_ARGUMENTS,
         first_batch=first,
-        **values,
+        **{**values, **own},
     )
 
 
 def drawn(panel: Panel, batches: Sequence[PanelBatch], **changes: Any) -> list[Record]:
     """What a panel shows of an evaluation of some batches."""
     setting = PanelSetting([panel], frozenset(), evaluation(**changes), ModelParallelSizes())
-    panels = EvaluationPanels(lambda step, dataset: setting, Isolation("raise"))
+    panels = EvaluationPanels(lambda step, dataset: setting, lambda: [1], Isolation("raise"))
     panels.evaluation_begins(3, None)
     for given in batches:
         shown = EvaluationBatch(

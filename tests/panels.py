@@ -1,11 +1,10 @@
-"""Panels for tests, and evaluations without a trainer."""
+"""Panels for tests, which keep what they are told or do something else, and their batches."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import TrainingArguments
+from torch import Tensor
 
 from tbtrainer.observers.facts import EvaluationBatch
 from tbtrainer.panels import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
@@ -78,20 +77,6 @@ class Finishing(Counted):
 def failing(*arguments: Any) -> Any:
     """Raises an error."""
     raise RuntimeError("no such luck")
-
-
-def evaluation(**changes: Any) -> PanelEvaluation:
-    """An evaluation of a model without a configuration."""
-    values: dict[str, Any] = {
-        "step": 3,
-        "dataset": None,
-        "model": nn.Identity(),
-        "config": None,
-        "processing_class": None,
-        "training_arguments": TrainingArguments(use_cpu=True),
-        "examples": 1000,
-    }
-    return PanelEvaluation(**{**values, **changes})
 
 
 def batch_of(labels: Tensor, logits: Tensor | None = None, own: int | None = None) -> Any:

@@ -120,7 +120,7 @@ class EvaluationPanels(Observer):
         kept = opened.kept(shown) if shown else []
         if not kept:
             return ()
-        ended = opened.setting.evaluation.with_metrics(evaluation.metrics)
+        ended = opened.evaluation.with_metrics(evaluation.metrics)
         return [Deferred(lambda: list(self._drawn(kept, ended)))]
 
     def _explain_missing(self, opened: OpenEvaluation) -> None:

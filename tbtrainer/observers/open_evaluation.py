@@ -1,7 +1,7 @@
 """The panels of one evaluation that has begun and not ended, on this rank."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tbtrainer.isolation import Isolation
@@ -22,7 +22,7 @@ class PanelSetting:
     Attributes:
         panels: Those that are chosen; the same ones on every rank.
         named: Names of those that were asked for by name.
-        evaluation: The evaluation.
+        evaluation: The evaluation, before its first batch.
         sizes: How many ranks share the work on one example.
     """
 
@@ -50,6 +50,7 @@ class OpenEvaluation:
         self, setting: PanelSetting, left_out: frozenset[str], isolation: Isolation
     ) -> None:
         self.setting = setting
+        self.evaluation = setting.evaluation
         self._isolation = isolation
         sharing = setting.sizes.ranks_per_sample
         self._place = Place(
@@ -72,12 +73,15 @@ class OpenEvaluation:
             return
         try:
             shown = panel_batch(batch)
+            if self.evaluation.first_batch is None:
+                # Not the batch itself: its logits may be large.
+                self.evaluation = replace(self.evaluation, first_batch=shown.without_values())
         except Exception as error:
             for panel in called:
                 self._report(panel, error)
             return
         for panel in called:
-            self._guarded(panel, panel.add, shown, self.setting.evaluation, first)
+            self._guarded(panel, panel.add, shown, self.evaluation, first)
 
     def shown(self) -> list[OpenPanel]:
         """Returns the panels that apply, and calls them after the last batch.
@@ -99,14 +103,13 @@ class OpenEvaluation:
         Args:
             panels: What `shown` returned.
         """
-        evaluation = self.setting.evaluation
-        kept = kept_of_all_ranks(panels, evaluation, self._seen, self._report)
+        kept = kept_of_all_ranks(panels, self.evaluation, self._seen, self._report)
         return [(panel.panel, found) for panel, found in kept]
 
     def _finish(self, panel: OpenPanel) -> None:
         states = RandomStates.now()
         try:
-            panel.finish(self.setting.evaluation, self._given * self._place.places)
+            panel.finish(self.evaluation, self._given * self._place.places)
         finally:
             states.restore()
 

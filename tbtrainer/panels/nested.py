@@ -58,6 +58,23 @@ def first_examples(value: Any, number: int, among: int) -> Any:
     return value
 
 
+def without_values(value: Any) -> Any:
+    """Returns a copy of a batch, or of a part of one, that takes no memory.
+
+    Tensors have their shapes and dtypes, on the device "meta". Objects other than numbers, texts,
+    mappings, lists and tuples become `None`: a cache holds tensors, too.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("meta")
+    if isinstance(value, Mapping):
+        return {key: without_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_values(inner) for inner in value]
+    if isinstance(value, tuple):
+        return tuple(without_values(inner) for inner in value)
+    return value if isinstance(value, str | int | float) else None
+
+
 def _local(tensor: Tensor) -> Tensor:
     """Returns a tensor, of a replicated `DTensor` this rank's.
 

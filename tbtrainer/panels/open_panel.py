@@ -52,11 +52,10 @@ class OpenPanel:
 
         Args:
             batch: The batch.
-            evaluation: The evaluation.
+            evaluation: The evaluation, with its first batch without values.
             first: Position in the data of the batch's first example.
         """
         if self.applies is None:
-            # Not kept for longer: logits may be large.
             self.applies = bool(self.panel.applies(replace(evaluation, first_batch=batch)))
         if not self.is_out:
             self._keep(self.panel.batch(batch, evaluation), evaluation, first)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from tbtrainer.panels.nested import is_tensor
+from tbtrainer.panels.nested import is_tensor, without_values
 from tbtrainer.records import Records
 
 
@@ -41,6 +41,11 @@ class PanelBatch:
     labels: Any
     loss: Tensor | None
 
+    def without_values(self) -> "PanelBatch":
+        """Returns a batch that takes no memory: its tensors have shapes and dtypes only."""
+        given = {name: without_values(getattr(self, name)) for name in _WITH_TENSORS}
+        return PanelBatch(self.size, **given)
+
     @cached_property
     def logits(self) -> Tensor | None:
         """The `logits` of the model; `None` if it left them out.
@@ -63,6 +68,9 @@ class PanelBatch:
         return next((value for value in outputs if is_tensor(value)), None)
 
 
+_WITH_TENSORS = ("inputs", "outputs", "predictions", "labels", "loss")
+
+
 @dataclass(frozen=True)
 class PanelEvaluation:
     """The evaluation that a panel is asked to show.
@@ -76,7 +84,9 @@ class PanelEvaluation:
         processing_class: The trainer's tokenizer or processor; `None` if it has none.
         training_arguments: Of the trainer.
         examples: The most examples that a panel may keep, `evaluation_examples`.
-        first_batch: The first batch of this rank, in `applies`; `None` in the other methods.
+        first_batch: The first batch of this rank with examples. After `applies` its tensors have
+            shapes and dtypes only, on the device "meta", so that they take no memory. `None` on a
+            rank without examples.
         metrics: What `evaluate` returned; empty until it has.
     """
 

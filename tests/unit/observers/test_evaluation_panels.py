@@ -21,7 +21,8 @@ from tbtrainer.records import Deferred, Record, Scalar
 from tbtrainer.sharding.ranks import ModelParallelSizes
 from tests.accelerator import Accelerator
 from tests.limits import HANG_SECONDS
-from tests.panels import Acting, Counted, Finishing, batch_of, evaluation, failing
+from tests.panel_evaluations import evaluation
+from tests.panels import Acting, Counted, Finishing, batch_of, failing
 from tests.threaded_ranks import ThreadedRanks
 
 ONE = [0, 1, 1]
@@ -322,6 +323,16 @@ def test_finish_leaves_the_random_states_alone() -> None:
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1])
     assert before[2] == after[2]
+
+
+def test_the_first_batch_takes_no_memory_after_applies() -> None:
+    asked: list[Tensor] = []
+    panel = Acting("applies", lambda shown: asked.append(shown.first_batch.labels) or True)
+    panel.batch = lambda batch, shown: asked.append(shown.first_batch.labels)  # type: ignore[method-assign]
+    panel.draw = lambda kept, shown: asked.append(shown.first_batch.labels) or []  # type: ignore[method-assign]
+    Evaluations(panel, action="raise").of(ONE, [1])
+    assert [labels.device.type for labels in asked] == ["cpu", "meta", "meta", "meta"]
+    assert [labels.shape for labels in asked] == [(3,)] * 4
 
 
 def test_a_batch_is_not_waited_for() -> None:

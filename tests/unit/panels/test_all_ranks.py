@@ -9,7 +9,8 @@ import torch
 from tbtrainer.panels import Kept, KeptOfAllRanks
 from tbtrainer.panels.all_ranks import kept_of_all_ranks
 from tbtrainer.panels.open_panel import OpenPanel, Place
-from tests.panels import Counted, evaluation
+from tests.panel_evaluations import evaluation
+from tests.panels import Counted
 from tests.threaded_ranks import ThreadedRanks
 
 # What each rank kept, by panel; `None` for nothing.

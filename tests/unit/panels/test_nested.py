@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 
-from tbtrainer.panels.nested import first_examples, first_tensor
+from tbtrainer.panels.nested import first_examples, first_tensor, without_values
 
 
 class Pair(NamedTuple):
@@ -104,3 +104,12 @@ def test_a_replicated_tensor_becomes_a_plain_one(
 def test_a_divided_tensor_is_refused(distributed: Callable[[Placement], Tensor]) -> None:
     with pytest.raises(ValueError, match="divided among ranks.*Shard"):
         first_examples({"rows": distributed(Shard(1))}, 2, among=4)
+
+
+def test_without_values_there_are_shapes_and_texts() -> None:
+    batch = {"rows": ROWS, "loss": SCALAR, "cache": object(), "texts": ["a"], "pair": (ROWS, 3)}
+    found = without_values(batch)
+    assert found["rows"].device.type == "meta" and found["rows"].shape == (4, 3)
+    assert found["loss"].device.type == "meta" and found["loss"].dtype == SCALAR.dtype
+    assert found["pair"][0].shape == (4, 3) and found["pair"][1] == 3
+    assert found["texts"] == ["a"] and found["cache"] is None

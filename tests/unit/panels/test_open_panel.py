@@ -5,7 +5,8 @@ import torch
 
 from tbtrainer.panels import Kept, PanelBatch, PanelEvaluation
 from tbtrainer.panels.open_panel import OpenPanel, Place
-from tests.panels import Acting, Counted, Finishing, evaluation, failing, panel_batch_of
+from tests.panel_evaluations import evaluation
+from tests.panels import Acting, Counted, Finishing, failing, panel_batch_of
 
 
 def shown(panel: Counted, *batches: list[int], place: Place | None = None) -> OpenPanel:
@@ -45,16 +46,6 @@ def test_a_panel_that_does_not_apply_sees_no_batch() -> None:
     panel = Acting("applies", lambda evaluation: False)
     opened = shown(panel, [0, 1], [1])
     assert opened.is_out and panel.batches == []
-
-
-def test_the_first_batch_is_not_kept_for_longer() -> None:
-    found: list[PanelBatch | None] = []
-
-    def batch(batch: PanelBatch, evaluation: PanelEvaluation) -> None:
-        found.append(evaluation.first_batch)
-
-    shown(Acting("batch", batch), [0, 1], [1])
-    assert found == [None, None]
 
 
 def test_a_panel_may_keep_nothing_of_a_batch() -> None:

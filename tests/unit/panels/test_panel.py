@@ -15,7 +15,8 @@ from transformers import HfArgumentParser
 from tbtrainer import Panel, TBTrainingArguments
 from tbtrainer.given_arguments import telemetry_arguments
 from tbtrainer.panels import PanelBatch
-from tests.panels import Counted, evaluation
+from tests.panel_evaluations import evaluation
+from tests.panels import Counted
 
 LOGITS = torch.arange(6.0).view(3, 2)
 OTHER = torch.zeros(3, 5)
@@ -77,18 +78,11 @@ def test_a_tag_has_the_name_of_the_dataset(dataset: str | None, tag: str) -> Non
     assert evaluation(dataset=dataset).tag("x") == tag
 
 
-class Configured:
-    """A configuration with names of classes, by numbers or by their texts."""
-
-    def __init__(self, id2label: Any) -> None:
-        self.id2label = id2label
-
-
 @pytest.mark.parametrize(
     "id2label, name", [({1: "good"}, "good"), ({"1": "good"}, "good"), ({}, "1"), (None, "1")]
 )
 def test_a_class_has_the_name_of_the_configuration(id2label: Any, name: str) -> None:
-    assert evaluation(config=Configured(id2label)).class_name(1) == name
+    assert evaluation(id2label=id2label).class_name(1) == name
 
 
 def test_an_ended_evaluation_has_its_metrics() -> None:
