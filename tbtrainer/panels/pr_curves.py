@@ -40,14 +40,15 @@ class PrCurves(Panel):
 
     def batch(self, batch: PanelBatch, evaluation: PanelEvaluation) -> Kept:
         """Returns the counts of the batch."""
-        if is_single_label(evaluation):
-            one = classified(batch)
-            positive = one.labels[:, None] == torch.arange(one.classes, device=one.labels.device)
-            counted = one.counted[:, None].expand_as(positive)
-            return Kept(totals={"classes": score_counts(one.probabilities, positive, counted)})
-        many = multi_labelled(batch)
-        counts = score_counts(many.probabilities, many.positive, many.counted)
-        return Kept(totals={"labels": counts, "odd": many.odd})
+        assert batch.logits is not None
+        if batch.labels.shape == batch.logits.shape:
+            many = multi_labelled(batch)
+            counts = score_counts(many.probabilities, many.positive, many.counted)
+            return Kept(totals={"labels": counts, "odd": many.odd})
+        one = classified(batch)
+        positive = one.labels[:, None] == torch.arange(one.classes, device=one.labels.device)
+        counted = one.counted[:, None].expand_as(positive)
+        return Kept(totals={"classes": score_counts(one.probabilities, positive, counted)})
 
     def draw(self, kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> list[PrCurve]:
         """Returns the curves of classes that any example has; none if labels are not 0 and 1."""

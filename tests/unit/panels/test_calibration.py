@@ -83,4 +83,4 @@ def test_nothing_is_drawn_without_a_labelled_example() -> None:
 
 def test_a_batch_is_counted_without_looking_at_its_values() -> None:
     given = on_meta(batch(*examples(8, 3)))
-    assert Calibration().batch(given, evaluation(given)).totals
+    assert Calibration().batch(given, evaluation()).totals

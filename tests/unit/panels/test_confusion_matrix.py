@@ -110,7 +110,7 @@ def test_classes_beyond_the_most_have_no_matrix() -> None:
 def test_a_batch_is_counted_without_looking_at_its_values(classes: int) -> None:
     logits, labels, _ = examples(8, classes)
     given = on_meta(batch(logits, labels))
-    assert ConfusionMatrix().batch(given, evaluation(given)).totals
+    assert ConfusionMatrix().batch(given, evaluation()).totals
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, classes: int, **config: Any) -> list[str]:

@@ -103,4 +103,4 @@ def test_the_name_of_a_label_does_not_break_the_table() -> None:
 
 def test_a_batch_is_counted_without_looking_at_its_values() -> None:
     given = on_meta(batch(*examples(8, 3)))
-    assert LabelF1().batch(given, evaluation(given)).totals
+    assert LabelF1().batch(given, evaluation()).totals

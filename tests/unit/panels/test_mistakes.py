@@ -105,4 +105,4 @@ def test_odd_texts_and_names_stay_in_their_cells() -> None:
 
 def test_a_batch_is_kept_without_looking_at_its_values() -> None:
     given = on_meta(FIRST)
-    assert Mistakes().batch(given, evaluation(given, processing_class=Letters())).examples
+    assert Mistakes().batch(given, evaluation(processing_class=Letters())).examples

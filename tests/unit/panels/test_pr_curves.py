@@ -114,4 +114,4 @@ def test_a_batch_is_counted_without_looking_at_its_values() -> None:
     logits, labels = examples(8, 3)
     for given in (batch(logits, labels), batch(logits, (logits > 0).float())):
         given = on_meta(given)
-        assert PrCurves().batch(given, evaluation(given)).totals
+        assert PrCurves().batch(given, evaluation()).totals

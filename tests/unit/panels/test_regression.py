@@ -121,4 +121,4 @@ def test_an_axis_has_a_margin_around_all_values() -> None:
 
 def test_a_batch_is_measured_without_looking_at_its_values() -> None:
     given = on_meta(batch(*examples(8)))
-    assert Residuals().batch(given, evaluation(given)).totals
+    assert Residuals().batch(given, evaluation()).totals
