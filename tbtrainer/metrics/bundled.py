@@ -1,12 +1,14 @@
 """Metrics that need no network: subclasses of `evaluate.Metric` that need only NumPy.
 
 Their values are those of scikit-learn, and their keys those of the hub's metrics of these names. If
-a ratio is undefined because its denominator is 0, they return 0.
+a ratio is undefined because its denominator is 0, they return 0. A class that occurs neither in
+predictions nor in references counts in no average.
 """
 
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -31,7 +33,7 @@ class BundledMetric(evaluate.Metric):
 
     description = ""
     columns: dict[str, datasets.Value] = {}
-    score: Callable[..., dict[str, float]]
+    score: Callable[..., dict[str, Any]]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **kwargs})
@@ -49,7 +51,7 @@ class BundledMetric(evaluate.Metric):
         # needed, and creating it fails if the home directory is read-only.
         return os.path.join(self._data_dir_root, self.name)
 
-    def _compute(self, predictions: Any, references: Any, **kwargs: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any, **kwargs: Any) -> dict[str, Any]:
         return self.score(np.asarray(predictions), np.asarray(references), **kwargs)
 
 
@@ -84,9 +86,10 @@ class _PerClassMetric(BundledMetric, ABC):
         self,
         predictions: NDArray,
         references: NDArray,
-        average: str = "binary",
+        average: str | None = "binary",
         pos_label: int = 1,
-    ) -> dict[str, float]:
+        labels: Sequence[int] | None = None,
+    ) -> dict[str, Any]:
         """Returns the metric under its name.
 
         Args:
@@ -94,8 +97,10 @@ class _PerClassMetric(BundledMetric, ABC):
             references: True classes, integer, shape (examples,).
             average: `binary` (the ratio of `pos_label`), `micro` (the ratio of all classes
                 together), `macro` (mean over classes), `weighted` (mean over classes, weighted by
-                their frequency in `references`).
+                their frequency in `references`), `None` (a list with the ratio of each class).
             pos_label: The positive class of `binary`.
+            labels: The classes in the list of `average=None`; `None` means those that occur. A
+                class that does not occur has NaN.
 
         Raises:
             ValueError: `average` is none of these; or it is `binary`, and there are more than two
@@ -117,9 +122,15 @@ class _PerClassMetric(BundledMetric, ABC):
             value = np.mean(self.ratio(hits, predicted, actual))
         elif average == "weighted":
             value = np.average(self.ratio(hits, predicted, actual), weights=actual)
+        elif average is None:
+            ratios = self.ratio(hits, predicted, actual).tolist()
+            by_class = dict(zip(classes.tolist(), ratios, strict=True))
+            listed = by_class if labels is None else labels
+            return {self.key: [by_class.get(label, math.nan) for label in listed]}
         else:
             raise ValueError(
-                f"average={average!r} is not known; use 'binary', 'micro', 'macro' or 'weighted'."
+                f"average={average!r} is not known; use 'binary', 'micro', 'macro', 'weighted' or "
+                "None."
             )
         return {self.key: float(value)}
 

@@ -13,8 +13,8 @@ class Pairs:
     """Predictions and references for a metric, of shape (elements,).
 
     Attributes:
-        predictions: int64 classes, float values or float64 losses.
-        references: int64 classes, or values of any real dtype.
+        predictions: int64 classes, float values, float64 losses, or texts of dtype object.
+        references: int64 classes, values of any real dtype, or texts of dtype object.
         class_count: number of classes of the logits; `None` without logits over classes.
     """
 
@@ -130,6 +130,55 @@ def loss_pairs(scores: NDArray, labels: NDArray, shift: bool, ignore_index: int)
         )
     _check_same_shape(scores, labels)
     return Pairs(scores.reshape(-1).astype(np.float64), labels.reshape(-1).astype(np.int64))
+
+
+def text_pairs(
+    scores: NDArray, labels: NDArray, tokenizer: Any, shift: bool, ignore_index: int
+) -> Pairs:
+    """Turns generated tokens or logits, and labels of shape (examples, tokens), into texts.
+
+    Generated tokens may be more or fewer than the labels. With logits of shape (examples, tokens,
+    vocabulary), or with `shift`, there is a prediction for each label, and those of labels that are
+    left out are left out, too.
+
+    Args:
+        scores: Tokens of shape (examples, …), or logits.
+        labels: Tokens of the references.
+        tokenizer: Its `batch_decode` makes texts of tokens.
+        shift: Whether a prediction is that of the label at the next position.
+        ignore_index: Tokens of this value are left out.
+    """
+    if labels.ndim != 2 or not _is_integer(labels):
+        raise ValueError(
+            f"The labels are {labels.dtype} of shape {labels.shape}; a metric of texts needs "
+            "tokens of shape (examples, tokens)."
+        )
+    has_logits = scores.ndim == 3
+    if has_logits:
+        scores = scores.argmax(axis=-1)
+    if scores.ndim != 2 or not _is_integer(scores) or len(scores) != len(labels):
+        raise ValueError(
+            f"The predictions are {scores.dtype} of shape {scores.shape} and the labels have shape "
+            f"{labels.shape}; a metric of texts needs logits, or the generated tokens of each "
+            "example, as with predict_with_generate=True."
+        )
+    if shift:
+        scores, labels = scores[:, :-1], labels[:, 1:]
+    if has_logits or shift:
+        _check_same_shape(scores, labels)
+        scores = np.where(labels == ignore_index, ignore_index, scores)
+    return Pairs(
+        _decoded(scores, tokenizer, ignore_index), _decoded(labels, tokenizer, ignore_index)
+    )
+
+
+def _decoded(tokens: NDArray, tokenizer: Any, ignore_index: int) -> NDArray:
+    """Returns the text of each row without special tokens, as an array of objects."""
+    # `Trainer` fills rows up with -100, whatever is ignored in the labels.
+    rows = [row[(row != ignore_index) & (row >= 0)].tolist() for row in tokens]
+    texts = np.empty(len(rows), dtype=object)
+    texts[:] = [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    return texts
 
 
 def _negative_log_likelihood(logits: NDArray, classes: NDArray) -> NDArray:

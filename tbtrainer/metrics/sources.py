@@ -14,19 +14,21 @@ from contextlib import contextmanager, nullcontext
 import evaluate
 import huggingface_hub.constants
 
-from tbtrainer.metrics.bundled import BUNDLED, Perplexity
+from tbtrainer.metrics.bundled import BUNDLED, BundledMetric, Perplexity
+from tbtrainer.metrics.texts import TEXT_METRICS
 
 logger = logging.getLogger(__name__)
 
-# The hub's metric of this name loads a model and scores texts with it.
-ALWAYS_BUNDLED = {"perplexity": Perplexity}
+# The hub's perplexity loads a model and scores texts with it. Its metrics of texts would have to be
+# downloaded, and need the same libraries as ours.
+ALWAYS_BUNDLED: dict[str, type[BundledMetric]] = {"perplexity": Perplexity, **TEXT_METRICS}
 
 
 def load_metric(name: str, network_seconds: float) -> evaluate.EvaluationModule:
     """Finds a metric by its name, or the path of its script, and loads it into memory.
 
     A local script comes first, then the hub if it answers, then the `evaluate` cache, then the
-    metrics of this package. `"perplexity"` is always this package's.
+    metrics of this package. Those in `ALWAYS_BUNDLED` are always this package's.
 
     Args:
         name: As for `evaluate.load`.
@@ -38,6 +40,7 @@ def load_metric(name: str, network_seconds: float) -> evaluate.EvaluationModule:
 
     Raises:
         ValueError: The metric is not found. The message lists where it was looked up.
+        ImportError: The metric needs a package that is not installed.
     """
     if name in ALWAYS_BUNDLED:
         return ALWAYS_BUNDLED[name]()
@@ -106,14 +109,15 @@ def _without_hub() -> Iterator[None]:
 def _what_was_tried(name: str, unreachable: str | None, error: Exception) -> str:
     cache = os.path.join(evaluate.config.HF_MODULES_CACHE, "evaluate_modules", "metrics")
     script = os.path.basename(os.path.normpath(name)).removesuffix(".py") + ".py"
-    close = difflib.get_close_matches(name, BUNDLED, n=1)
+    ours = [*BUNDLED, *TEXT_METRICS]
+    close = difflib.get_close_matches(name, ours, n=1)
     lines = [
         f"There is no metric {name!r}. Tried:",
         f"- a local script, {name} or {os.path.join(name, script)}",
         f"- the hub{f': {unreachable}' if unreachable else ''}",
         f"- the evaluate cache, {cache}",
         f"  for all of these, evaluate raised {type(error).__name__}: {error}",
-        f"- the metrics that come with tbtrainer: {', '.join(BUNDLED)}",
+        f"- the metrics that come with tbtrainer: {', '.join(ours)}",
         f"Did you mean {close[0]!r}?" if close else "",
         "An evaluate.Metric of your own can be passed in place of a name.",
     ]

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import datasets
 import evaluate
@@ -42,13 +43,13 @@ class DeclaresInt8(evaluate.Metric):
         return {"same": float(np.mean(np.equal(predictions, references)))}
 
 
-class TakesTexts(DeclaresInt8):
-    """Stands for BLEU and its like."""
+class TakesLists(DeclaresInt8):
+    """Stands for a metric whose references are lists."""
 
     def _info(self) -> evaluate.MetricInfo:
         info = super()._info()
-        text = datasets.Value("string")
-        info.features = datasets.Features({"predictions": text, "references": text})
+        lists = datasets.Sequence(datasets.Value("int64"))
+        info.features = datasets.Features({"predictions": lists, "references": lists})
         return info
 
 
@@ -144,6 +145,43 @@ def test_the_average_can_be_chosen() -> None:
     assert result["f1"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", PER_CLASS)
+def test_without_an_average_there_is_a_value_per_class(name: str) -> None:
+    labels = np.array([0, 1, 3, 3, 1, 0])
+    predicted = np.array([0, 3, 3, 1, 1, 1])
+    prediction = EvalPrediction(one_hot(predicted, 5), labels)
+    result = make_compute_metrics(name, average=None)(prediction)[name]
+    classes = [0, 1, 2, 3, 4]
+    theirs = PER_CLASS[name](labels, predicted, labels=classes, average=None, zero_division=0)
+    assert [result[index] for index in (0, 1, 3)] == pytest.approx(theirs[[0, 1, 3]])
+    # Classes that occur neither in labels nor in predictions.
+    assert isinstance(result, list) and np.isnan(result).tolist() == [0, 0, 1, 0, 1]
+    macro = make_compute_metrics(name, average="macro")(prediction)[name]
+    assert np.nanmean(result) == pytest.approx(macro)
+
+
+def test_the_number_of_integer_predictions_is_that_of_their_class() -> None:
+    prediction = EvalPrediction(np.array([0, 3, 3]), np.array([0, 3, 0]))
+    result = make_compute_metrics("recall", average=None)(prediction)["recall"]
+    assert str(result) == "[0.5, nan, nan, 1.0]"
+
+
+class ReturnsArray(DeclaresInt8):
+    """Stands for a metric of the hub without an average, which returns an array."""
+
+    def _compute(
+        self, predictions: list[int], references: list[int], labels: Any = None, average: str = ""
+    ) -> dict[str, np.ndarray]:
+        assert average is None
+        return {"same": np.zeros(len(labels))}
+
+
+def test_an_array_of_a_metric_becomes_a_list() -> None:
+    compute_metrics = make_compute_metrics(ReturnsArray(keep_in_memory=True), average=None)
+    result = compute_metrics(EvalPrediction(one_hot([0, 1], 3), np.array([0, 1])))
+    assert result == {"same": [0.0, 0.0, 0.0]} and isinstance(result["same"], list)
+
+
 def test_objects_of_evaluate_and_combinations_are_accepted() -> None:
     labels = np.array([0, 1, 1, 1])
     predicted = np.array([0, 1, 0, 1])
@@ -158,7 +196,7 @@ def test_a_path_of_a_metric_script_is_accepted(tmp_path: Path) -> None:
     script = tmp_path / "always_one" / "always_one.py"
     script.parent.mkdir()
     source = Path(__file__).read_text()
-    metric = source[source.index("class DeclaresInt8") : source.index("class TakesTexts")]
+    metric = source[source.index("class DeclaresInt8") : source.index("class TakesLists")]
     script.write_text(f"import datasets\nimport evaluate\nimport numpy as np\n\n{metric}")
     prediction = EvalPrediction(one_hot([0, 1], 2), np.array([0, 1]))
     assert make_compute_metrics(str(script.parent))(prediction) == {"same": 1.0}
@@ -236,9 +274,9 @@ def test_values_that_evaluate_would_cast_in_silence_are_refused() -> None:
         make_compute_metrics(DeclaresInt8(keep_in_memory=True))(prediction)
 
 
-def test_a_metric_of_texts_is_refused_when_it_is_named() -> None:
+def test_a_metric_of_other_inputs_is_refused_when_it_is_named() -> None:
     with pytest.raises(ValueError, match="logits and labels alone do not"):
-        make_compute_metrics(TakesTexts(keep_in_memory=True))
+        make_compute_metrics(TakesLists(keep_in_memory=True))
 
 
 def test_several_arrays_of_labels_are_refused() -> None:
