@@ -70,6 +70,8 @@ screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the pictures of the README an
 	$(BIN)/python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
 	test -d sick-runs || $(BIN)/python docs/examples/sick_runs.py --output_dir sick-runs
 	$(BIN)/python tests/browser/sick_runs.py sick-runs docs/images
+	test -d gallery || $(BIN)/python docs/examples/evaluation_gallery.py --output_dir gallery
+	$(BIN)/python tests/browser/gallery.py gallery docs/images/evaluation
 
 bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
 	@set -e; for name in snapshot statistics steps norms collectives scaling writer training; do \
@@ -80,7 +82,7 @@ bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS
 
 clean:  ## remove the environment and everything that was built
 	rm -rf tbtrainer/statistics/readers/*.so
-	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output sick-runs *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output sick-runs gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
