@@ -9,11 +9,15 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.events import event_files, histograms, scalars, texts
+from tbtrainer import TBTrainer, TBTrainingArguments, panel_tags
+from tbtrainer.tag import Tag
+from tests.events import event_files, histograms, scalars, texts, values
 from tests.limits import HANG_SECONDS
+from tests.tiny import arguments, trainer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -259,3 +263,36 @@ def test_the_nan_run_has_a_report_of_its_step(sick_runs: dict[str, Curves]) -> N
     assert run.cards.count("health/report/text_summary") == 1
     assert run.last("health/nonfinite_losses") == run.last("health/nonfinite_gradients") == 5
     assert run.last("train/loss") == 0
+
+
+def test_the_gallery_shows_a_panel_of_every_kind(tmp_path: Path) -> None:
+    run(EXAMPLES / "evaluation_gallery.py", "--output_dir", str(tmp_path), "--max_steps", "4")
+    shown = {
+        value.tag
+        for task in tmp_path.iterdir()
+        for file in event_files(task)
+        for _, value in values(file)
+    }
+    missing = [
+        tag.name
+        for tag in vars(panel_tags).values()
+        if isinstance(tag, Tag)
+        and not any(tag.matches(one.removesuffix("/text_summary")) for one in shown)
+    ]
+    # The projector is on request, and the sequences of the gallery are equally long.
+    assert missing == ["eval/perplexity_by_length"]
+
+
+def test_the_panel_of_the_documentation_is_shown(tmp_path: Path) -> None:
+    (code,) = re.findall(
+        r"```python\n(.*?class Doubt\(Panel\).*?)```",
+        (ROOT / "docs/evaluation.md").read_text(),
+        re.S,
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    args = arguments(TBTrainingArguments, tmp_path, evaluation_panels=[names["Doubt"]()])
+    built = trainer(TBTrainer, args)
+    built.evaluate()
+    (file,) = event_files(Path(built.writer.log_dir))
+    assert dict((tag, value) for tag, _, value in scalars(file))["eval/doubt"] == 0.0
