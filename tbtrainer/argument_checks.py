@@ -108,6 +108,19 @@ def checked_panels(name: str, value: Any, known: tuple[str, ...]) -> list[Any]:
     return panels
 
 
+def checked_prompts(name: str, value: Any, most: int) -> list[str] | None:
+    """Returns texts that are not empty, given as a list or as one text; `None` stays `None`."""
+    if value is None:
+        return None
+    prompts = _listed(name, value)
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"{name}={prompt!r} is not allowed; each prompt has to be a text.")
+    if len(prompts) > most:
+        raise ValueError(f"{name}={prompts!r} has {len(prompts)} prompts; use at most {most}.")
+    return prompts
+
+
 def checked_patterns(name: str, value: Any) -> list[str] | None:
     """Returns regular expressions, given as a list or as one text; `None` stays `None`."""
     if value is None:

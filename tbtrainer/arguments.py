@@ -13,6 +13,7 @@ from tbtrainer.argument_checks import (
     checked_panels,
     checked_patterns,
     checked_positive_number,
+    checked_prompts,
     checked_steps_or_ratio,
     checked_strategy,
     checked_targets,
@@ -20,6 +21,7 @@ from tbtrainer.argument_checks import (
 )
 from tbtrainer.panels.built_in import PANEL_NAMES
 from tbtrainer.panels.panel import Panel
+from tbtrainer.panels.prompts import MOST_PROMPTS
 
 HISTOGRAM_TARGETS = ("parameters", "gradients")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
@@ -78,6 +80,9 @@ class TensorBoardArguments:
             fit the model and the data), names of panels, `"none"`, and instances of subclasses of
             `tbtrainer.Panel`.
         evaluation_examples: The most examples of an evaluation that a panel keeps, of all ranks.
+        generation_prompts: Texts after which a language model is asked to write, at the end of each
+            evaluation: at most 32, together in one batch, with at most 32 new tokens each. `None`:
+            parts of the first three examples of the evaluation. An empty list switches it off.
         flops_per_token: Floating-point operations that one token costs in training, forward and
             backward pass together, for `throughput/mfu`. `None`: computed from the model's
             parameters and `config`, and left out where that is not possible.
@@ -149,6 +154,13 @@ class TensorBoardArguments:
         default=1000,
         metadata={"help": "The most examples of an evaluation that a panel keeps."},
     )
+    generation_prompts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that a language model continues after each evaluation. Parts of its "
+            "first examples if not given."
+        },
+    )
     flops_per_token: float | None = field(
         default=None,
         metadata={
@@ -201,6 +213,9 @@ class TensorBoardArguments:
         )
         self.evaluation_examples = checked_whole_number(
             "evaluation_examples", self.evaluation_examples, 1, MAX_EVALUATION_EXAMPLES
+        )
+        self.generation_prompts = checked_prompts(
+            "generation_prompts", self.generation_prompts, MOST_PROMPTS
         )
         self.flops_per_token = checked_positive_number("flops_per_token", self.flops_per_token)
         self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)

@@ -88,6 +88,34 @@ TOKEN_MISTAKES = Tag(
     "around them.",
     "each evaluation of a token classifier with a tokenizer",
 )
+LOSS_BY_POSITION = Tag(
+    "eval/loss_by_position",
+    "image",
+    "",
+    "Mean loss of the tokens at each position of their sequences, over all examples.",
+    "each evaluation of a language model",
+)
+PERPLEXITY_BY_LENGTH = Tag(
+    "eval/perplexity_by_length",
+    "text",
+    "",
+    "Perplexity of the shortest, the middle and the longest third of a sample of the sequences.",
+    "each evaluation of a language model, if the lengths differ",
+)
+WORST_TOKENS = Tag(
+    "eval/worst_tokens",
+    "text",
+    "",
+    "The tokens with the highest loss, at most one of each example, and what the model preferred.",
+    "each evaluation of a language model with a tokenizer",
+)
+GENERATIONS = Tag(
+    "eval/generations",
+    "text",
+    "",
+    "What the model writes after `generation_prompts`, or after parts of the first examples.",
+    "each evaluation of a model that generates text, with a tokenizer",
+)
 PROJECTOR = Tag(
     "eval/projector",
     "embedding",

@@ -5,6 +5,8 @@ The writers take names and descriptions from here, and the table in docs/tags.md
 and `test/`. Of the tags declared here, cards about an evaluation are in `eval/`, and no curve is.
 """
 
+from dataclasses import replace
+
 from tbtrainer.health_tags import (
     GRAD_NORM_SPIKE_SCORE,
     HEALTH_REPORT,
@@ -19,9 +21,12 @@ from tbtrainer.health_tags import (
 from tbtrainer.panel_tags import (
     CALIBRATION,
     CONFUSION_MATRIX,
+    GENERATIONS,
     IMAGE_MISTAKES,
     LABEL_F1,
+    LOSS_BY_POSITION,
     MISTAKES,
+    PERPLEXITY_BY_LENGTH,
     PR_CURVE,
     PREDICTED_AGAINST_TRUE,
     PROJECTOR,
@@ -29,6 +34,7 @@ from tbtrainer.panel_tags import (
     TOKEN_CLASSES,
     TOKEN_CONFUSION,
     TOKEN_MISTAKES,
+    WORST_TOKENS,
 )
 from tbtrainer.speed_tags import (
     DATA_WAIT_FRACTION,
@@ -233,6 +239,10 @@ TAGS: tuple[Tag, ...] = (
     TOKEN_CLASSES,
     TOKEN_CONFUSION,
     TOKEN_MISTAKES,
+    LOSS_BY_POSITION,
+    PERPLEXITY_BY_LENGTH,
+    WORST_TOKENS,
+    GENERATIONS,
     PROJECTOR,
     CHECKPOINT_SECONDS,
     CHECKPOINT_SAVED,
@@ -257,9 +267,15 @@ def description_of(tag: str, kind: Kind | None = None) -> str:
         'Records that wait in memory to be written. Unit: records.'
     """
     for known in TAGS:
-        if kind in (None, known.kind) and known.matches(tag):
+        if kind in (None, known.kind) and _is_one_of(known, tag):
             return known.description + (f" Unit: {known.unit}." if known.unit else "")
     return ""
+
+
+def _is_one_of(known: Tag, tag: str) -> bool:
+    """Whether a tag is a declared one, or that of a dataset of a dictionary of datasets."""
+    of_dataset = known.name.replace("eval/", "eval/<dataset>/", 1)
+    return known.matches(tag) or replace(known, name=of_dataset).matches(tag)
 
 
 def table() -> str:

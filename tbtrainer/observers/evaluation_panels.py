@@ -42,6 +42,7 @@ def panel_setting(
         processing_class=trainer.processing_class,
         training_arguments=trainer.args,
         examples=arguments.evaluation_examples,
+        generation_prompts=arguments.generation_prompts,
     )
     chosen = arguments.evaluation_panels
     return PanelSetting(

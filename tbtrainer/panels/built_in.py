@@ -4,16 +4,20 @@ from collections.abc import Sequence
 
 from tbtrainer.panels.calibration import Calibration
 from tbtrainer.panels.confusion_matrix import ConfusionMatrix
+from tbtrainer.panels.generations import Generations
 from tbtrainer.panels.image_mistakes import ImageMistakes
 from tbtrainer.panels.label_f1 import LabelF1
+from tbtrainer.panels.loss_by_position import LossByPosition
 from tbtrainer.panels.mistakes import Mistakes
 from tbtrainer.panels.panel import Panel
+from tbtrainer.panels.perplexity_by_length import PerplexityByLength
 from tbtrainer.panels.pr_curves import PrCurves
 from tbtrainer.panels.projector import Projector
 from tbtrainer.panels.regression import PredictedAgainstTrue, Residuals
 from tbtrainer.panels.token_classes import TokenClasses
 from tbtrainer.panels.token_confusion import TokenConfusion
 from tbtrainer.panels.token_mistakes import TokenMistakes
+from tbtrainer.panels.worst_tokens import WorstTokens
 
 # In the order in which they are drawn.
 BUILT_IN: tuple[type[Panel], ...] = (
@@ -28,6 +32,10 @@ BUILT_IN: tuple[type[Panel], ...] = (
     TokenClasses,
     TokenConfusion,
     TokenMistakes,
+    LossByPosition,
+    PerplexityByLength,
+    WorstTokens,
+    Generations,
     Projector,
 )
 PANEL_NAMES = tuple(kind.name for kind in BUILT_IN)

@@ -1,10 +1,10 @@
 """`Panel`: shows something of every evaluation, such as a confusion matrix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from transformers import TrainingArguments
 
 from tbtrainer.panels.nested import is_tensor, without_values
 from tbtrainer.records import Records
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,18 @@ class PanelBatch:
         """Returns a batch that takes no memory: its tensors have shapes and dtypes only."""
         given = {name: without_values(getattr(self, name)) for name in _WITH_TENSORS}
         return PanelBatch(self.size, **given)
+
+    def computed(self, function: Callable[..., T], *arguments: Hashable) -> T:
+        """Returns `function(self, *arguments)`, computed once for all panels that ask for it."""
+        key = (function, *arguments)
+        if key not in self._computed:
+            self._computed[key] = function(self, *arguments)
+        found: T = self._computed[key]
+        return found
+
+    @cached_property
+    def _computed(self) -> dict[Hashable, Any]:
+        return {}
 
     @cached_property
     def logits(self) -> Tensor | None:
@@ -84,6 +98,7 @@ class PanelEvaluation:
         processing_class: The trainer's tokenizer or processor; `None` if it has none.
         training_arguments: Of the trainer.
         examples: The most examples that a panel may keep, `evaluation_examples`.
+        generation_prompts: Of the arguments.
         first_batch: The first batch of this rank with examples. After `applies` its tensors have
             shapes and dtypes only, on the device "meta", so that they take no memory. `None` on a
             rank without examples.
@@ -97,6 +112,7 @@ class PanelEvaluation:
     processing_class: Any
     training_arguments: TrainingArguments
     examples: int
+    generation_prompts: Sequence[str] | None = None
     first_batch: PanelBatch | None = None
     metrics: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -32,6 +32,9 @@ from tbtrainer.given_arguments import telemetry_arguments
         ("histogram_buckets", 4, "from 8 to 1024"),
         ("histogram_buckets", 64.0, "from 8 to 1024"),
         ("norm_detail", "layer", "total, block, parameter"),
+        ("generation_prompts", 5, "a text or a list of texts"),
+        ("generation_prompts", [""], "each prompt has to be a text"),
+        ("generation_prompts", [7], "each prompt has to be a text"),
         ("flops_per_token", 0, "a number above 0, or None"),
         ("flops_per_token", float("inf"), "a number above 0, or None"),
         ("flops_per_token", "many", "a number above 0, or None"),
@@ -69,6 +72,7 @@ def test_every_field_is_a_command_line_flag(tmp_path: Path) -> None:
         *("--histogram_include", "layer", "head", "--histogram_exclude", "bias$"),
         *("--histogram_detail", "block"),
         *("--histogram_buckets", "32", "--norm_detail", "parameter"),
+        *("--generation_prompts", "Once upon a time", "The"),
         *("--flops_per_token", "6e9", "--run_resume", "new", "--telemetry_errors", "raise"),
         *("--event_file_private", "--event_file_fsync", "true"),
     ]
@@ -78,6 +82,7 @@ def test_every_field_is_a_command_line_flag(tmp_path: Path) -> None:
     assert (args.histogram_include, args.histogram_exclude) == (["layer", "head"], ["bias$"])
     assert (args.histogram_buckets, args.norm_detail) == (32, "parameter")
     assert (args.histogram_detail, args.flops_per_token) == ("block", 6e9)
+    assert args.generation_prompts == ["Once upon a time", "The"]
     assert (args.run_resume, args.telemetry_errors) == ("new", "raise")
     assert (args.event_file_private, args.event_file_fsync) == (True, True)
 
@@ -87,6 +92,21 @@ def test_a_ratio_stays_a_ratio_on_the_command_line(tmp_path: Path) -> None:
     flags = ["--output_dir", str(tmp_path), "--histogram_steps", "0.25"]
     (args,) = parser.parse_args_into_dataclasses(flags)
     assert args.histogram_steps == 0.25
+
+
+def test_too_many_prompts_are_refused(tmp_path: Path) -> None:
+    args = TBTrainingArguments(output_dir=str(tmp_path), generation_prompts=["The"] * 32)
+    assert len(args.generation_prompts or ()) == 32
+    with pytest.raises(ValueError, match="has 33 prompts; use at most 32"):
+        TBTrainingArguments(output_dir=str(tmp_path), generation_prompts=["The"] * 33)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(None, None), ([], []), ("The", ["The"]), (("A", "B"), ["A", "B"])]
+)
+def test_prompts_may_be_none_a_text_or_several(given: Any, kept: Any, tmp_path: Path) -> None:
+    args = TBTrainingArguments(output_dir=str(tmp_path), generation_prompts=given)
+    assert args.generation_prompts == kept
 
 
 def test_one_pattern_may_be_given_as_text(tmp_path: Path) -> None:

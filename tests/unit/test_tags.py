@@ -47,6 +47,12 @@ def test_a_written_tag_finds_its_description(tag: tags.Tag) -> None:
     assert tags.description_of(tag.of("model.layers.3")).startswith(tag.description)
 
 
+def test_a_panel_of_one_dataset_has_the_same_description() -> None:
+    described = tags.description_of("eval/mistakes")
+    assert described and tags.description_of("eval/short/mistakes") == described
+    assert tags.description_of("eval/short/pr_curve/good").startswith("Precision and recall")
+
+
 def test_a_tag_of_stock_has_no_description() -> None:
     assert tags.description_of("train/loss") == ""
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbtrainer.panels.token_mistakes import AROUND, TokenMistakes, marked_text, windows
+from tbtrainer.panels.marked_texts import marked_text, windows
+from tbtrainer.panels.token_mistakes import AROUND, TokenMistakes
 from tbtrainer.records import Text
 from tests.panel_evaluations import batch, drawn, evaluation, on_meta
 
