@@ -274,7 +274,7 @@ def test_values_that_evaluate_would_cast_in_silence_are_refused() -> None:
         make_compute_metrics(DeclaresInt8(keep_in_memory=True))(prediction)
 
 
-def test_a_metric_of_other_inputs_is_refused_when_it_is_named() -> None:
+def test_a_metric_of_other_inputs_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="logits and labels alone do not"):
         make_compute_metrics(TakesLists(keep_in_memory=True))
 

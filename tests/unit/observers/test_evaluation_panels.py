@@ -258,7 +258,7 @@ def test_a_batch_that_cannot_be_read_leaves_panels_out(
     assert "no such luck" in warnings()[0]
 
 
-def test_a_panel_asked_for_by_name_says_why_it_is_missing(
+def test_a_panel_that_is_named_says_why_it_is_missing(
     warnings: Callable[[], list[str]],
 ) -> None:
     panel = Acting("applies", lambda evaluation: False)
@@ -401,7 +401,7 @@ def test_a_panel_failing_on_one_rank_is_left_out_everywhere(method: str, bad: in
     assert found.panels[0][1].kept[0].seen == 4
 
 
-def test_a_panel_failing_to_finish_on_one_rank_is_left_out() -> None:
+def test_a_panel_that_cannot_finish_somewhere_is_left_out() -> None:
     found = Ranks(
         2, lambda rank: [Finishing(failing if rank == 1 else lambda shown: None), Counted()]
     )
@@ -409,7 +409,7 @@ def test_a_panel_failing_to_finish_on_one_rank_is_left_out() -> None:
     assert len(found.panels[0][1].kept) == 1
 
 
-def test_a_panel_that_applies_on_one_rank_only_is_left_out() -> None:
+def test_a_panel_that_one_rank_refuses_is_left_out() -> None:
     found = Ranks(2, lambda rank: [Acting("applies", lambda shown: rank == 0)])
     assert found.panels[0][0].kept == []
 

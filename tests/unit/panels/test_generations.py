@@ -43,9 +43,16 @@ def evaluation(model: Any, inputs: Any = None, **changes: Any) -> PanelEvaluatio
     return evaluation_of(model, predicted(model, inputs), **changes)
 
 
+def opened(shown: PanelEvaluation) -> Generations:
+    """A panel that was given the first batch of an evaluation."""
+    panel = Generations()
+    assert panel.applies(shown)
+    return panel
+
+
 def generated(shown: PanelEvaluation) -> dict[str, list[list[int]]]:
     """Prompts, generated tokens and references."""
-    kept = Generations().finish(shown)
+    kept = opened(shown).finish(shown)
     assert kept is not None
     return {
         name: [[token - 1 for token in row if token > 0] for row in column[0].tolist()]
@@ -55,7 +62,7 @@ def generated(shown: PanelEvaluation) -> dict[str, list[list[int]]]:
 
 def text_of(shown: PanelEvaluation) -> list[str]:
     """The lines of the card."""
-    kept = Generations().finish(shown)
+    kept = opened(shown).finish(shown)
     assert kept is not None
     examples = {name: column.numpy() for name, column in kept.examples.items()}
     (record,) = Generations().draw(KeptOfAllRanks(examples, None, {}, 5), shown)
@@ -121,7 +128,7 @@ def test_a_token_that_the_model_lacks_is_an_error() -> None:
     shown = evaluation(model, generation_prompts=["the"])
     model.config.vocab_size = 5
     with pytest.raises(ValueError, match="the model has 5 tokens"):
-        Generations().finish(shown)
+        opened(shown).finish(shown)
 
 
 def test_nothing_is_drawn_at_random() -> None:
@@ -226,9 +233,9 @@ def test_what_the_evaluation_generated_is_shown() -> None:
     outputs[:, 1:3] = torch.tensor([[5, 6]])
     batch = PanelBatch(4, inputs, None, outputs, inputs["labels"], None)
     shown = evaluation_of(model, batch)
-    assert Generations().applies(shown)
-    assert Generations().finish(shown) is None
-    kept = Generations().batch(batch, shown)
+    panel = opened(shown)
+    kept = panel.batch(batch, shown)
+    assert panel.finish(shown) is None
     assert kept is not None
     examples = {name: column.numpy() for name, column in kept.examples.items()}
     (record,) = Generations().draw(KeptOfAllRanks(examples, None, {}, 4), shown)
