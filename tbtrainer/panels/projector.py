@@ -1,6 +1,7 @@
 """`Projector`: how a model arranges the examples, in TensorBoard's Projector."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -50,11 +51,13 @@ class Projector(Panel):
         if vectors is None:
             return None
         kept = {"vector": vectors.to(torch.float32).clamp(-_LARGEST, _LARGEST).to(torch.float16)}
-        if is_single_label(evaluation):
+        # An evaluation has no first batch after `applies`.
+        here = replace(evaluation, first_batch=batch)
+        if is_single_label(here):
             found = classified(batch)
             kept["label"] = torch.where(found.counted, found.labels, -1)
             kept["prediction"] = found.predictions
-        elif is_regression(evaluation):
+        elif is_regression(here):
             assert batch.logits is not None
             kept["label"] = batch.labels.reshape(-1).to(torch.float32)
             kept["prediction"] = batch.logits.reshape(-1).to(torch.float32)
