@@ -10,7 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
-from tests.events import event_files, scalars, text, texts
+from tests.events import event_files, scalars, text, texts, values
 from tests.tiny import Sequences, arguments, classifier, equal, trainer
 
 EVALUATED: dict[str, Any] = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
@@ -98,6 +98,17 @@ def test_a_checkpoint_of_ray_tune_holds_arrays(tmp_path: Path) -> None:
     assert (tmp_path / "tune" / "checkpoint-4" / "trainer_state.json").is_file()
 
 
+def test_a_metric_called_like_the_card_is_not_described(tmp_path: Path) -> None:
+    built(tmp_path, {}, compute_metrics=lambda prediction: {"best_f1": 0.5}).evaluate()
+    described = {
+        value.tag: value.metadata.summary_description
+        for file in event_files(tmp_path)
+        for _, value in values(file)
+    }
+    assert described["eval/best_f1"] == ""
+    assert described["health/nonfinite_eval_batches"] != ""
+
+
 def cards(directory: Path, tag: str) -> list[int]:
     """The steps of the cards under a tag."""
     found = [record for file in event_files(directory) for record in texts(file)]
@@ -130,8 +141,8 @@ def test_the_card_says_when_early_stopping_ends_the_training(tmp_path: Path) -> 
 
 
 def test_the_best_evaluation_is_known_after_a_resume(tmp_path: Path) -> None:
-    values = iter([0.75, 0.5, 0.25])
-    given: dict[str, Any] = {"compute_metrics": lambda prediction: {"f1": next(values)}}
+    scores = iter([0.75, 0.5, 0.25])
+    given: dict[str, Any] = {"compute_metrics": lambda prediction: {"f1": next(scores)}}
     changes = {**SAVED, "metric_for_best_model": "f1"}
     built(tmp_path, changes, **given).train()
     resumed = built(tmp_path, {**changes, "max_steps": 6}, **given)
