@@ -45,7 +45,7 @@ def chosen_panels(chosen: Sequence[str | Panel]) -> list[Panel]:
     """Returns the panels that `evaluation_panels` names.
 
     Args:
-        chosen: Checked names of built-in panels, `"auto"` for all that are not on request only,
+        chosen: Checked names of built-in panels, `"auto"` for all but those with `on_request`,
             `"none"`, and instances.
     """
     panels: list[Panel] = []

@@ -1,4 +1,4 @@
-"""`Calibration`: whether a classifier is right as often as it is confident."""
+"""`Calibration`: the accuracy of a classifier by its confidence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Reliability:
 
     @classmethod
     def of(cls, totals: Mapping[str, NDArray[Any]]) -> "Reliability":
-        """Returns what the totals of `confidence_totals` say."""
+        """Returns it from the totals of `confidence_totals`."""
         examples = totals["examples"]
         held = np.where(examples > 0, examples, np.nan)
         return cls(examples, totals["correct"] / held, totals["confidence"] / held)

@@ -1,4 +1,4 @@
-"""What a batch of a single-label classification says, on the device."""
+"""Labels, predictions and confidences of a batch with one class per example, on the device."""
 
 from dataclasses import dataclass
 

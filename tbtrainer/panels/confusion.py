@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 50
 ROWS_OF_MANY = 30
-# Of more rows than these no numbers are written: they would not fit into the cells.
+# With more rows no numbers are written, because they would not fit into the cells.
 MOST_WITH_NUMBERS = 10
 
 
@@ -53,11 +53,11 @@ def draw_confusion(
     figure.suptitle(title, fontsize=7.5)
     axes = figure.add_subplot()
     has_numbers = rows <= MOST_WITH_NUMBERS
-    # Where no numbers tell small shares apart, the root makes them visible.
+    # Without numbers, the square root makes small shares visible.
     shade = shares if has_numbers else np.sqrt(shares)
     axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_yticks(range(rows), [shortened(name, 16) for name in row_names], fontsize=6)
-    # Columns are narrower than rows are high, and their names stand upright if they are long.
+    # A column is narrow, so long names are turned by 90 degrees.
     every = 1 if columns <= 25 else 2
     named = range((columns - 1) % every, columns, every)  # The last column always has its name.
     names = [shortened(column_names[column], 12) for column in named]

@@ -1,4 +1,4 @@
-"""How often each class was predicted as which, within a bound for any number of classes."""
+"""Counts of the pairs of label and prediction, in bounded memory for any number of classes."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`ConfusionMatrix`: which classes a classifier takes for which."""
+"""`ConfusionMatrix`: which classes a classifier confuses."""
 
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,9 @@ class ConfusionMatrix(Panel):
     """Shows how often examples of each class were predicted as each class.
 
     All examples are counted. The colour of a cell is its share of the examples of its row. Up to 10
-    classes have numbers, of more than 50 the 30 with the most mistakes are shown. Of more than 480
-    classes the pairs are not counted exactly: some counts off the diagonal may be too high, never
-    too low. With more than 40,000 classes the panel does not apply.
+    classes have numbers. With more than 50 classes, the 30 with the most mistakes are shown. With
+    more than 480 classes the pairs are not counted exactly: some counts off the diagonal may be too
+    high, and none is too low. With more than 40,000 classes the panel does not apply.
     """
 
     name = "confusion_matrix"

@@ -1,4 +1,4 @@
-"""`ImageMistakes`: the images of which a classifier is most certain, and wrong."""
+"""`ImageMistakes`: the images whose predictions are wrong with the highest confidence."""
 
 import math
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""`Mistakes`: the examples of which a classifier is most certain, and wrong."""
+"""`Mistakes`: the wrong predictions of a classifier with the highest confidence."""
 
 import math
 from collections.abc import Iterator

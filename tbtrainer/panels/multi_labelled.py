@@ -1,4 +1,4 @@
-"""What a batch of a multi-label classification says, on the device."""
+"""Labels and probabilities of a batch of a multi-label classification, on the device."""
 
 from dataclasses import dataclass
 

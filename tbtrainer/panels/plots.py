@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of M. Okabe and K. Ito, "Color universal design", 2008: the colour-blind can tell them apart.
+# Distinct for the colour-blind as well (M. Okabe, K. Ito, "Color universal design", 2008).
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#777777"
-# Of more points than this their density is shown.
+# With more points than this, their density is shown.
 MOST_POINTS = 500
 
 
@@ -37,10 +37,10 @@ def show_points(
     across: tuple[float, float],
     upward: tuple[float, float],
 ) -> None:
-    """Shows points, or of many of them how many are where.
+    """Draws points, or their density if there are more than `MOST_POINTS`.
 
     Args:
-        axes: Where.
+        axes: What to draw on.
         points: Positions across and upward, each of shape (points,).
         across: The ends of the horizontal axis.
         upward: The ends of the vertical axis.

@@ -23,10 +23,10 @@ MOST_CLASSES = MOST_COUNTERS // (2 * FEWEST_THRESHOLDS)
 class PrCurves(Panel):
     """Shows the precision-recall curve of each class, or of each label of a multi-label model.
 
-    All examples are counted. Of two classes there is a curve for class 1, of more than 20 classes
-    or labels for the 20 that most examples have. They are the same at each evaluation of the same
-    data. Up to 885 classes have 127 thresholds, more have fewer; with more than 3,629 the panel
-    does not apply.
+    All examples are counted. With two classes there is one curve, for class 1. With more than 20
+    classes or labels there are curves for the 20 that most examples have. They are the same at each
+    evaluation of the same data. There are 127 thresholds up to 885 classes, and fewer above. With
+    more than 3,629 classes the panel does not apply.
     """
 
     name = "pr_curves"

@@ -1,4 +1,4 @@
-"""`Projector`: how a model arranges the examples, in TensorBoard's Projector."""
+"""`Projector`: a vector per example in TensorBoard's Projector."""
 
 from collections.abc import Mapping
 from dataclasses import replace

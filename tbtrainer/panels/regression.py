@@ -1,4 +1,4 @@
-"""`PredictedAgainstTrue` and `Residuals`: how near the numbers are that a model predicts."""
+"""`PredictedAgainstTrue` and `Residuals`: the predictions of a regression and their errors."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-# The mean residual is shown of groups of so many examples at least, and of so many groups at most.
+# The mean residual is that of groups of at least so many examples, at most so many groups.
 GROUP_EXAMPLES = 20
 MOST_GROUPS = 10
 
@@ -26,7 +26,7 @@ MOST_GROUPS = 10
 class _RegressionPlot(Panel):
     """A plot of predictions and true values, with R² and RMSE of all examples in its title.
 
-    Of a sample of the examples there are points, or their density if they are more than 500.
+    A sample of the examples is drawn: as points, or as density if there are more than 500.
     """
 
     def applies(self, evaluation: PanelEvaluation) -> bool:
@@ -83,8 +83,8 @@ class PredictedAgainstTrue(_RegressionPlot):
 class Residuals(_RegressionPlot):
     """Shows predicted minus true value against the prediction, with the mean along it.
 
-    A mean that leaves the line at zero is a systematic error. Points that spread to one side show
-    where the model is less certain.
+    Where the mean is not near zero, the error is systematic. Where the points are further apart,
+    the errors are larger.
     """
 
     name = "residuals"

@@ -1,4 +1,4 @@
-"""How near a model's numbers are to the true ones, over all examples of an evaluation."""
+"""R² and RMSE of a regression, over all examples of an evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def regression_kept(batch: PanelBatch) -> Kept:
 
 @dataclass(frozen=True)
 class RegressionFit:
-    """How near predictions are to the true values.
+    """R² and RMSE of a regression.
 
     Attributes:
         examples: Number of examples of which prediction and label are finite.
@@ -58,7 +58,7 @@ class RegressionFit:
 
     @classmethod
     def of(cls, totals: Mapping[str, NDArray[Any]]) -> "RegressionFit | None":
-        """Returns what the totals of `regression_kept` say; `None` without a finite example."""
+        """Returns it from the totals of `regression_kept`; `None` without a finite example."""
         examples = int(totals["examples"])
         if examples == 0:
             return None

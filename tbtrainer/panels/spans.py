@@ -22,8 +22,8 @@ class SpanScheme:
     Attributes:
         types: The types of spans, without their prefix, sorted; `_` for a label without a type.
         type_of: Index of the type of each class, -1 for the outside class. (classes + 1) numbers.
-        opens: Whether a span of the class may go on with the next token, 0 or 1: B and I.
-        follows: Whether the class may go on with the span of the token before: I and E.
+        opens: Whether a span of the class may continue at the next token, 0 or 1: B and I.
+        follows: Whether the class may continue the span of the token before: I and E.
     """
 
     types: tuple[str, ...]

@@ -24,7 +24,7 @@ from tbtrainer.redaction import redacted_name
 MOST_ROWS = 30
 # Three counters per class, within the bound of a panel's totals.
 MOST_CLASSES = 80_000
-# The names of more classes are not looked at, because that takes time at each batch.
+# With more classes spans are not scored, because reading the names takes time at each batch.
 MOST_SPAN_CLASSES = 1_000
 _SCORES = ("precision", "recall", "F1")
 
@@ -32,10 +32,10 @@ _SCORES = ("precision", "recall", "F1")
 class TokenClasses(Panel):
     """Shows tables of precision, recall, F1 and support of each class, the worst F1 first.
 
-    One table counts tokens. The outside class `O` is its last row, and is left out of the average.
+    One table counts tokens. The outside class `O` is its last row, and is not in the average.
     If the classes are named like `B-place` and `I-place`, the first table counts spans: a span is
-    right if its type, its first and its last token are, as in seqeval. A score that is 0 / 0 is
-    shown as a dash.
+    right if its type, first token and last token are right, as in seqeval. A score that is 0 / 0
+    is shown as a dash.
     """
 
     name = "token_classes"

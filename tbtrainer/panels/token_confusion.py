@@ -1,4 +1,4 @@
-"""`TokenConfusion`: which classes a token classifier takes for which."""
+"""`TokenConfusion`: which classes a token classifier confuses."""
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from tbtrainer.records import Image
 class TokenConfusion(Panel):
     """Shows how often tokens of each class were predicted as each class.
 
-    The outside class `O` has a column and no row: most tokens have it, and are predicted so. How
-    many of them are predicted as another class is in the precision of `token_classes`. The colour
-    of a cell is its share of the tokens of its row. Of more than 480 classes the pairs are not
-    counted exactly: some counts off the diagonal may be too high, never too low.
+    The outside class `O` has a column and no row, because most tokens have it and are predicted
+    correctly. Those that are predicted as another class lower its precision in `token_classes`. The
+    colour of a cell is its share of the tokens of its row. With more than 480 classes the pairs are
+    not counted exactly: some counts off the diagonal may be too high, and none is too low.
     """
 
     name = "token_confusion"
