@@ -77,8 +77,9 @@ class TensorBoardArguments:
             the weights of the last good step. With them the host waits for the device once per
             step.
         evaluation_panels: What each evaluation shows beside its metrics: `"auto"` (all panels that
-            fit the model and the data), names of panels, `"none"`, and instances of subclasses of
-            `tbtrainer.Panel`.
+            fit the model and the data, but not `"projector"`), names of panels, `"none"`, and
+            instances of subclasses of `tbtrainer.Panel`. They can be combined, as in
+            `["auto", "projector"]`.
         evaluation_examples: The most examples of an evaluation that a panel keeps, of all ranks.
         generation_prompts: Texts after which a language model is asked to write, at the end of each
             evaluation: at most 32, together in one batch, with at most 32 new tokens each. `None`:

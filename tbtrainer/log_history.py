@@ -17,10 +17,10 @@ from tbtrainer.wrapping import wrapped_on_instance
 
 
 def saved_as_json(state: Any) -> AbstractContextManager[None]:
-    """Lets a state be saved whatever was logged, while open.
+    """Returns a context in which a state can be saved whatever was logged.
 
-    Stock's file is written where stock can write one. Elsewhere arrays and tensors are saved as
-    lists. The log history in memory stays as it is.
+    If `Trainer` can save the state, the file is `Trainer`'s own, byte by byte. Otherwise arrays and
+    tensors are saved as lists. The log history in memory is not changed.
 
     Args:
         state: A `TrainerState`.

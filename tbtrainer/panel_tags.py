@@ -32,7 +32,7 @@ MISTAKES = Tag(
     "eval/mistakes",
     "text",
     "",
-    "The at most 20 wrong predictions with the highest confidence, with their inputs.",
+    "Up to 20 wrong predictions, those with the highest confidence, with their inputs.",
     "each evaluation of a classifier of text or of a few numbers",
 )
 LABEL_F1 = Tag(
@@ -47,21 +47,22 @@ PREDICTED_AGAINST_TRUE = Tag(
     "eval/predicted_against_true",
     "image",
     "",
-    "Predictions against true values of a sample, with R² and RMSE of all examples.",
+    "Predictions against true values of a sample of the examples, with R² and RMSE of all.",
     "each evaluation of a regression",
 )
 RESIDUALS = Tag(
     "eval/residuals",
     "image",
     "",
-    "Predicted minus true value against the prediction, of a sample, and the mean along it.",
+    "Predicted minus true value against the prediction, for a sample of the examples, with its "
+    "mean.",
     "each evaluation of a regression",
 )
 IMAGE_MISTAKES = Tag(
     "eval/image_mistakes",
     "image",
     "",
-    "The at most 16 images whose predictions are wrong with the highest confidence.",
+    "Up to 16 images, those whose predictions are wrong with the highest confidence.",
     "each evaluation of an image classifier",
 )
 TOKEN_CLASSES = Tag(
@@ -84,7 +85,7 @@ TOKEN_MISTAKES = Tag(
     "eval/token_mistakes",
     "text",
     "",
-    "The at most 20 tokens whose predictions are wrong with the highest confidence, in the text "
+    "Up to 20 tokens, those whose predictions are wrong with the highest confidence, in the text "
     "around them.",
     "each evaluation of a token classifier with a tokenizer",
 )
@@ -120,6 +121,6 @@ PROJECTOR = Tag(
     "eval/projector",
     "embedding",
     "",
-    "A vector for each example of a sample: pooled output, mean hidden state or logits.",
+    "A vector for each of a sample of the examples: pooled output, mean hidden state or logits.",
     "each evaluation, if `evaluation_panels` names `projector`",
 )

@@ -33,9 +33,9 @@ class Best:
 class BestMetric(Observer):
     """Shows the best value of `metric_for_best_model`, or of `eval_loss`, in a training.
 
-    Which value is better is decided as `Trainer` does, by `greater_is_better`. NaN and infinities
-    are never the best. It continues when the training is resumed from a checkpoint. With several
-    datasets in a dictionary it is shown after the last of them.
+    As in `Trainer`, `greater_is_better` decides which value is better. NaN and infinities are never
+    the best. A training that is resumed from a checkpoint continues with its best value. With a
+    dictionary of datasets the card is shown after the last of them.
 
     Args:
         early_stopping: Returns the trainer's `EarlyStoppingCallback`, or `None`.
@@ -50,7 +50,7 @@ class BestMetric(Observer):
         self._best: Best | None = None
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
-        """Forgets an earlier training."""
+        """Discards the best evaluation of an earlier training."""
         self._key, self._greater = compared_metric(training.training_arguments)
         self._begun_at, self._best = step, None
         return ()
@@ -138,7 +138,7 @@ def best_card(
         "step": f"{best.step:,}",
         "how long ago": ago,
         "last value": f"{value:.6g}",
-        "better is": "greater" if greater_is_better else "less",
+        "better is": "higher" if greater_is_better else "lower",
     }
     if early_stopping is not None:
         rows["early stopping"] = patience_left(early_stopping)

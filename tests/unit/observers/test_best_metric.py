@@ -60,7 +60,7 @@ def test_the_loss_is_compared_where_no_metric_is_named() -> None:
     run.evaluated(4, eval_loss=0.25)
     card = run.card(6, eval_loss=0.75)
     assert (card["value"], card["step"], card["last value"]) == ("0.25", "4", "0.75")
-    assert card["better is"] == "less"
+    assert card["better is"] == "lower"
 
 
 def test_the_greatest_is_the_best_where_arguments_say_so() -> None:
@@ -68,7 +68,7 @@ def test_the_greatest_is_the_best_where_arguments_say_so() -> None:
     assert run.evaluated(2, eval_f1=0.5)[0].tag == "eval/best_f1"
     run.evaluated(4, eval_f1=0.75)
     card = run.card(6, eval_f1=0.25)
-    assert (card["value"], card["step"], card["better is"]) == ("0.75", "4", "greater")
+    assert (card["value"], card["step"], card["better is"]) == ("0.75", "4", "higher")
 
 
 @pytest.mark.parametrize(
