@@ -285,7 +285,7 @@ def test_the_gallery_shows_a_panel_of_every_kind(tmp_path: Path) -> None:
 
 def test_the_panel_of_the_documentation_is_shown(tmp_path: Path) -> None:
     (code,) = re.findall(
-        r"```python\n(.*?class Doubt\(Panel\).*?)```",
+        r"```python\n((?:(?!```).)*class Doubt\(Panel\).*?)```",
         (ROOT / "docs/evaluation.md").read_text(),
         re.S,
     )
