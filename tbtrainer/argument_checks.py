@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy
 
-from tbtrainer.panels.panel import Panel
+from tbtrainer.panels.panel import Panel, PanelName
 
 
 def checked_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -88,6 +88,8 @@ def checked_panels(name: str, value: Any, known: tuple[str, ...]) -> list[Any]:
             raise ValueError(
                 f"{name}={panel!r} is a class; use an instance of it, such as {panel.__name__}()."
             )
+        if isinstance(panel, PanelName):
+            continue
         if not isinstance(panel, Panel):
             checked_choice(name, panel, ("auto", "none", *known))
         elif not isinstance(panel.name, str) or not panel.name:

@@ -11,6 +11,7 @@ from typing import Any
 from tbtrainer.observers.facts import Evaluation, EvaluationBatch
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.panels.nested import first_tensor, is_tensor
+from tbtrainer.redaction import redacted_name
 from tbtrainer.sharding.ranks import ModelParallelSizes
 from tbtrainer.sharding.world import own_rank
 from tbtrainer.wrapping import wrapped_on_instance
@@ -64,7 +65,8 @@ class ObservedEvaluations:
         """
         # `evaluate` with a dictionary of datasets calls itself, with the prefix of each.
         is_part = bool(self._running) and self._running[-1].is_evaluation
-        dataset = None if prefix == "eval" else prefix.removeprefix("eval_")
+        # It becomes a part of tags and file names.
+        dataset = None if prefix == "eval" else redacted_name(prefix.removeprefix("eval_"))
         began = time.perf_counter()
 
         def ended(metrics: dict[str, float]) -> None:

@@ -245,7 +245,7 @@ class Telemetry:
         """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
         self.observers.checkpoint_begins(self.steps.count)
         with self.observers.guarded("flush the run before a checkpoint"):
-            self.observers.drain()
+            self.observers.drain(CHECKPOINT_SECONDS)
             self.run.flush(CHECKPOINT_SECONDS)
         path = checkpoint_directory(self._trainer, trial)
         began = time.perf_counter()

@@ -41,12 +41,15 @@ class Background:
         while len(self._pending) > _BACKLOG:
             self._pending.popleft().result()
 
-    def drain(self) -> None:
-        """Waits until all tasks are done. With `telemetry_errors="raise"` it raises their error."""
-        pending, self._pending = self._pending, deque()
-        wait(pending)
-        for task in pending:
-            task.result()
+    def drain(self, seconds: float | None = None) -> None:
+        """Waits until all tasks are done. With `telemetry_errors="raise"` it raises their error.
+
+        Args:
+            seconds: The longest wait; `None` for no limit. Tasks that are not done go on.
+        """
+        wait(self._pending, seconds)
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
 
     def close(self) -> None:
         """Waits until all tasks are done, and ends the thread. A later task starts it again."""

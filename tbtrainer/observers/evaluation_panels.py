@@ -1,6 +1,7 @@
 """Shows what an evaluation gets right and wrong: tells the panels about each batch."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # The longest that one panel may draw.
 DRAW_SECONDS = 60.0
+# After this time no other panel of an evaluation begins to draw.
+MOST_DRAW_SECONDS = 120.0
 
 
 def panel_setting(
@@ -144,8 +147,9 @@ class EvaluationPanels(Observer):
     def _drawn(
         self, kept: Sequence[tuple[Panel, KeptOfAllRanks]], shown: PanelEvaluation
     ) -> Iterator[Record]:
+        deadline = time.monotonic() + MOST_DRAW_SECONDS
         for panel, found in kept:
-            if panel.name in self._hung:
+            if panel.name in self._hung or time.monotonic() > deadline:
                 continue
             with self._isolation.guard(f"draw the evaluation panel {panel.name}"):
                 try:

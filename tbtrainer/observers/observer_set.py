@@ -217,9 +217,9 @@ class ObserverSet(Observer):
         """Returns what the observers need after a resume, by name."""
         return states_of(self._in_use(), self._isolation)
 
-    def drain(self) -> None:
-        """Waits until all deferred records have reached the run."""
-        self._background.drain()
+    def drain(self, seconds: float | None = None) -> None:
+        """Waits until all deferred records have reached the run, or for at most `seconds`."""
+        self._background.drain(seconds)
 
     def close(self) -> None:
         """Ends the training that is observed, if one is. Does not communicate."""

@@ -18,7 +18,7 @@ from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, Pane
 from tbtrainer.panels.prompts import EXAMPLES, MOST_PROMPTS, prompts_of_rank_zero
 from tbtrainer.panels.token_texts import text_of, text_tokens, tokenizer_of
 from tbtrainer.records import Text
-from tbtrainer.sharding.world import own_rank
+from tbtrainer.sharding.world import own_rank, true_on_any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +93,13 @@ class Generations(Panel):
         """Returns what the model generates now, on world rank zero.
 
         Where the parameters are divided over ranks, every rank runs the model with world rank
-        zero's prompts, and first receives them in two collectives.
+        zero's prompts, and first receives them in two collectives. With several ranks one more says
+        whether the evaluation has generated.
         """
         first, self._first = self._first, None
-        if evaluation.generation_prompts is None and self._is_generated:
+        # A rank without examples does not know it, and has to reach the same collectives.
+        (has_generated,) = true_on_any_rank([self._is_generated])
+        if evaluation.generation_prompts is None and has_generated:
             return None
         divided = is_divided(evaluation.model)
         if own_rank() != 0 and not divided:

@@ -171,6 +171,10 @@ class KeptOfAllRanks:
     seen: int
 
 
+class PanelName(str):
+    """The name of a panel of a user's own, in arguments that were pickled: they have no panel."""
+
+
 class Panel:
     """Shows something of every evaluation. Subclass it, and name an instance in the arguments.
 
@@ -199,9 +203,9 @@ class Panel:
         if "name" not in vars(cls):
             cls.name = cls.__name__
 
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+    def __reduce__(self) -> tuple[type["PanelName"], tuple[str]]:
         # Arguments are saved with each checkpoint. They name a panel whose class may be local.
-        return str, (self.name,)
+        return PanelName, (self.name,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Panel":
         return self

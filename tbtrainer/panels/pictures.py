@@ -43,6 +43,7 @@ def picture(
     canvas = FigureCanvasAgg(figure)
     draw(figure)
     for text in figure.findobj(Text):
+        text.set_usetex(False)  # Whatever a user has set for plots of his own.
         text.set_parse_math(False)  # A class may be called "$5" or "a_b$".
         text.set_text(_drawable(text))
     canvas.draw()

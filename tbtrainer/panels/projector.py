@@ -14,6 +14,7 @@ from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, Pane
 from tbtrainer.panels.tasks import class_label, is_regression, is_single_label
 from tbtrainer.panels.token_texts import has_texts, text_of, text_tokens
 from tbtrainer.records import Embedding
+from tbtrainer.redaction import redacted_text
 
 # Outputs with one vector per example, and with one per token or per place of an image.
 _VECTORS = ("sentence_embedding", "embeddings", "pooler_output")
@@ -126,7 +127,9 @@ def _label(kept: KeptOfAllRanks, row: int, evaluation: PanelEvaluation) -> str:
             _outcome(kept.examples["label"][row], kept.examples["prediction"][row], evaluation)
         )
     if "tokens" in kept.examples:
-        text = " ".join(text_of(kept.examples["tokens"][row], evaluation.processing_class).split())
+        text = text_of(kept.examples["tokens"][row], evaluation.processing_class)
+        # Before it is cut, because a part of a secret is not recognised.
+        text = " ".join(redacted_text(text).split())
         parts.append(text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…")
     return " · ".join(parts) or str(row)
 

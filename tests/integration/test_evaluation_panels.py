@@ -1,7 +1,9 @@
 """Panels in real evaluations: what they are told, what reaches them, what they change."""
 
 import logging
+import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,19 @@ def test_an_evaluation_with_panels_changes_nothing(tmp_path: Path) -> None:
     stock, ours = results
     assert stock[0] == ours[0] and stock[3] == ours[3]
     assert torch.equal(stock[1], ours[1]) and np.array_equal(stock[2], ours[2])
+
+
+def test_a_secret_in_the_name_of_a_dataset_is_hidden(tmp_path: Path) -> None:
+    secret = "hf_" + "a1B2c3D4e5" * 3 + "f6G7"
+    built = evaluated(tmp_path, Counted(), data={secret: Sequences(5, seed=1)})
+    assert secret.encode() not in event_files(Path(built.writer.log_dir))[0].read_bytes()
+
+
+def test_pickled_arguments_say_which_panel_they_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = arguments(TBTrainingArguments, tmp_path, evaluation_panels=[Counted()])
+    loaded = replace(pickle.loads(pickle.dumps(args)))
+    with caplog.at_level(logging.WARNING, logger="tbtrainer"):
+        trainer(TBTrainer, loaded).evaluate()
+    assert "panel Counted is not shown" in caplog.text

@@ -1,6 +1,7 @@
 """Observers are asked at each moment, and what they return is written once, in order."""
 
 import logging
+import threading
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from tbtrainer import tags
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.background import Background
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.log_entries import LogEntries
@@ -16,6 +18,7 @@ from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.records import Deferred, Record, Records, Scalar
+from tests.limits import HANG_SECONDS
 
 TRAINING: Any = SimpleNamespace()
 
@@ -249,3 +252,21 @@ def test_scalars_are_shown_where_the_training_cannot_be_described() -> None:
     observers.step_taken(1)
     assert door.written == [(1, Scalar("train/loss", 0.5))]
     assert steps.asked == []
+
+
+def test_a_limited_wait_leaves_slow_records_to_the_thread() -> None:
+    written: list[Any] = []
+    go_on = threading.Event()
+
+    def slow() -> list[Scalar]:
+        go_on.wait(HANG_SECONDS)
+        return [Scalar("a", 1.0)]
+
+    background = Background(lambda records, step: written.extend(records), Isolation("raise"))
+    background.submit(slow, 3, "draw")
+    background.drain(0.01)
+    assert written == []
+    go_on.set()
+    background.drain()
+    assert written == [Scalar("a", 1.0)]
+    background.close()
