@@ -65,7 +65,7 @@ def chosen_panels(chosen: Sequence[str | Panel]) -> list[Panel]:
 @cache
 def _explain_missing(name: PanelName) -> None:
     logger.warning(
-        "The evaluation panel %s is not shown: these arguments were pickled, and have only the name "
-        "of a panel of your own since then. Set evaluation_panels again.",
+        "The evaluation panel %s is not shown: these arguments were pickled, and have the name "
+        "of a panel of your own alone since then. Set evaluation_panels again.",
         name,
     )

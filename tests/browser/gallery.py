@@ -17,27 +17,17 @@ from tests.browser.sick_runs import TABLES, View, take
 from tests.events import event_files
 from tests.tensorboard_server import tensorboard
 
-CURVES = "document.querySelectorAll('tf-pr-curve-card').length"
-
 
 def text(run: str, card: str, height: int) -> View:
     return View(run, card, drawn=TABLES, height=height, text=True)
 
 
 VIEWS = {
-    "mistakes": text("text", "mistakes", 620),
     "label_f1": text("several_labels", "label_f1", 420),
     "token_classes": text("token", "token_classes", 560),
     "token_mistakes": text("token", "token_mistakes", 620),
-    "perplexity_by_length": text("language", "perplexity_by_length", 330),
     "worst_tokens": text("language", "worst_tokens", 620),
     "generations": text("language", "generations", 480),
-}
-# The runs as the time series dashboard shows them, in either theme.
-PAGES = {
-    "page": View(
-        "text|images", "eval/.*", drawn="document.querySelectorAll('image-card img').length"
-    ),
 }
 
 
@@ -58,15 +48,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("logdir", type=Path)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--only", nargs="*", choices=[*VIEWS, *PAGES], default=list(VIEWS))
+    parser.add_argument("--only", nargs="*", choices=VIEWS, default=list(VIEWS))
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     save_pictures(options.logdir, options.directory)
     with tensorboard(options.logdir, load_fast=True) as server:
         server.wait_for("images", "eval/confusion_matrix")
         for name in options.only:
-            view = {**VIEWS, **PAGES}[name]
-            take(server, view, options.directory / f"{name}.png")
+            take(server, VIEWS[name], options.directory / f"{name}.png")
 
 
 if __name__ == "__main__":
