@@ -162,15 +162,15 @@ class Sample:
 
     def kept(self) -> Examples | None:
         """Returns what is kept; `None` if nothing is. Waits for the device."""
-        if self._order is None or self._numbers is None:
+        order, numbers = self._order, self._numbers
+        if order is None or numbers is None:
             return None
-        order, numbers = (
-            to_array(found) if isinstance(found, Tensor) else found
-            for found in (self._order, self._numbers)
-        )
         columns = {name: to_array(column) for name, column in self._columns.items()}
-        examples = Examples(columns, order, numbers, isinstance(self._order, Tensor))
-        return examples.rows(examples.order < np.inf)
+        if isinstance(order, Tensor) and isinstance(numbers, Tensor):
+            ranked = Examples(columns, to_array(order), to_array(numbers), is_ranked=True)
+            return ranked.rows(ranked.order < np.inf)
+        assert isinstance(order, np.ndarray) and isinstance(numbers, np.ndarray)
+        return Examples(columns, order, numbers, is_ranked=False)
 
 
 def joined(parts: Sequence[Examples], most: int) -> Examples | None:
