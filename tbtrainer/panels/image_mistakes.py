@@ -97,7 +97,7 @@ def _captions(kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> Any:
         true, found = (
             shortened(class_label(evaluation, int(number)), 9) for number in (label, prediction)
         )
-        yield f"{true}\n→ {found} {confidence:.0%}"
+        yield f"{true}\n→ {found}, {confidence:.0%}"
 
 
 def _draw_title(figure: "Figure", title: str) -> None:
