@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from tbtrainer.panels.language_tasks import is_encoder_decoder, unwrapped, vocabulary_size
 from tbtrainer.panels.panel import PanelEvaluation
 from tbtrainer.panels.token_texts import tokenizer_of
+from tbtrainer.sharding.dtensor import has_fsdp2_modules
 
 # The most tokens that are generated after each prompt.
 MOST_NEW_TOKENS = 32
@@ -29,8 +30,14 @@ def can_generate(model: nn.Module) -> bool:
 
 
 def is_divided(model: nn.Module) -> bool:
-    """Returns whether the parameters are divided over ranks, so that all have to run the model."""
-    return any(hasattr(p, "ds_tensor") or hasattr(p, "to_local") for p in model.parameters())
+    """Returns whether the parameters are divided over ranks, so that all have to run the model.
+
+    FSDP2 may have left all of them gathered, so its modules are looked for, too.
+    """
+    return has_fsdp2_modules(model) or any(
+        hasattr(parameter, "ds_tensor") or hasattr(parameter, "to_local")
+        for parameter in model.parameters()
+    )
 
 
 def unsupported_reason(model: nn.Module) -> str | None:

@@ -106,7 +106,8 @@ def encoded(text: str, tokenizer: Any) -> list[int]:
 def _prompts_of_data(evaluation: PanelEvaluation) -> Prompts:
     """Returns parts of the first examples, and what follows. Waits for the device."""
     batch = evaluation.first_batch
-    assert batch is not None
+    if batch is None:
+        return Prompts((), ())  # This rank has no examples.
     few = slice(min(EXAMPLES, batch.size))
     tokens = text_tokens(batch.inputs, evaluation.processing_class)[few].tolist()
     labels = batch.labels[few].tolist() if is_tensor(batch.labels) else [[]] * len(tokens)

@@ -32,6 +32,13 @@ def reshard(model: nn.Module) -> None:
             module.reshard()  # type: ignore[operator]
 
 
+def has_fsdp2_modules(model: nn.Module) -> bool:
+    """Returns whether FSDP2 shards some parameters; false without a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    return any(isinstance(module, _fsdp2_module_type()) for module in model.modules())
+
+
 class DTensorAdapter:
     """`DTensor`: each rank counts its local part, and one rank counts replicated parts.
 
