@@ -44,6 +44,10 @@ def unsupported_reason(model: nn.Module) -> str | None:
     """Returns why a model cannot generate beside its training, or `None`; equal on every rank."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         return "FSDP1 would have to gather all parameters at once"
+    if any(hasattr(parameter, "ds_tensor") for parameter in model.parameters()):
+        return "generating is not supported with DeepSpeed's ZeRO-3"
+    if not has_fsdp2_modules(model) and any(hasattr(p, "to_local") for p in model.parameters()):
+        return "generating is not supported with tensor parallelism"
     adapters = getattr(model, "peft_config", None)
     for adapter in adapters.values() if isinstance(adapters, dict) else ():
         if getattr(adapter, "is_prompt_learning", False):
