@@ -27,6 +27,8 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -62,9 +64,23 @@ def minilm() -> torch.nn.Module:
     )
 
 
+def llama() -> torch.nn.Module:
+    """A small Llama: 12 million parameters in 74 tensors, whose steps are short."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8_000,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=8,
+            num_attention_heads=4,
+        )
+    )
+
+
 MODELS: dict[str, tuple[Callable[[], torch.nn.Module], int, int, int, bool]] = {
     # builder, batch, length, vocabulary, causal
     "minilm": (minilm, 16, 128, 30_522, False),
+    "llama": (llama, 1, 12, 8_000, True),
     "gpt2": (lambda: GPT2LMHeadModel(GPT2Config()), 2, 128, 50_257, True),
 }
 
