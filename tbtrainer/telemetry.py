@@ -34,6 +34,10 @@ from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
 from tbtrainer.unmatched_patterns import warn_of_patterns_without_match
 
+# The longest that a checkpoint waits for records that another thread makes. Histograms take
+# milliseconds; a panel of a user's own may draw for a minute.
+DRAIN_SECONDS = 10.0
+
 
 class Telemetry:
     """The run and the observers of one trainer.
@@ -245,7 +249,7 @@ class Telemetry:
         """Flushes the run before a checkpoint is saved, and shows the checkpoint afterwards."""
         self.observers.checkpoint_begins(self.steps.count)
         with self.observers.guarded("flush the run before a checkpoint"):
-            self.observers.drain(CHECKPOINT_SECONDS)
+            self.observers.drain(DRAIN_SECONDS)
             self.run.flush(CHECKPOINT_SECONDS)
         path = checkpoint_directory(self._trainer, trial)
         began = time.perf_counter()

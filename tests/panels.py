@@ -100,7 +100,7 @@ def batch_of(labels: Tensor, logits: Tensor | None = None, own: int | None = Non
 
 
 def panel_batch_of(labels: Tensor) -> PanelBatch:
-    """The same as a panel sees it."""
+    """A batch of an evaluation, as a panel is given it."""
     batch = batch_of(labels)
     return PanelBatch(
         len(labels), batch.inputs, batch.outputs, batch.logits, batch.labels, batch.loss

@@ -51,7 +51,7 @@ def images() -> dict[str, Any]:
 
 
 def several_labels() -> dict[str, Any]:
-    """The same digits, each with any number of labels."""
+    """Handwritten digits, each with any number of four labels, and a small vision transformer."""
     digits = load_digits()
     names = ("even", "prime", "has a loop", "above 4")
     kinds = [{0, 2, 4, 6, 8}, {2, 3, 5, 7}, {0, 6, 8, 9}, {5, 6, 7, 8, 9}]

@@ -7,7 +7,8 @@ from typing import Any
 
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.isolation import Isolation
-from tbtrainer.observers.observer import Evaluation, EvaluationBatch, Observer
+from tbtrainer.observers.facts import Evaluation, EvaluationBatch
+from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.open_evaluation import OpenEvaluation, PanelSetting
 from tbtrainer.panels.built_in import chosen_panels
 from tbtrainer.panels.panel import KeptOfAllRanks, Panel, PanelEvaluation
@@ -149,9 +150,13 @@ class EvaluationPanels(Observer):
     ) -> Iterator[Record]:
         deadline = time.monotonic() + MOST_DRAW_SECONDS
         for panel, found in kept:
-            if panel.name in self._hung or time.monotonic() > deadline:
+            if panel.name in self._hung:
                 continue
             with self._isolation.guard(f"draw the evaluation panel {panel.name}"):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        "those before it took too long; the next evaluation draws it"
+                    )
                 try:
                     yield from within(DRAW_SECONDS, _records_of, panel, found, shown)
                 except TimeoutError as error:

@@ -62,10 +62,14 @@ def without_values(value: Any) -> Any:
     """Returns a copy of a batch, or of a part of one, that takes no memory.
 
     Tensors have their shapes and dtypes, on the device "meta". Objects other than numbers, texts,
-    mappings, lists and tuples become `None`: a cache holds tensors, too.
+    mappings, lists and tuples become `None`: a cache holds tensors, too. So do tensors of layouts
+    that "meta" does not have.
     """
     if isinstance(value, Tensor):
-        return value.detach().to("meta")
+        try:
+            return value.detach().to("meta")
+        except (NotImplementedError, RuntimeError):
+            return None
     if isinstance(value, Mapping):
         return {key: without_values(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -135,12 +135,11 @@ class PanelEvaluation:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a panel keeps of one batch, as tensors; or of a whole evaluation, as NumPy arrays.
+    """What a panel keeps of one batch. `KeptOfAllRanks` is what it gets back at the end.
 
     Attributes:
         examples: Tensors whose first dimension is that of the batch: what to keep of each example.
-            Of a whole evaluation, those of the examples that were kept, of all ranks. Where the
-            second dimension differs between batches, zeros are added at its end.
+            Where the second dimension differs between batches, zeros are added at its end.
         priority: Which examples to keep, shape (examples,), of a floating dtype: those with the
             highest values, of equal ones the earlier, and none whose value is NaN or minus
             infinity. `None`: a uniform sample, the same one at each evaluation of the same data.
@@ -241,6 +240,7 @@ class Panel:
         """Returns the records that show it. Is called on world rank zero, in a thread of its own.
 
         The training continues meanwhile. A panel that takes more than a minute is left out from
-        then on.
+        then on. After two minutes the panels of an evaluation that are still missing are left out
+        of it.
         """
         return ()

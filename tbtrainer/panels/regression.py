@@ -1,5 +1,6 @@
 """`PredictedAgainstTrue` and `Residuals`: the predictions of a regression and their errors."""
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ GROUP_EXAMPLES = 20
 MOST_GROUPS = 10
 
 
-class _RegressionPlot(Panel):
+class _RegressionPlot(Panel, ABC):
     """A plot of predictions and true values, with R² and RMSE of all examples in its title.
 
     A sample of the examples is drawn: as points, or as density if there are more than 500.
@@ -61,9 +62,9 @@ class _RegressionPlot(Panel):
 
         return [picture(evaluation.tag(self.name), draw)]
 
+    @abstractmethod
     def plot(self, axes: "Axes", points: Points) -> None:
         """Draws predictions and true values, each of shape (points,)."""
-        raise NotImplementedError
 
 
 class PredictedAgainstTrue(_RegressionPlot):

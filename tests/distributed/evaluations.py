@@ -52,7 +52,7 @@ class Numbered(Sequences):
 
 
 class Streamed(IterableDataset):
-    """The same, one after the other and of unknown length."""
+    """The rows of `Numbered`, one after the other, as a dataset of unknown length."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         data = Numbered()
@@ -174,7 +174,7 @@ def with_iterable() -> Any:
 
 
 def with_dispatched_batches() -> Any:
-    """The same with a dataset of known length."""
+    """Rank zero reads a dataset of known length and gives each rank its part."""
     return evaluated(Rows(), accelerator_config={"dispatch_batches": True})
 
 
@@ -232,7 +232,7 @@ def with_other_panels() -> Any:
 
 
 def with_stock_trainer() -> Any:
-    """The same evaluation without tbtrainer."""
+    """An evaluation by stock `Trainer`, to compare metrics with."""
     return evaluated(stock=True)
 
 

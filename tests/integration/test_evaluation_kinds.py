@@ -139,7 +139,7 @@ def scored(prediction: Any) -> dict[str, float]:
 
 
 class ByBatch:
-    """The same, one batch after the other."""
+    """A sum over all predictions, for `batch_eval_metrics`: one batch after the other."""
 
     def __init__(self) -> None:
         self.sum = 0.0

@@ -3,6 +3,7 @@
 import logging
 import pickle
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from tbtrainer import Panel, TBTrainer, TBTrainingArguments
+from tbtrainer import Panel, TBTrainer, TBTrainingArguments, telemetry
+from tbtrainer.observers import evaluation_panels
 from tbtrainer.panels import Kept, KeptOfAllRanks, PanelBatch, PanelEvaluation
 from tbtrainer.records import Scalar
 from tests.events import event_files, scalars
+from tests.limits import HANG_SECONDS
 from tests.tiny import Sequences, arguments, trainer
 
 
@@ -165,3 +168,25 @@ def test_pickled_arguments_say_which_panel_they_lost(
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trainer(TBTrainer, loaded).evaluate()
     assert "panel Counted is not shown" in caplog.text
+
+
+def test_a_checkpoint_is_saved_before_a_slow_drawing_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "DRAIN_SECONDS", 0.01)
+    saved, in_time = threading.Event(), []
+
+    class Slow(Counted):
+        def draw(self, kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> list[Scalar]:
+            in_time.append(saved.wait(HANG_SECONDS))
+            return []
+
+    class Saved(TrainerCallback):
+        def on_save(self, *args: Any, **kwargs: Any) -> None:
+            saved.set()
+
+    both = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps", "save_steps": 10}
+    args = arguments(TBTrainingArguments, tmp_path, evaluation_panels=[Slow()], **both)
+    monkeypatch.setattr(evaluation_panels, "DRAW_SECONDS", HANG_SECONDS)
+    trainer(TBTrainer, args, callbacks=[Saved()]).train()
+    assert in_time == [True]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tbtrainer.panels.generating import MOST_PROMPT_TOKENS, generate
+from tbtrainer.panels import generations
+from tbtrainer.panels.generating import MOST_PROMPT_TOKENS, generate, unsupported_reason
 from tbtrainer.panels.generations import Generations
 from tbtrainer.panels.panel import KeptOfAllRanks, PanelBatch, PanelEvaluation
 from tbtrainer.panels.prompts import encoded
@@ -311,3 +312,19 @@ def test_rows_of_nothing_are_drawn_as_empty_cells() -> None:
     )
     (record,) = Generations().draw(KeptOfAllRanks(examples, None, {}, 1), shown)
     assert len(record.text.splitlines()) == 3
+
+
+def test_a_rank_without_examples_generates_no_more_than_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generations, "true_on_any_rank", lambda flags: [True])
+    monkeypatch.setattr(generations, "is_divided", lambda model: pytest.fail("goes on alone"))
+    assert Generations().finish(evaluation(gpt2())) is None
+
+
+@pytest.mark.parametrize("mark, mode", [("ds_tensor", "ZeRO-3"), ("to_local", "tensor parallel")])
+def test_models_divided_in_untried_ways_do_not_generate(mark: str, mode: str) -> None:
+    model = gpt2()
+    setattr(next(iter(model.parameters())), mark, None)
+    assert mode in (unsupported_reason(model) or "")
+    assert unsupported_reason(gpt2()) is None

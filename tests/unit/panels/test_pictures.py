@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 from tbtrainer.panels.pictures import picture, shortened
 from tests.limits import HANG_SECONDS
@@ -61,3 +62,9 @@ def test_drawing_leaves_pyplot_alone() -> None:
 def test_long_names_keep_their_ends() -> None:
     assert shortened("I-organisation-government", 12) == "I-orga…nment"
     assert shortened("short", 12) == "short"
+
+
+def test_a_users_choice_of_latex_is_not_followed() -> None:
+    with rc_context({"text.usetex": True}):
+        followed = picture("x", bar).pixels
+    assert followed.shape == picture("x", bar).pixels.shape

@@ -113,6 +113,19 @@ def test_a_long_text_is_cut() -> None:
     assert record.labels == ["x " * 30 + "…"] * 3
 
 
+def test_a_secret_is_hidden_before_its_text_is_cut() -> None:
+    secret = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
+
+    class Leaking(Words):
+        def decode(self, tokens: list[int], skip_special_tokens: bool = False) -> str:
+            return "x " * 15 + secret
+
+    given = batch(LOGITS, None, input_ids=torch.ones(3, 50, dtype=torch.int64))
+    (record,) = drawn(Projector(), [given], processing_class=Leaking())
+    assert isinstance(record, Embedding)
+    assert not any("ghp_" in label for label in record.labels)
+
+
 def test_a_regression_has_its_numbers() -> None:
     labels, logits = torch.tensor([[1.5], [2.0]]), torch.tensor([[1.25], [100000.0]])
     given = replace(batch(logits, labels), outputs={"logits": logits, "embeddings": POOLED[:2]})
