@@ -219,7 +219,10 @@ class ObserverSet(Observer):
 
     def drain(self, seconds: float | None = None) -> None:
         """Waits until all deferred records have reached the run, or for at most `seconds`."""
-        self._background.drain(seconds)
+        if seconds is None and not self.is_observing:
+            self._background.close()  # An evaluation by itself leaves no thread behind.
+        else:
+            self._background.drain(seconds)
 
     def close(self) -> None:
         """Ends the training that is observed, if one is. Does not communicate."""
