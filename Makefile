@@ -32,13 +32,13 @@ help:  ## list the targets
 demo: $(STAMPS)/demo  ## fine-tune a real text classifier and print how to open its run
 	$(BIN)/python docs/examples/fine_tune_minilm.py --output_dir demo-output
 
-test: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/deepspeed $(STAMPS)/triton  ## run the whole test suite
+test: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/deepspeed $(STAMPS)/triton $(STAMPS)/trainers  ## run the whole test suite
 	$(PYTEST) tests
 
 test-fast: $(STAMPS)/test $(STAMPS)/triton  ## run the unit tests only
 	$(PYTEST) tests/unit
 
-test-integration: $(STAMPS)/test $(STAMPS)/demo  ## run whole trainings, the examples and TensorBoard
+test-integration: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/trainers  ## run whole trainings, the examples and TensorBoard
 	$(PYTEST) tests/integration
 
 test-faults: $(STAMPS)/test  ## run the tests of full disks, lost mounts and killed processes

@@ -14,7 +14,7 @@ from tbtrainer.panels.nested import first_tensor, is_tensor
 from tbtrainer.redaction import redacted_name
 from tbtrainer.sharding.ranks import ModelParallelSizes
 from tbtrainer.sharding.world import own_rank
-from tbtrainer.wrapping import wrapped_on_instance
+from tbtrainer.wrapping import outputs_of, wrapped_on_instance
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,22 @@ class ObservedEvaluations:
         """Calls a `compute_loss`, and keeps what the model was given and what it returned.
 
         `prediction_step` asks it for the outputs, and leaves them out of what it returns if only
-        the loss was asked for (transformers 4.57 to 5.24).
+        the loss was asked for (transformers 4.57 to 5.24). TRL's asks for the loss alone (1.16).
         """
         given = kwargs["inputs"] if "inputs" in kwargs else args[1] if len(args) > 1 else {}
         # A copy, because `compute_loss` may take the labels out.
         inputs = dict(given) if isinstance(given, Mapping) else {}
-        computed = compute(*args, **kwargs)
-        if isinstance(computed, tuple) and len(computed) == 2:
-            self._forward = inputs, computed[1]
+        if kwargs.get("return_outputs", args[2] if len(args) > 2 else False):
+            computed = compute(*args, **kwargs)
+            seen = computed[1] if isinstance(computed, tuple) and len(computed) == 2 else None
+        else:
+            model = kwargs["model"] if "model" in kwargs else args[0] if args else None
+            with outputs_of(model) as outputs:
+                computed = compute(*args, **kwargs)
+            # A model that was called more than once was given something else than the batch.
+            seen = outputs[0] if len(outputs) == 1 else None
+        if seen is not None:
+            self._forward = inputs, seen
         return computed
 
     def batch_predicted(self, step: int, inputs: Any, predicted: Any) -> None:

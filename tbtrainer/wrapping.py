@@ -1,9 +1,11 @@
-"""Wraps a method of one object for a while."""
+"""Wraps a method of one object for a while, or listens to what a model returns."""
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from torch import nn
 
 
 @contextmanager
@@ -33,3 +35,25 @@ def wrapped_on_instance(instance: Any, name: str, wrapper: Callable[..., Any]) -
             del attributes[name]
             if before is not None:
                 attributes[name] = before
+
+
+@contextmanager
+def outputs_of(model: Any) -> Iterator[list[Any]]:
+    """Yields a list that gets what a model returns at each call, while open.
+
+    Args:
+        model: A module. The list stays empty if it is something else.
+    """
+    outputs: list[Any] = []
+
+    def listen(module: nn.Module, given: Any, returned: Any) -> None:
+        outputs.append(returned)
+
+    if not isinstance(model, nn.Module):
+        yield outputs
+        return
+    handle = model.register_forward_hook(listen)
+    try:
+        yield outputs
+    finally:
+        handle.remove()

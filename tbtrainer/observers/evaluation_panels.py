@@ -122,6 +122,14 @@ class EvaluationPanels(Observer):
             return ()
         shown = opened.shown()
         self._explain_missing(opened)
+        if not shown and opened.panels:
+            # Not a warning: nothing is missing that was asked for by name.
+            self._explain(
+                "none",
+                "Evaluations are shown without panels, because none of them applies to this model "
+                "and this data. Metrics and all else are shown.",
+                logging.INFO,
+            )
         kept = opened.kept(shown) if shown else []
         if not kept:
             return ()
@@ -139,10 +147,10 @@ class EvaluationPanels(Observer):
                     "shown.",
                 )
 
-    def _explain(self, cause: str, message: str) -> None:
+    def _explain(self, cause: str, message: str, level: int = logging.WARNING) -> None:
         """Logs a message on world rank zero, once per cause."""
         if cause not in self._explained and own_rank() == 0:
-            logger.warning("%s", message)
+            logger.log(level, "%s", message)
         self._explained.add(cause)
 
     def _drawn(

@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from tbtrainer.panels.label_log_probs import label_log_probs
 from tbtrainer.panels.nested import is_tensor
 from tbtrainer.panels.panel import PanelEvaluation
 
@@ -89,17 +90,22 @@ def is_language_model(evaluation: PanelEvaluation) -> bool:
     """Returns whether tokens are predicted at each place of a sequence.
 
     Logits have the shape (examples, tokens, vocabulary), labels are whole numbers of the shape
-    (examples, tokens). Logits that are divided over ranks are left out.
+    (examples, tokens). Logits that are divided over ranks are left out. In the place of logits the
+    model may return the log-probabilities of the labels; see `label_log_probs`.
     """
     batch, size = evaluation.first_batch, vocabulary_size(evaluation.config)
     # The labels of a sequence that is divided over ranks come already shifted (accelerate 1.15).
     if batch is None or size is None or "shift_labels" in batch.inputs:
         return False
     logits, labels = batch.logits, batch.labels
-    if logits is None or not is_sequence(labels) or hasattr(logits, "to_local"):
+    if not is_sequence(labels) or labels.shape[1] < 2:
+        return False
+    if label_log_probs(batch) is not None:
+        return label_shift(evaluation) == 1
+    if logits is None or hasattr(logits, "to_local"):
         return False
     fits = logits.is_floating_point() and logits.shape == (*labels.shape, size)
-    return fits and labels.shape[1] > 1 and label_shift(evaluation) is not None
+    return fits and label_shift(evaluation) is not None
 
 
 def is_sequence(tokens: Any) -> TypeGuard[Tensor]:

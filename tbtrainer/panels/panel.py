@@ -28,7 +28,7 @@ class PanelBatch:
         size: Number of examples, at least one; the first dimension of all tensors.
         inputs: What the model was given, with the labels. Empty if it was not a mapping.
         outputs: What the model returned, an output with names as a dictionary; `None` without
-            labels, and if the trainer has a way of its own to predict.
+            labels, and if the trainer predicts without `compute_loss`.
         predictions: What `prediction_step` returned in the place of logits, such as the generated
             tokens of `Seq2SeqTrainer`; `None` if only the loss was asked for.
         labels: A tensor, or a tuple of them for a model with several; `None` without labels.
@@ -62,7 +62,7 @@ class PanelBatch:
 
     @cached_property
     def logits(self) -> Tensor | None:
-        """The `logits` of the model; `None` if it left them out.
+        """The `logits` of the model; `None` if it left them out, or has `log_probs` instead.
 
         Of an output without that name it is the first tensor after the loss, if there is one that
         is not inside of another tuple.
@@ -72,6 +72,8 @@ class PanelBatch:
             if "logits" in outputs:
                 named = outputs["logits"]
                 return named if is_tensor(named) else None
+            if "log_probs" in outputs:
+                return None
             outputs = [value for name, value in outputs.items() if name != "loss"]
         if not isinstance(outputs, tuple | list):
             return outputs if is_tensor(outputs) else None

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
+from tbtrainer.panels.label_log_probs import label_log_probs
 from tbtrainer.panels.language_tasks import is_encoder_decoder, label_shift
 from tbtrainer.panels.nested import is_tensor
 from tbtrainer.panels.panel import PanelBatch, PanelEvaluation
@@ -50,8 +51,11 @@ def token_losses(batch: PanelBatch, evaluation: PanelEvaluation) -> TokenLosses:
 
 
 def _token_losses(batch: PanelBatch, shift: int) -> TokenLosses:
+    assert is_tensor(batch.labels)
+    if (known := label_log_probs(batch)) is not None:
+        return _of_log_probs(batch.labels, *known)
     logits = batch.logits
-    assert logits is not None and is_tensor(batch.labels)
+    assert logits is not None
     labels = batch.labels.to(logits.device, torch.int64)
     # What a loss takes for a label. One that is no token would end the process on a GPU.
     labelled = (labels >= 0) & (labels < logits.shape[2])
@@ -62,6 +66,15 @@ def _token_losses(batch: PanelBatch, shift: int) -> TokenLosses:
     loss = torch.cat([torch.zeros_like(loss[:, :shift]), loss[:, : loss.shape[1] - shift]], dim=1)
     counted = labelled & loss.isfinite()
     return TokenLosses(torch.where(counted, loss, 0.0), counted, labelled, labels, shift)
+
+
+def _of_log_probs(labels: Tensor, log_probs: Tensor, labelled: Tensor) -> TokenLosses:
+    """Returns the losses of labels whose log-probabilities the model returned."""
+    labels = labels.to(log_probs.device, torch.int64)
+    loss = pad(-log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)), (1, 0))
+    labelled = pad(labelled, (1, 0)) & (labels >= 0)
+    counted = labelled & loss.isfinite()
+    return TokenLosses(torch.where(counted, loss, 0.0), counted, labelled, labels, 1)
 
 
 def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:

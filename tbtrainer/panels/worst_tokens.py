@@ -38,32 +38,30 @@ class WorstTokens(Panel):
         """Returns the worst token of each example, with its loss as priority."""
         losses = token_losses(batch, evaluation)
         worst, place = torch.where(losses.counted, losses.loss, -torch.inf).max(dim=1)
-        preferred, probability = _preferred(batch, losses, place)
-        return Kept(
-            examples={
-                "label": losses.labels.gather(1, place[:, None]).squeeze(1).to(torch.int32),
-                "preferred": preferred.to(torch.int32),
-                "probability": probability,
-                "context": _context(batch, evaluation, losses, place),
-            },
-            priority=worst,
-        )
+        examples = {
+            "label": losses.labels.gather(1, place[:, None]).squeeze(1).to(torch.int32),
+            "context": _context(batch, evaluation, losses, place),
+        }
+        if batch.logits is not None:
+            preferred, examples["probability"] = _preferred(batch.logits, losses, place)
+            examples["preferred"] = preferred.to(torch.int32)
+        return Kept(examples=examples, priority=worst)
 
     def draw(self, kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> list[Text]:
         """Returns a card with a table, the highest loss first."""
         if kept.priority is None or len(kept.priority) == 0:
             return []
-        header = ["token", "probability", "the model preferred", "probability", "context"]
+        header = ["token", "probability", "context"]
+        if "preferred" in kept.examples:
+            header[2:2] = ["the model preferred", "probability"]
         rows = list(_rows(kept, evaluation))
         line = examples_line(len(rows), kept.seen)
         card = f"{line}, and the token with the highest loss in each:\n\n{table(header, rows)}"
         return [Text(evaluation.tag(self.name), card)]
 
 
-def _preferred(batch: PanelBatch, losses: TokenLosses, place: Tensor) -> tuple[Tensor, Tensor]:
+def _preferred(logits: Tensor, losses: TokenLosses, place: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the most probable token at one place of each example, and its probability."""
-    logits = batch.logits
-    assert logits is not None
     at = (place - losses.shift).clamp(min=0)[:, None, None].expand(-1, 1, logits.shape[2])
     row = logits.gather(1, at).squeeze(1).to(losses.loss.dtype)
     highest, token = row.max(dim=1)
@@ -91,16 +89,17 @@ def _context(
 
 def _rows(kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> Iterator[list[str]]:
     assert kept.priority is not None
-    tokenizer = tokenizer_of(evaluation.processing_class)
-    columns = (kept.examples[name] for name in ("label", "preferred", "probability", "context"))
-    for label, preferred, probability, context, loss in zip(*columns, kept.priority, strict=True):
-        yield [
-            cell(visible(tokenizer.decode([int(label)])), 40),
-            _probability(float(np.exp(-loss))),
-            cell(visible(tokenizer.decode([int(preferred)])), 40),
-            _probability(float(probability)),
-            marked_text(context, evaluation.processing_class),
-        ]
+    tokenizer, found = tokenizer_of(evaluation.processing_class), kept.examples
+
+    def token(number: int) -> str:
+        return cell(visible(tokenizer.decode([number])), 40)
+
+    for row, loss in enumerate(kept.priority):
+        cells = [token(int(found["label"][row])), _probability(float(np.exp(-loss)))]
+        if "preferred" in found:
+            cells += [token(int(found["preferred"][row]))]
+            cells += [_probability(float(found["probability"][row]))]
+        yield [*cells, marked_text(found["context"][row], evaluation.processing_class)]
 
 
 def visible(token: str) -> str:

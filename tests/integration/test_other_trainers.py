@@ -246,31 +246,3 @@ def test_the_config_of_the_other_trainer_is_not_converted(tmp_path: Path) -> Non
     made = OtherWithTensorBoard(classifier(), args, train_dataset=Sequences(64))
     assert made.args is args
     assert {f.name for f in fields(TensorBoardArguments)} <= set(made.args.to_dict())
-
-
-def test_the_sft_trainer_takes_the_arguments_of_tbtrainer(tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
-    datasets = pytest.importorskip("datasets")
-    from transformers import BertTokenizer, GPT2Config, GPT2LMHeadModel
-
-    class SFTWithTensorBoard(TBTrainerMixin, trl.SFTTrainer):
-        pass
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
-    tokenizer.eos_token = "[SEP]"
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(words), n_positions=32, n_embd=16, n_layer=1, n_head=2)
-    )
-    args = arguments(TBTrainingArguments, tmp_path / "out", norm_detail="total", max_steps=2)
-    made = SFTWithTensorBoard(
-        model=model,
-        args=args,
-        processing_class=tokenizer,
-        train_dataset=datasets.Dataset.from_dict({"text": ["a b c a b"] * 8}),
-    )
-    assert type(made.args) is trl.SFTConfig
-    made.train()
-    (file,) = event_files(tmp_path / "out")
-    assert "grad_norm/total" in {tag for tag, _, _ in scalars(file)}

@@ -1,12 +1,14 @@
 """The loss of each token is the model's own, wherever its labels are."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
+from tbtrainer.panels import PanelBatch
 from tbtrainer.panels import token_losses as module
 from tbtrainer.panels.language_tasks import is_language_model, label_shift, unwrapped
 from tbtrainer.panels.token_losses import token_losses
@@ -148,3 +150,34 @@ def test_other_tasks_are_left_out(change: str) -> None:
     changed = type(batch)(batch.size, inputs, outputs, None, labels, batch.loss)
     assert is_language_model(evaluation_of(model, batch))
     assert not is_language_model(evaluation_of(model, changed))
+
+
+def fused(batch: PanelBatch) -> PanelBatch:
+    """The same batch, as a fused language-model head returns it."""
+    labels, logits = batch.labels[:, 1:], batch.outputs["logits"][:, :-1]
+    counted = labels != -100
+    log_probs = logits.log_softmax(-1).gather(2, labels.clamp(min=0)[:, :, None]).squeeze(2)
+    outputs = {"loss": batch.loss, "log_probs": log_probs * counted, "label_mask": counted}
+    return replace(batch, outputs=outputs)
+
+
+def test_log_probabilities_take_the_place_of_logits() -> None:
+    model = gpt2()
+    batch = predicted(model, inputs_of(model))
+    expected = token_losses(batch, evaluation_of(model, batch))
+    given = evaluation_of(model, fused(batch))
+    assert is_language_model(given)
+    assert fused(batch).logits is None
+    found = token_losses(fused(batch), given)
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert torch.equal(found.counted, expected.counted)
+    assert torch.equal(found.labelled, expected.labelled)
+
+
+def test_log_probabilities_of_another_shape_are_left_out() -> None:
+    model = gpt2()
+    batch = fused(predicted(model, inputs_of(model)))
+    # As of labels that were shifted before, or of a prompt that PEFT puts in front.
+    longer = pad(batch.outputs["log_probs"], (1, 0))
+    batch = replace(batch, outputs={**batch.outputs, "log_probs": longer})
+    assert not is_language_model(evaluation_of(model, batch))
