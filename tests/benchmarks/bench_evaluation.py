@@ -6,6 +6,8 @@ the event file is closed then. Within a training pictures are drawn while it con
 of the thread that draws is measured too, and given apart.
 
     python tests/benchmarks/bench_evaluation.py --model minilm --repeats 5
+
+With `--memory` it prints instead what the panels hold at the end of evaluations of several sizes.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from transformers import Trainer, TrainingArguments
 from docs.examples import evaluation_gallery, fine_tune_minilm
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tbtrainer.observers.evaluation_panels import EvaluationPanels
+from tbtrainer.observers.open_evaluation import OpenEvaluation
+from tbtrainer.panels.open_panel import OpenPanel
 
 BATCH = 64
 
@@ -75,14 +79,56 @@ class DrawingTime:
         EvaluationPanels._drawn = measured  # type: ignore[method-assign]
 
 
-def trainers(task: dict[str, Any], directory: str) -> dict[str, Trainer]:
+class HeldBytes:
+    """Adds up what the panels hold of an evaluation when its last batch was taken."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        kept = OpenEvaluation.kept
+
+        def measured(evaluation: Any, panels: Any) -> Any:
+            self.bytes = sum(self._of(panel) for panel in panels)
+            return kept(evaluation, panels)
+
+        OpenEvaluation.kept = measured  # type: ignore[method-assign]
+
+    @staticmethod
+    def _of(panel: OpenPanel) -> int:
+        examples = panel.examples()
+        arrays = [] if examples is None else list(examples.columns.values())
+        arrays += [] if examples is None else [examples.order, examples.numbers]
+        return sum(a.nbytes for a in arrays) + sum(t.nbytes for t in panel.totals.sums.values())
+
+
+def print_memory(model: str, most: int) -> None:
+    """Prints what the panels hold, of evaluations that grow by a factor of four."""
+    held = HeldBytes()
+    print(f"| {model}: examples | with `evaluation_examples` | held by the panels |")
+    print("|---|---|---|")
+    with tempfile.TemporaryDirectory() as directory:
+        for kept in (100, 1000):
+            examples = 256
+            while examples <= most:
+                task = MODELS[model](examples)
+                trainers(task, directory, kept)["`TBTrainer`, `auto`"].evaluate()
+                found = len(task["eval_dataset"])
+                print(f"| {found:,} | {kept:,} | {held.bytes / 1e3:,.0f} kB |")
+                examples *= 4
+
+
+def trainers(task: dict[str, Any], directory: str, kept: int = 1000) -> dict[str, Trainer]:
     """The trainers that are compared, by what they are called in the table."""
     given = {"output_dir": directory, "per_device_eval_batch_size": BATCH, "report_to": "none"}
     given |= {"use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False}
 
     def ours(panels: str) -> Trainer:
         logging_dir = os.path.join(directory, panels)
-        args = TBTrainingArguments(**given, evaluation_panels=panels, logging_dir=logging_dir)
+        args = TBTrainingArguments(
+            **given,
+            evaluation_panels=panels,
+            evaluation_examples=kept,
+            logging_dir=logging_dir,
+        )
         return TBTrainer(args=args, **task)
 
     return {
@@ -98,7 +144,11 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="minilm")
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
+    if options.memory:
+        print_memory(options.model, options.examples)
+        return
     task = MODELS[options.model](options.examples)
     drawing = DrawingTime()
     print(f"{options.model}, {options.examples} examples, {torch.get_num_threads()} threads\n")
