@@ -63,7 +63,7 @@ def train_until_killed(directory: str, kill_at: str) -> None:
 def test_kills_during_saving_leave_one_curve(tmp_path: Path) -> None:
     directory = tmp_path / "out"
     directory.mkdir()
-    for kill_at in (4, 6, 8, 10, -1):
+    for kill_at in (4, 8, -1):
         command = [sys.executable, "-c", "import sys; from tests.integration.test_checkpoints"]
         command[-1] += " import train_until_killed as run; run(*sys.argv[1:])"
         done = subprocess.run(
