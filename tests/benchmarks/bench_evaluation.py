@@ -54,10 +54,11 @@ def reviews(examples: int) -> dict[str, Any]:
 
 
 def manual(examples: int) -> dict[str, Any]:
-    """A small GPT-2 and windows of Python's manual."""
+    """A small GPT-2 and paragraphs of Python's manual."""
     task = evaluation_gallery.language_modelling()
     task["eval_dataset"] = (task["eval_dataset"] + task["train_dataset"])[:examples]
-    return {name: task[name] for name in ("model", "eval_dataset", "processing_class")}
+    names = ("model", "eval_dataset", "processing_class", "data_collator")
+    return {name: task[name] for name in names}
 
 
 MODELS: dict[str, Callable[[int], dict[str, Any]]] = {"minilm": reviews, "gpt2": manual}
