@@ -36,6 +36,13 @@ from tbtrainer.panel_tags import (
     TOKEN_MISTAKES,
     WORST_TOKENS,
 )
+from tbtrainer.run_tags import (
+    ARGUMENTS,
+    MODEL_CONFIG,
+    RUN_ARGUMENTS,
+    RUN_ENVIRONMENT,
+    RUN_MODEL,
+)
 from tbtrainer.speed_tags import (
     DATA_WAIT_FRACTION,
     DEVICE_POWER,
@@ -144,20 +151,6 @@ CHECKPOINT_SAVED = Tag(
     "Path, step, size and time of a checkpoint, with the value of `metric_for_best_model`.",
     "each checkpoint",
 )
-ARGUMENTS = Tag(
-    "args",
-    "text",
-    "",
-    "The training arguments as JSON, without their secrets.",
-    "the beginning of training, again when they changed",
-)
-MODEL_CONFIG = Tag(
-    "model_config",
-    "text",
-    "",
-    "The model's configuration as JSON, without its secrets.",
-    "the beginning of training, again when it changed",
-)
 OVERHEAD_FRACTION = Tag(
     "tbtrainer/overhead_fraction",
     "scalar",
@@ -246,6 +239,9 @@ TAGS: tuple[Tag, ...] = (
     PROJECTOR,
     CHECKPOINT_SECONDS,
     CHECKPOINT_SAVED,
+    RUN_ARGUMENTS,
+    RUN_MODEL,
+    RUN_ENVIRONMENT,
     ARGUMENTS,
     MODEL_CONFIG,
     OVERHEAD_FRACTION,

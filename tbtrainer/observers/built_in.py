@@ -1,9 +1,11 @@
 """The observers that every trainer has."""
 
+from tbtrainer.observers.argument_card import ArgumentTables
 from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.best_metric import BestMetric
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.environment_card import EnvironmentCard
 from tbtrainer.observers.evaluation_health import EvaluationHealth
 from tbtrainer.observers.evaluation_panels import EvaluationPanels
 from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
@@ -13,6 +15,7 @@ from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.learning_rates import LearningRates
 from tbtrainer.observers.log_entries import LogEntries
 from tbtrainer.observers.memory import Memory
+from tbtrainer.observers.model_card import ModelCard
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.observers.record_counters import RecordCounters
@@ -62,6 +65,9 @@ def built_in_observers(
         RecordCounters(run),
         Throughput(times, clock),
         ArgumentCards(),
+        ArgumentTables(),
+        ModelCard(),
+        EnvironmentCard(),
         entries,
         measurements,
         GradientNormCurves(measurements),

@@ -8,7 +8,7 @@ import pytest
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.distributed.launch import launch, needs_deepspeed
 from tests.distributed.training_modes import CHANGES, SHOWN
-from tests.events import Histogram, event_files, histograms, scalars
+from tests.events import Histogram, event_files, histograms, scalars, text
 from tests.tiny import arguments, classifier, trainer
 
 # What shows that a mode is on: distributed type, wrapper, share of the parameters on each rank.
@@ -102,3 +102,15 @@ def test_the_gradient_norms_are_those_of_ddp(trained: Trained, ddp: Path) -> Non
         for f in (ddp, file)
     )
     assert shown == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_card_of_the_model_counts_whole_tensors(trained: Trained, ddp: Path) -> None:
+    mode, _, file = trained
+    shown, expected = (text(f, "run/model/text_summary") for f in (file, ddp))
+    assert f"| parameters | {ELEMENTS:,} |" in shown
+    assert "| processes | 2 |" in shown
+    # Only the rows about the sharding differ.
+    assert shown.partition("| Block |")[2] == expected.partition("| Block |")[2]
+    words = {"fsdp1": "FSDP1", "fsdp2": "DTensor"}.get(mode, f"ZeRO-{mode[-1]}")
+    (sharding,) = (line for line in shown.splitlines() if line.startswith("| sharding |"))
+    assert words in sharding

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ class Service:
 
 
 def test_no_byte_of_a_run_holds_a_planted_marker(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--wandb_api_key", MARKER])
     model = classifier()
     model.config.update(
         {"auth_token": MARKER, "task_specific_params": {"a": {"secret": MARKER}}, "shown": "yes"}
@@ -85,6 +87,8 @@ def test_no_byte_of_a_run_holds_a_planted_marker(
     (file,) = event_files(run)
     assert '"service": "<Service>"' in text(file, "args/text_summary")
     assert '"shown": "yes"' in text(file, "model_config/text_summary")
+    assert "| `service` | `<Service>` |" in text(file, "run/arguments/text_summary")
+    assert "train.py --wandb_api_key" in text(file, "run/environment/text_summary")
 
 
 def test_a_secret_that_compute_metrics_returns_is_hidden(tmp_path: Path) -> None:

@@ -116,8 +116,18 @@ def test_distributions_have_a_band_at_every_snapshot(server: TensorBoardServer) 
     assert [step for _, step, _ in shown] == SNAPSHOTS
 
 
+@pytest.mark.parametrize("card", ["arguments", "model", "environment"])
+def test_a_card_of_the_run_is_drawn_as_tables(server: TensorBoardServer, card: str) -> None:
+    (shown,) = server.ask("plugin/text/text", run=".", tag=f"run/{card}/text_summary")
+    tables = {"arguments": 13, "model": 2, "environment": 3}[card]
+    assert shown["text"].count("<thead>") == tables
+    # No row was taken for a text.
+    assert "| ---" not in shown["text"] and "<p>|" not in shown["text"]
+
+
 def test_arguments_and_checkpoints_are_shown_as_text(server: TensorBoardServer) -> None:
-    assert {"args/text_summary", "model_config/text_summary"} <= set(server.tags("text"))
+    cards = {"args", "model_config", "run/arguments", "run/model", "run/environment"}
+    assert {f"{card}/text_summary" for card in cards} <= set(server.tags("text"))
     cards = server.ask("plugin/text/text", run=".", tag="checkpoint/saved/text_summary")
     assert [card["step"] for card in cards] == [5, 10]
     assert "checkpoint-10" in cards[-1]["text"]
