@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tbtrainer.dashboard_records import ChartLayout
+
 
 @dataclass(frozen=True)
 class Scalar:
@@ -251,6 +253,14 @@ class Deferred:
 
 
 Record: TypeAlias = (
-    Scalar | Text | HistogramRecord | Image | PrCurve | Embedding | JsonLine | Deferred
+    Scalar
+    | Text
+    | HistogramRecord
+    | Image
+    | PrCurve
+    | Embedding
+    | ChartLayout
+    | JsonLine
+    | Deferred
 )
 Records: TypeAlias = Iterable[Record]

@@ -40,6 +40,16 @@ class Tag:
         """Returns whether a written tag is this one, or a member of this family."""
         return _pattern(self.name).fullmatch(tag) is not None
 
+    @property
+    def regex(self) -> str:
+        """A regular expression of exactly its tags, as TensorBoard's dashboards take them.
+
+        Example:
+            >>> Tag("gradients/<name>", "histogram", "", "Elements.", "snapshot steps").regex
+            'gradients/.+$'
+        """
+        return f"{_pattern(self.name).pattern}$"
+
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:

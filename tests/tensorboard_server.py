@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,18 @@ class TensorBoardServer:
 
     def wait_for(self, plugin: str, tag: str) -> None:
         """Waits until the server shows a tag."""
+        self._wait_until(lambda: tag in self.tags(plugin), repr(tag))
+
+    def wait_for_run(self, plugin: str, run: str, tag: str) -> None:
+        """Waits until the server shows a tag of a run."""
+        self._wait_until(
+            lambda: tag in self.ask(f"plugin/{plugin}/tags").get(run, {}), f"{tag!r} of {run!r}"
+        )
+
+    def _wait_until(self, is_shown: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + HANG_SECONDS
-        while tag not in self.tags(plugin):
-            assert time.monotonic() < deadline, f"TensorBoard never showed {tag!r}"
+        while not is_shown():
+            assert time.monotonic() < deadline, f"TensorBoard never showed {what}"
             time.sleep(0.2)
 
 

@@ -5,6 +5,7 @@ from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.best_metric import BestMetric
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
+from tbtrainer.observers.custom_scalars import CustomScalars
 from tbtrainer.observers.environment_card import EnvironmentCard
 from tbtrainer.observers.evaluation_health import EvaluationHealth
 from tbtrainer.observers.evaluation_panels import EvaluationPanels
@@ -81,6 +82,7 @@ def built_in_observers(
         rates,
         Memory(),
         Checkpoints(),
+        CustomScalars(),
         TelemetryMarks(times),
         OverheadFraction(clock),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tbtrainer.dashboard_records import ChartLayout
 from tbtrainer.event_file.json_lines import json_line
 from tbtrainer.event_file.json_lines_writer import JsonLinesWriter
 from tbtrainer.event_file.waiting import CLOSE_SECONDS
@@ -20,6 +21,7 @@ from tbtrainer.records import (
     Text,
 )
 from tbtrainer.redaction import redacted
+from tbtrainer.run.chart_layout import LAYOUT_TAG, layout_summary
 from tbtrainer.run.observer_states import ObserverStates
 from tbtrainer.run.projector import Projector
 from tbtrainer.run.saved_run import SavedRun
@@ -39,7 +41,7 @@ class OpenRun:
         output_dir: The training's `output_dir` when the run was opened, absolute.
         file_mode: Permissions of local files of JSON lines, before the process's umask.
         sync: Whether files of JSON lines are forced to the disk with each line.
-        cards: Digests of the texts that are written only if they have changed, by tag.
+        cards: Digests of what is written only if it has changed, by tag.
         lines: The writers of its files of JSON lines, by the name of the file.
         states: Writes the states of observers to checkpoints.
         projector: Writes the files of the Projector.
@@ -80,6 +82,8 @@ class OpenRun:
                 self.writer.add_pr_curve_raw(record.tag, **fields, global_step=step)
             elif isinstance(record, Embedding):
                 self.projector.write(record)
+            elif isinstance(record, ChartLayout):
+                self._write_layout(record)
             elif isinstance(record, JsonLine):
                 line = json_line(record.values, step, time.time())
                 self._lines_writer(record.file).put(line)
@@ -137,12 +141,24 @@ class OpenRun:
         # word. A card such as `eval/token_classes` is about something else.
         is_word = len(record.text.split()) == 1
         text = str(redacted(record.text, record.tag if is_word else ""))
-        if record.once:
-            digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-            if self.cards.get(record.tag) == digest:
-                return
-            self.cards[record.tag] = digest
-        self.writer.add_text(record.tag, text, step)
+        if not record.once or self._is_new(record.tag, text.encode(errors="surrogatepass")):
+            self.writer.add_text(record.tag, text, step)
+
+    def _write_layout(self, layout: ChartLayout) -> None:
+        # TensorBoard takes the last layout of a run, and a user's own one is meant.
+        if any(name.startswith("add_custom_scalars") for name in self.writer.called):
+            return
+        summary = layout_summary(layout)
+        if self._is_new(LAYOUT_TAG, summary.SerializeToString(deterministic=True)):
+            self.writer.write_summary(summary)
+
+    def _is_new(self, tag: str, content: bytes) -> bool:
+        """Returns whether something is not what the run shows already, and takes note of it."""
+        digest = hashlib.sha256(content).hexdigest()
+        if self.cards.get(tag) == digest:
+            return False
+        self.cards[tag] = digest
+        return True
 
     def _lines_writer(self, name: str) -> JsonLinesWriter:
         if name not in self.lines:

@@ -41,6 +41,9 @@ class SilentWriter(SummaryWriter):
     def __init__(self) -> None:
         """Does not open a file."""
 
+    def write_summary(self, summary: Any, global_step: int | None = None) -> None:
+        """Does nothing."""
+
     def flush(self, wait_seconds: float | None = None) -> None:
         """Does nothing."""
 

@@ -1,15 +1,10 @@
 """The `SummaryWriter` of world rank zero."""
 
-import functools
-import inspect
 import os
 import threading
 import time
-import traceback
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from torch.utils.tensorboard import writer as torch_writer
 from torch.utils.tensorboard.summary import hparams, scalar
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -19,51 +14,11 @@ from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
 from tbtrainer.run.file_writer import RunFileWriter, current_event_writer_class
+from tbtrainer.run.guarded_methods import guard_add_methods, is_replaced
 
 # The most event files of `add_scalars` that are open at a time. Each needs a file descriptor and a
 # thread, and on macOS a process has 256 descriptors by default.
 MOST_OPEN_SERIES = 64
-
-_Writer = TypeVar("_Writer", bound=type[SummaryWriter])
-
-
-def guard_add_methods(writer_class: _Writer) -> _Writer:
-    """Class decorator: reports errors of the `add_*` methods to the writer's `Isolation`.
-
-    Each method calls the one that the class defines. If the class defines none, it calls the one
-    that the base class has *at the time of the call*. So a tool that replaces a method of torch's
-    `SummaryWriter`, as SwanLab and MLflow do, also gets the calls of this class.
-    """
-    for name in dir(SummaryWriter):
-        if name.startswith("add_"):
-            own = vars(writer_class).get(name)
-            setattr(writer_class, name, _guarded(writer_class, name, own))
-    return writer_class
-
-
-def _guarded(
-    writer_class: type[SummaryWriter], name: str, own: Callable[..., Any] | None
-) -> Callable[..., Any]:
-    @functools.wraps(own or getattr(SummaryWriter, name))
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            if self.all_writers is None:
-                self._reopen()
-            if own is not None:
-                return own(self, *args, **kwargs)
-            return getattr(super(writer_class, self), name)(*args, **kwargs)
-        except Exception as error:
-            self._isolation.report(f"write what {_caller()} gave to {name}", error)
-
-    return call
-
-
-def _caller() -> str:
-    """Returns file and line of the innermost call from outside this module and torch's writer."""
-    for frame, line in traceback.walk_stack(inspect.currentframe()):
-        if frame.f_code.co_filename not in (__file__, torch_writer.__file__):
-            return f"{frame.f_code.co_filename}:{line}"
-    return "an unknown line"
 
 
 @guard_add_methods
@@ -87,6 +42,9 @@ class RunWriter(SummaryWriter):
         filename_suffix: End of the event files' names.
         isolation: Reports errors of the `add_*` methods, such as a value that cannot be
             converted. By default they are raised.
+
+    Attributes:
+        called: Names of the `add_*` methods that were called.
     """
 
     def __init__(
@@ -105,6 +63,7 @@ class RunWriter(SummaryWriter):
             "queue_bytes": queue_bytes,
             "file_mode": file_mode,
         }
+        self.called: set[str] = set()
         self._sync = sync
         self._isolation = isolation or Isolation("raise")
         self._events = EventFileWriter(log_dir, suffix=filename_suffix, **self._options)
@@ -117,6 +76,17 @@ class RunWriter(SummaryWriter):
         self._file_writers: dict[str, RunFileWriter] = {}
         self._event_writer_class: Any = None
         super().__init__(log_dir, filename_suffix=filename_suffix)
+
+    def write_summary(self, summary: Any, global_step: int | None = None) -> None:
+        """Writes a summary that no `add_*` method makes.
+
+        Args:
+            summary: A `Summary` of tensorboard.
+            global_step: Its step; `None` for one that belongs to the whole run.
+        """
+        if self.all_writers is None:
+            self._reopen()
+        self._get_file_writer().add_summary(summary, global_step)
 
     # ---- torch's writers for tbtrainer's event files ----
 
@@ -205,7 +175,7 @@ class RunWriter(SummaryWriter):
         If a tool has replaced this method of torch's `SummaryWriter`, as MLflow does, the tool's
         method is called, and torch writes the event file itself.
         """
-        if _is_replaced("add_hparams"):
+        if is_replaced("add_hparams"):
             super().add_hparams(
                 hparam_dict, metric_dict, hparam_domain_discrete, run_name, global_step
             )
@@ -286,8 +256,3 @@ class RunWriter(SummaryWriter):
 # Held while torch's writers are made, because histograms are added by another thread. All writers
 # share it, because a writer with a lock could not be copied to another process.
 _making_file_writers = threading.RLock()
-
-
-def _is_replaced(name: str) -> bool:
-    """Whether a tool has replaced a method of torch's `SummaryWriter`."""
-    return getattr(getattr(SummaryWriter, name), "__globals__", None) is not vars(torch_writer)

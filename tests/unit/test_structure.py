@@ -34,7 +34,8 @@ LAYERS = (
     ("tbtrainer.statistics",),
     (
         *("tbtrainer.tags", "tbtrainer.health_tags", "tbtrainer.speed_tags", "tbtrainer.tag"),
-        *("tbtrainer.panel_tags", "tbtrainer.run_tags", "tbtrainer.records", "tbtrainer.errors"),
+        *("tbtrainer.panel_tags", "tbtrainer.run_tags", "tbtrainer.errors"),
+        *("tbtrainer.records", "tbtrainer.dashboard_records"),
     ),
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.

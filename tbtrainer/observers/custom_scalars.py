@@ -1,0 +1,127 @@
+"""The layout of TensorBoard's *Custom Scalars* dashboard: several curves on one chart."""
+
+import re
+from typing import Any
+
+from tbtrainer import tags
+from tbtrainer.dashboard_records import Chart, ChartLayout, MarginChart
+from tbtrainer.observers.evaluation_metrics import EvaluationMetrics
+from tbtrainer.observers.facts import Evaluation
+from tbtrainer.observers.observer import Observer, Training
+from tbtrainer.records import Records
+
+# Also of a dictionary of datasets: `eval/<dataset>_loss`.
+_LOSSES = ("train/loss$", "eval/(.+_)?loss$")
+
+
+class CustomScalars(Observer):
+    """Shows curves together that are read together.
+
+    The charts are regular expressions, so the layout is written once. Only the names of metrics are
+    not known in advance: each gets a chart after the first evaluation in which it is seen.
+    """
+
+    def __init__(self) -> None:
+        self._metrics = EvaluationMetrics()
+        self._training: Training | None = None
+        self._is_clipped = False
+        self._shown: ChartLayout | None = None
+
+    def run_begins(self, step: int, training: Training) -> tuple[()]:
+        """Takes note of what there will be to show."""
+        self._shown, self._is_clipped = None, training.max_grad_norm > 0
+        self._training = training
+        return ()
+
+    def logging_step(self, step: int) -> Records:
+        """Returns the layout, if it is not written yet."""
+        return self._changed()
+
+    def evaluation_ended(self, step: int, evaluation: Evaluation) -> Records:
+        """Returns the layout with charts of new metrics, in a training."""
+        self._metrics.add(evaluation)
+        return () if evaluation.is_part else self._changed()
+
+    def state(self) -> dict[str, Any]:
+        """Returns the names of the metrics, whose charts a resumed training keeps."""
+        return self._metrics.state()
+
+    def load_state(self, state: Any) -> None:
+        """Continues with the names of the metrics."""
+        self._metrics.load_state(state)
+
+    def close(self) -> None:
+        """Ends the training."""
+        self._training = None
+
+    def _changed(self) -> Records:
+        if self._training is None:
+            return ()
+        layout = chart_layout(self._metrics, self._is_clipped)
+        if layout == self._shown:
+            return ()
+        self._shown = layout
+        return [layout]
+
+
+def chart_layout(metrics: EvaluationMetrics, is_clipped: bool) -> ChartLayout:
+    """Returns the charts of a training.
+
+    Args:
+        metrics: What its evaluations have.
+        is_clipped: Whether gradients are clipped.
+    """
+    datasets = "|".join(re.escape(dataset) for dataset in metrics.datasets)
+    of_dataset = f"(({datasets})_)?" if datasets else ""
+    of_metrics = [
+        Chart(f"{name} in evaluation", [f"eval/{of_dataset}{re.escape(name)}$"])
+        for name in metrics.names
+        if name != "loss"
+    ]
+    norm = tags.GRAD_NORM_TOTAL.name
+    gradients: list[Chart | MarginChart] = [
+        MarginChart("Norm, up to its maximum", norm, norm, tags.GRAD_NORM_MAX.name),
+        _chart("Norm per block", tags.GRAD_NORM_PER_BLOCK, tags.GRAD_NORM_PER_PARAMETER),
+    ]
+    if is_clipped:
+        gradients += [
+            _chart("Norm before and after clipping", tags.GRAD_NORM_TOTAL, tags.GRAD_NORM_CLIPPED),
+            _chart("Share of clipped steps", tags.GRAD_NORM_CLIP_FRACTION),
+        ]
+    rates = Chart("Learning rate", ["train/learning_rate$", tags.LEARNING_RATE.regex])
+    return ChartLayout(
+        {
+            "Loss and metrics": [Chart("Loss", _LOSSES), *of_metrics, rates],
+            "Gradients": gradients,
+            "Throughput": _throughput(),
+            "Memory": [_memory()],
+            "Health": _health(),
+        }
+    )
+
+
+def _throughput() -> list[Chart]:
+    return [
+        _chart("Seconds per step", tags.STEP_SECONDS, tags.STEP_SECONDS_P95),
+        _chart("Seconds per phase of a step", tags.STEP_PHASES),
+        _chart("Tokens and samples per second", tags.TOKENS_PER_SECOND, tags.SAMPLES_PER_SECOND),
+        _chart("Share of waiting for data, and MFU", tags.DATA_WAIT_FRACTION, tags.MFU),
+    ]
+
+
+def _memory() -> Chart:
+    of_device = (tags.MEMORY_ALLOCATED, tags.MEMORY_RESERVED, tags.MEMORY_PEAK)
+    return _chart("GiB", *of_device, tags.MEMORY_HOST)
+
+
+def _health() -> list[Chart]:
+    counts = (tags.NONFINITE_LOSSES, tags.NONFINITE_GRADIENTS, tags.SKIPPED_STEPS)
+    of_evaluations = (tags.NONFINITE_EVAL_BATCHES, tags.NONFINITE_EVAL_BATCHES_OF)
+    return [
+        _chart("Not finite, and skipped steps", *counts, *of_evaluations),
+        _chart("Spike scores", tags.LOSS_SPIKE_SCORE, tags.GRAD_NORM_SPIKE_SCORE),
+    ]
+
+
+def _chart(title: str, *shown: tags.Tag) -> Chart:
+    return Chart(title, [tag.regex for tag in shown])

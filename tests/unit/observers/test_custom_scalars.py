@@ -1,0 +1,145 @@
+"""The layout of the Custom Scalars dashboard, and when it is written."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tbtrainer.dashboard_records import Chart, ChartLayout, MarginChart
+from tbtrainer.observers.custom_scalars import CustomScalars, chart_layout
+from tbtrainer.observers.evaluation_metrics import EvaluationMetrics
+from tbtrainer.observers.facts import Evaluation
+from tbtrainer.tags import TAGS
+
+SPEED = {"eval_runtime": 1.0, "eval_samples_per_second": 2.0}
+
+
+def ended(metrics: dict[str, Any], dataset: str | None = None, is_part: bool = False) -> Evaluation:
+    """An evaluation that has ended."""
+    return Evaluation({**metrics, **SPEED}, dataset, 1.0, is_part)
+
+
+def in_training(max_grad_norm: float = 1.0) -> CustomScalars:
+    """An observer whose training has begun."""
+    observer = CustomScalars()
+    training: Any = SimpleNamespace(max_grad_norm=max_grad_norm)
+    assert list(observer.run_begins(0, training)) == []
+    return observer
+
+
+def matched(layout: ChartLayout, title: str, tags: list[str]) -> list[str]:
+    """The tags of which a chart has lines."""
+    charts = [c for charts in layout.categories.values() for c in charts if c.title == title]
+    (chart,) = charts
+    assert isinstance(chart, Chart)
+    return [tag for tag in tags if any(re.match(pattern, tag) for pattern in chart.tags)]
+
+
+def titles(layout: ChartLayout) -> list[str]:
+    """Titles of all charts."""
+    return [chart.title for charts in layout.categories.values() for chart in charts]
+
+
+def test_training_and_evaluation_loss_share_a_chart() -> None:
+    shown = ["train/loss", "eval/loss", "eval/short_loss", "train/train_loss", "eval/lossy"]
+    layout = chart_layout(EvaluationMetrics(), is_clipped=False)
+    assert matched(layout, "Loss", shown) == shown[:3]
+
+
+def test_a_metric_of_all_datasets_has_one_chart() -> None:
+    metrics = EvaluationMetrics()
+    metrics.add(ended({"eval_short_loss": 1.0, "eval_short_f1": 0.5}, "short", is_part=True))
+    metrics.add(ended({"eval_long_loss": 1.0, "eval_long_f1": 0.5}, "long", is_part=True))
+    metrics.add(ended({"eval_short_f1": 0.5, "eval_long_f1": 0.5, "eval_long_loss": 1.0}))
+    layout = chart_layout(metrics, is_clipped=False)
+    shown = ["eval/short_f1", "eval/long_f1", "eval/macro_f1", "eval/short_f1_micro"]
+    assert matched(layout, "f1 in evaluation", shown) == shown[:2]
+    assert [title for title in titles(layout) if "evaluation" in title] == ["f1 in evaluation"]
+
+
+def test_a_metric_whose_name_another_ends_with_has_its_own_chart() -> None:
+    metrics = EvaluationMetrics()
+    metrics.add(ended({"eval_accuracy": 0.5, "eval_balanced_accuracy": 0.5}))
+    layout = chart_layout(metrics, is_clipped=False)
+    shown = ["eval/accuracy", "eval/balanced_accuracy"]
+    assert matched(layout, "accuracy in evaluation", shown) == shown[:1]
+
+
+def test_a_metric_that_is_no_number_has_no_chart() -> None:
+    metrics = EvaluationMetrics()
+    metrics.add(ended({"eval_f1": [0.5, 0.5], "eval_best": "a", "eval_done": True}))
+    assert metrics.names == []
+
+
+def test_a_secret_in_the_name_of_a_metric_is_hidden() -> None:
+    metrics = EvaluationMetrics()
+    metrics.add(ended({"eval_hf_" + "a1B2c3D4" * 4: 0.5}))
+    assert metrics.names == ["<hidden>"]
+
+
+def test_charts_of_clipping_need_clipping() -> None:
+    layouts = [chart_layout(EvaluationMetrics(), is_clipped) for is_clipped in (True, False)]
+    assert ["Share of clipped steps" in titles(layout) for layout in layouts] == [True, False]
+
+
+def test_the_margin_is_between_norm_and_maximum() -> None:
+    charts = chart_layout(EvaluationMetrics(), is_clipped=False).categories["Gradients"]
+    (margin,) = (chart for chart in charts if isinstance(chart, MarginChart))
+    assert (margin.value, margin.lower) == ("grad_norm/total",) * 2
+    assert margin.upper == "grad_norm/max"
+
+
+def test_every_pattern_matches_a_declared_tag_or_one_of_stock() -> None:
+    layout = chart_layout(EvaluationMetrics(), is_clipped=True)
+    known = [tag.of("name") for tag in TAGS if tag.kind == "scalar"]
+    known += ["train/loss", "eval/loss", "train/learning_rate"]
+    patterns = [
+        pattern
+        for charts in layout.categories.values()
+        for chart in charts
+        if isinstance(chart, Chart)
+        for pattern in chart.tags
+    ]
+    assert [p for p in patterns if not any(re.match(p, tag) for tag in known)] == []
+
+
+def test_the_layout_is_written_once_and_again_for_a_new_metric() -> None:
+    observer = in_training()
+    assert len(list(observer.logging_step(2))) == 1
+    assert list(observer.logging_step(4)) == []
+    assert list(observer.evaluation_ended(6, ended({"eval_loss": 1.0}))) == []
+    (layout,) = observer.evaluation_ended(8, ended({"eval_loss": 1.0, "eval_f1": 0.5}))
+    assert isinstance(layout, ChartLayout)
+    assert "f1 in evaluation" in titles(layout)
+
+
+def test_an_evaluation_before_training_counts() -> None:
+    observer = CustomScalars()
+    assert list(observer.evaluation_ended(0, ended({"eval_f1": 0.5}))) == []
+    observer.run_begins(0, SimpleNamespace(max_grad_norm=0.0))  # type: ignore[arg-type]
+    (layout,) = observer.logging_step(2)
+    assert isinstance(layout, ChartLayout)
+    assert "f1 in evaluation" in titles(layout)
+
+
+def test_a_resumed_training_has_the_same_layout() -> None:
+    first, second = in_training(), in_training()
+    first.evaluation_ended(2, ended({"eval_short_f1": 0.5}, "short", is_part=True))
+    second.load_state(first.state())
+    assert list(second.logging_step(4)) == list(first.logging_step(4))
+
+
+@pytest.mark.parametrize("state", [None, [], {}, {"metrics": [1]}, {"metrics": "f1"}])
+def test_a_state_of_somebody_else_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match="the state of the metrics"):
+        EvaluationMetrics().load_state(state)
+
+
+def test_a_state_is_bounded_and_has_no_secrets() -> None:
+    metrics = EvaluationMetrics()
+    names = ["hf_" + "a1B2c3D4" * 4, "x" * 1000, *(f"m{n}" for n in range(1000))]
+    metrics.load_state({"metrics": names, "datasets": []})
+    assert metrics.names[0] == "<hidden>"
+    assert max(map(len, metrics.names)) < 100
+    assert len(metrics.names) <= 100
