@@ -1,6 +1,7 @@
 """Names of run directories and of the event files in them."""
 
 import os
+import posixpath
 import re
 import socket
 import time
@@ -12,6 +13,7 @@ CLAIM = ".tbtrainer-run"
 # `add_scalars` and `add_hparams` of `SummaryWriter` make such directories.
 PART_OF_RUN = ".part-of-run"
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+_REMOVED = re.compile(r"(.*)\.removed-after-\d+\.[0-9a-f]{8}", re.DOTALL)
 
 
 def is_remote(directory: str) -> bool:
@@ -47,6 +49,38 @@ def event_file_name(existing: Iterable[str], number: int) -> str:
     times = [found[1] for name in existing if (found := _EVENT_FILE.match(name))]
     moment = max([f"{int(time.time()):010d}", *map(_after, times)])
     return f"events.out.tfevents.{moment}.{socket.gethostname()}.{os.getpid()}-{number}"
+
+
+def removed_name(path: str, step: int, checksum: int) -> str:
+    """Returns a name for what a rewind took out of a file. No loader reads a file of this name.
+
+    Args:
+        path: The file that was rewound.
+        step: The last step that was kept.
+        checksum: CRC-32C of what was taken out.
+
+    Example:
+        >>> removed_name("run/events.out.tfevents.1.host.7-0", 20, 255)
+        'run/events.out.events.1.host.7-0.removed-after-20.000000ff'
+    """
+    return f"{_unread(path)}.removed-after-{step}.{checksum:08x}"
+
+
+def is_removed(path: str) -> bool:
+    """Whether a file holds what a rewind took out of another."""
+    return _REMOVED.fullmatch(path) is not None
+
+
+def was_removed_from(removed: str, path: str) -> bool:
+    """Whether `removed` is the name of what a rewind took out of the file `path`."""
+    found = _REMOVED.fullmatch(removed)
+    return found is not None and found[1] == _unread(path)
+
+
+def _unread(path: str) -> str:
+    """Returns a path in the same folder without "tfevents": loaders read names that contain it."""
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, name.replace("tfevents", "events"))
 
 
 def _after(moment: str) -> str:

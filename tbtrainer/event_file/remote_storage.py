@@ -13,11 +13,12 @@ from tbtrainer.event_file.storage_protocol import bounded
 from tbtrainer.redaction import redacted_text, shown
 
 
-def filesystem(directory: str) -> tuple[Any, str]:
+def filesystem(directory: str, argument: str = "logging_dir") -> tuple[Any, str]:
     """Opens the file system of a remote run directory.
 
     Args:
         directory: A URL such as `s3://bucket/run`.
+        argument: Where the user gave the URL, for the message of an error.
 
     Returns:
         The fsspec file system, and the directory's path in it.
@@ -31,24 +32,24 @@ def filesystem(directory: str) -> tuple[Any, str]:
         opened, path = url_to_fs(directory)
     except Exception as error:  # Every object store has exceptions of its own.
         # Not `from error`: its text may contain the credentials of the URL, and would be printed.
-        raise ValueError(_why_not_opened(directory, protocol, error)) from None
+        raise ValueError(_why_not_opened(directory, protocol, error, argument)) from None
     return opened, path.rstrip("/")
 
 
-def _why_not_opened(directory: str, protocol: str, error: Exception) -> str:
+def _why_not_opened(directory: str, protocol: str, error: Exception, argument: str) -> str:
     """Returns the message of the error that `filesystem` raises."""
     name, why = shown(protocol), redacted_text(str(error))
     if isinstance(error, ImportError):
-        return f"logging_dir: {name}:// needs a package that is not installed: {why}"
+        return f"{argument}: {name}:// needs a package that is not installed: {why}"
     known = fsspec.available_protocols()
     if isinstance(error, ValueError) and protocol not in known:
         return (
-            f"logging_dir: {name}:// is no protocol that fsspec knows. Set logging_dir to a local "
+            f"{argument}: {name}:// is no protocol that fsspec knows. Set {argument} to a local "
             f"directory, or to a URL with one of {', '.join(sorted(known))}."
         )
     return (
-        f"logging_dir={shown(directory)} cannot be opened ({type(error).__name__}: {why}). Correct "
-        "the URL or its credentials, or set logging_dir to another directory."
+        f"{argument}={shown(directory)} cannot be opened ({type(error).__name__}: {why}). Correct "
+        f"the URL or its credentials, or set {argument} to another directory."
     )
 
 

@@ -3,7 +3,6 @@
 import errno
 import logging
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -18,7 +17,13 @@ from tbtrainer.event_file.json_lines import (
     lines_of_a_run,
     step_of_line,
 )
-from tbtrainer.event_file.names import CLAIM, PART_OF_RUN, is_event_file
+from tbtrainer.event_file.names import (
+    CLAIM,
+    PART_OF_RUN,
+    is_event_file,
+    is_removed,
+    removed_name,
+)
 from tbtrainer.event_file.records import size_of, unframed, whole_records
 from tbtrainer.event_file.storage import storage_of
 from tbtrainer.event_file.storage_protocol import (
@@ -36,7 +41,6 @@ _COPY_BYTES = 2**20
 _LOCK_SECONDS = 60.0
 # How many files with records of earlier rewinds are kept in each folder.
 _EARLIER_KEPT = 3
-_REMOVED = re.compile(r".*\.removed-after-\d+\.[0-9a-f]{8}")
 # How many files an error names.
 _NAMED_FILES = 3
 
@@ -128,7 +132,7 @@ def _rewind_lines(storage: Storage, path: str, step: int, removed_files: list[st
     removed = [line for line in lines if (step_of_line(line) or 0) > step]
     if removed:
         kept = [line for line in lines if (step_of_line(line) or 0) <= step]
-        name = _removed_name(path, step, google_crc32c.value(b"".join(removed)))
+        name = removed_name(path, step, google_crc32c.value(b"".join(removed)))
         removed_files.append(name)
         # As with events, the removed lines are stored first. A crash in between loses none.
         for target, content in ((name, removed), (path, kept)):
@@ -162,7 +166,7 @@ def _split_file(
         checksum, end = _distribute(_pieces(file, step), kept, removed)
         # The name depends on the records alone. After a crash before the last line, the next rewind
         # writes the removed records to the same file again, and not to a second one.
-        name = _removed_name(path, step, checksum)
+        name = removed_name(path, step, checksum)
         removed_files.append(name)
         removed.publish(name)
         kept.publish(path)
@@ -188,7 +192,7 @@ def _keep_late_records(
     file.seek(end)
     late = file.read()
     if late:
-        name = _removed_name(path, step, google_crc32c.value(late))
+        name = removed_name(path, step, google_crc32c.value(late))
         removed_files.append(name)
         with storage.stage(path) as staged:
             staged.write(late)
@@ -237,7 +241,7 @@ def _remove_earlier(storage: Storage, files: list[str], of_this_rewind: list[str
     # Apart for events and lines, so that neither displaces the other.
     by_folder: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for path in files:
-        if _REMOVED.fullmatch(path) and path not in of_this_rewind:
+        if is_removed(path) and path not in of_this_rewind:
             has_lines = f"{JSON_LINES_END}." in posixpath.basename(path)
             by_folder[posixpath.dirname(path), has_lines].append(path)
     for paths in by_folder.values():
@@ -248,12 +252,3 @@ def _remove_earlier(storage: Storage, files: list[str], of_this_rewind: list[str
         except Exception as fault:  # Every object store has exceptions of its own.
             logger.debug("Files with records of earlier rewinds are not deleted: %s", shown(fault))
 
-
-def _unread(path: str) -> str:
-    """Returns a path in the same folder without "tfevents": loaders read names that contain it."""
-    folder, name = posixpath.split(path)
-    return posixpath.join(folder, name.replace("tfevents", "events"))
-
-
-def _removed_name(path: str, step: int, checksum: int) -> str:
-    return f"{_unread(path)}.removed-after-{step}.{checksum:08x}"

@@ -1,0 +1,51 @@
+"""`Batch`: the values of a piece of an event file, one row each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The values of consecutive records of an event file, one row each, in the order written.
+
+    Attributes:
+        tags: The tags of this batch. They are bytes: not every file has valid UTF-8.
+        metadata: Per tag, the serialized metadata of its first value in this batch that has any;
+            `None` if there is none.
+        kind: What a row is; see `tbtrainer.reading.wire`. uint8, shape (rows,).
+        tag: Index into `tags`; -1 for a START record. int32, shape (rows,).
+        step: Step of the record. int64, shape (rows,).
+        wall_time: When the record was written, in seconds since 1970. float64, shape (rows,).
+        value: The number of a `SIMPLE_VALUE` or a `NUMBER`; 0 for other rows. float64, shape
+            (rows,).
+        offset: Where the serialized value begins in `data`. int64, shape (rows,).
+        size: How many bytes it has. int64, shape (rows,).
+        data: The piece of the file.
+        position: Where `data` begins in the file.
+        events: How many records the batch is made of.
+        first_wall_time: Of the first record, also of one without values; NaN without a record.
+    """
+
+    tags: list[bytes]
+    metadata: list[bytes | None]
+    kind: NDArray[np.uint8]
+    tag: NDArray[np.int32]
+    step: NDArray[np.int64]
+    wall_time: NDArray[np.float64]
+    value: NDArray[np.float64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    data: bytes
+    position: int
+    events: int
+    first_wall_time: float
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def value_bytes(self, row: int) -> bytes:
+        """Returns a serialized `Summary.Value`."""
+        begin = int(self.offset[row])
+        return self.data[begin : begin + int(self.size[row])]

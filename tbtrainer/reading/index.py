@@ -1,0 +1,154 @@
+"""The first pass over the event files of a run: its tags, its sessions, and how far they go."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbtrainer.reading import wire
+from tbtrainer.reading.batch import Batch
+from tbtrainer.reading.run_files import EventFile, Folder
+from tbtrainer.reading.scanner import Scan
+from tbtrainer.reading.sessions import Segment
+from tbtrainer.reading.tag_table import TagTable
+
+Progress = Callable[[int, int], None]
+# Kinds of rows are smaller.
+_FIELDS = 128
+
+
+@dataclass(frozen=True)
+class ScannedFile:
+    """What was found in an event file.
+
+    Attributes:
+        name: Its name in the run directory.
+        bytes: Its size when it was read.
+        unread_bytes: How many bytes at its end were not read.
+        reason: Why: "torn" if the file ends within a record, as that of a running training may;
+            "damaged" if a checksum is wrong; "unreadable" if the file could not be opened or
+            read. Empty if all was read.
+        events: How many records were read.
+        removed_from: The event file from which a rewind took this out; `None` for an event file.
+    """
+
+    name: str
+    bytes: int
+    unread_bytes: int
+    reason: str
+    events: int
+    removed_from: str | None = None
+
+    @property
+    def end(self) -> int:
+        """Where reading stopped."""
+        return self.bytes - self.unread_bytes
+
+
+class TagCounts:
+    """Counts and steps of the values of each tag."""
+
+    def __init__(self) -> None:
+        self.first_steps: dict[int, int] = {}
+        self.last_steps: dict[int, int] = {}
+        self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def add(
+        self, tag: NDArray[np.int32], kind: NDArray[np.uint8], step: NDArray[np.int64]
+    ) -> None:
+        """Adds values, in the order written. Each array has the shape (values,)."""
+        if not len(tag):
+            return
+        counts = np.bincount(tag.astype(np.int64) * _FIELDS + kind)
+        counts[: len(self._counts)] += self._counts[: len(counts)]
+        self._counts = np.concatenate([counts, self._counts[len(counts) :]])
+        met, rows = np.unique(tag, return_index=True)
+        for number, row in zip(met.tolist(), rows.tolist(), strict=True):
+            self.first_steps.setdefault(number, int(step[row]))
+        last = np.zeros(int(met[-1]) + 1, np.int64)
+        # If an index occurs twice, NumPy keeps the last value.
+        last[tag] = step
+        self.last_steps.update(zip(met.tolist(), last[met].tolist(), strict=True))
+
+    def of(self, number: int) -> dict[int, int]:
+        """Returns how many values of each kind of row a tag has."""
+        counts = self._counts[number * _FIELDS : (number + 1) * _FIELDS]
+        return {kind: int(counts[kind]) for kind in np.flatnonzero(counts).tolist()}
+
+
+@dataclass
+class RunIndex:
+    """What the first pass found.
+
+    Attributes:
+        tags: Names and metadata of the tags.
+        files: What was found in each file, in the order read.
+        segments: All segments, in the order read. Each file has one, and one more per START record.
+        counts: Of all values, those included that later sessions have replaced.
+    """
+
+    tags: TagTable = field(default_factory=TagTable)
+    files: list[ScannedFile] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    counts: TagCounts = field(default_factory=TagCounts)
+
+
+def index_of(folder: Folder, files: Sequence[EventFile], progress: Progress | None) -> RunIndex:
+    """Reads all event files of a run once.
+
+    Args:
+        folder: The run directory.
+        files: Its event files, in the order in which they are read.
+        progress: Called with the bytes read so far, and the bytes of all files.
+    """
+    index = RunIndex()
+    total = sum(file.bytes for file in files)
+    done = 0
+    for number, file in enumerate(files):
+        index.segments.append(Segment(number, None, np.inf))
+        scan, size, events = None, file.bytes, 0
+        try:
+            with folder.open(file.name) as opened:
+                scan = Scan(opened)
+                for batch in scan:
+                    events += batch.events
+                    _add(index, number, batch)
+                    if progress is not None:
+                        progress(min(done + scan.end, total), total)
+            size, unread, reason = scan.end + scan.unread_bytes, scan.unread_bytes, scan.reason
+        except Exception:  # Every object store has exceptions of its own.
+            unread, reason = size - (scan.end if scan else 0), "unreadable"
+        done += file.bytes
+        index.files.append(
+            ScannedFile(file.name, size, unread, reason, events, file.removed_from)
+        )
+    return index
+
+
+def segments_in(batch: Batch) -> Iterator[tuple[int | None, slice]]:
+    """Yields the parts of a batch that START records divide.
+
+    Yields:
+        The row of the START record, or `None` for the part before the first one, and the rows of
+        the part, without the START record.
+    """
+    starts = np.flatnonzero(batch.kind == wire.START).tolist()
+    ends = [*starts, len(batch)]
+    yield None, slice(0, ends[0])
+    for row, end in zip(starts, ends[1:], strict=True):
+        yield row, slice(row + 1, end)
+
+
+def _add(index: RunIndex, file: int, batch: Batch) -> None:
+    numbers = index.tags.numbers(batch)
+    index.tags.add_metadata(batch, numbers)
+    for start, rows in segments_in(batch):
+        if start is not None:
+            begins = float(batch.wall_time[start])
+            index.segments.append(Segment(file, int(batch.step[start]), begins))
+        elif batch.position == 0 and np.isinf(index.segments[-1].begins):
+            index.segments[-1].begins = batch.first_wall_time
+        tag = numbers[batch.tag[rows]] if rows.stop > rows.start else batch.tag[rows]
+        index.segments[-1].add(tag, batch.step[rows], batch.wall_time[rows])
+        index.counts.add(tag, batch.kind[rows], batch.step[rows])

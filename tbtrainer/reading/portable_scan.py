@@ -1,0 +1,150 @@
+"""Reads the records in a piece of an event file with google_crc32c and protobuf."""
+
+import math
+import struct
+from dataclasses import dataclass, field
+
+import google_crc32c
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from tbtrainer.reading import wire
+from tbtrainer.reading.batch import Batch
+from tbtrainer.reading.tensors import number_of
+
+HEADER_BYTES = 12
+FRAME_BYTES = 16
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class ScannedPiece:
+    """What was found in a piece of an event file.
+
+    Attributes:
+        batch: The values of the whole records.
+        end: Where the first record begins that was not read.
+        needed: How many bytes that record has, as far as is known.
+        is_damaged: Whether that record has a wrong checksum, or is no event.
+        is_full: Whether reading stopped because there are many rows, and goes on at `end`.
+    """
+
+    batch: Batch
+    end: int
+    needed: int
+    is_damaged: bool = False
+    is_full: bool = False
+
+
+@dataclass
+class Rows:
+    """Rows of a batch that are collected one by one."""
+
+    tags: dict[bytes, int] = field(default_factory=dict)
+    metadata: list[bytes | None] = field(default_factory=list)
+    rows: list[tuple[int, int, int, float, float, int, int]] = field(default_factory=list)
+    events: int = 0
+    first_wall_time: float = math.nan
+
+    def add_payload(self, payload: bytes, begin: int) -> None:
+        """Adds the values of one event.
+
+        Args:
+            payload: The serialized event.
+            begin: Where it begins in the piece.
+
+        Raises:
+            DecodeError: The bytes are no event.
+        """
+        event = wire.WireEvent.FromString(payload)
+        found = []
+        after = 0
+        for data in event.summary.value:
+            # The values are parts of the payload, in this order.
+            after = payload.index(data, after)
+            found.append((wire.WireValue.FromString(data), begin + after, len(data)))
+            after += len(data)
+        if not self.events:
+            self.first_wall_time = event.wall_time
+        self.events += 1
+        stamp = event.step, event.wall_time
+        if event.WhichOneof("what") == "session_log":
+            if event.session_log.status == wire.START_STATUS:
+                self.rows.append((wire.START, -1, *stamp, 0.0, begin, 0))
+        for value, offset, size in found:
+            self._add_value(value, stamp, offset, size)
+
+    def _add_value(self, value: wire.WireValue, stamp: tuple[int, float], at: int, size: int) -> None:
+        kind = wire.KIND_OF_FIELD.get(value.WhichOneof("what") or "", wire.METADATA_ONLY)
+        if kind == wire.METADATA_ONLY and not value.metadata:
+            return
+        number = value.simple_value
+        if kind == wire.TENSOR and len(value.tensor) <= wire.MOST_NUMBER_BYTES:
+            read = number_of(value.tensor)
+            if read is not None:
+                kind, number = wire.NUMBER, read
+        name = value.tag or value.node_name
+        tag = self.tags.setdefault(name, len(self.tags))
+        if tag == len(self.metadata):
+            self.metadata.append(None)
+        if self.metadata[tag] is None and value.metadata:
+            self.metadata[tag] = value.metadata
+        self.rows.append((kind, tag, *stamp, number, at, size))
+
+    def batch(self, data: bytes, position: int) -> Batch:
+        """Returns the rows as arrays."""
+        columns = list(zip(*self.rows, strict=True)) or [()] * 7
+        dtypes = ("u1", "i4", "i8", "f8", "f8", "i8", "i8")
+        arrays = [np.array(c, dtype=d) for c, d in zip(columns, dtypes, strict=True)]
+        return Batch(
+            list(self.tags),
+            self.metadata,
+            *arrays,
+            data=data,
+            position=position,
+            events=self.events,
+            first_wall_time=self.first_wall_time,
+        )
+
+
+def masked(checksum: int) -> int:
+    """Returns a CRC-32C as it is stored in a record: rotated, plus a constant."""
+    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def scan_piece(data: bytes, begin: int, position: int) -> ScannedPiece:
+    """Reads the whole records in a piece of a file.
+
+    Args:
+        data: The piece.
+        begin: Where the first record begins in it.
+        position: Where the piece begins in the file.
+    """
+    rows = Rows()
+    end, needed, is_damaged = begin, HEADER_BYTES, False
+    while len(data) - end >= HEADER_BYTES:
+        length, checksum = _HEADER.unpack_from(data, end)
+        if checksum != masked(google_crc32c.value(data[end : end + 8])):
+            is_damaged = True
+            break
+        needed = length + FRAME_BYTES
+        if needed > len(data) - end:
+            break
+        first = end + HEADER_BYTES
+        payload = data[first : first + length]
+        (checksum,) = _FOOTER.unpack_from(data, first + length)
+        if checksum != masked(google_crc32c.value(payload)) or not _added(rows, payload, first):
+            is_damaged = True
+            break
+        end, needed = end + needed, HEADER_BYTES
+    return ScannedPiece(rows.batch(data, position), end, needed, is_damaged)
+
+
+def _added(rows: Rows, payload: bytes, begin: int) -> bool:
+    """Adds an event; returns whether the bytes are one."""
+    try:
+        rows.add_payload(payload, begin)
+    except DecodeError:
+        return False
+    return True

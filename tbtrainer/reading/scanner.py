@@ -1,0 +1,88 @@
+"""Reads an event file in pieces: `Scan`."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from tbtrainer.event_file.records import size_of
+from tbtrainer.reading.batch import Batch
+from tbtrainer.reading.portable_scan import ScannedPiece, scan_piece
+
+# How many bytes of a file are read at a time. A longer record is read whole.
+PIECE_BYTES = 8 * 2**20
+
+
+class Scan:
+    """One pass over an event file, in bounded memory.
+
+    It stops at the first record that is torn or damaged, where TensorBoard's loaders stop, too. A
+    length in the file is not trusted: no more memory is used than the file has bytes.
+
+    A file that grows is read further with another `Scan` from `end`.
+
+    Args:
+        file: The file. It can seek.
+        begin: Where to begin: 0, or the `end` of an earlier pass.
+        end: Where to stop at the latest; `None` for the end of the file.
+        piece_bytes: How many bytes are read at a time.
+
+    Attributes:
+        end: Where the first record begins that was not read.
+        unread_bytes: How many bytes the file has after `end`. Known when the iteration has ended.
+        reason: Why they were not read: "torn" if the file ends within a record, as that of a
+            running training may, "damaged" if a checksum is wrong; else empty.
+    """
+
+    def __init__(
+        self, file: BinaryIO, begin: int = 0, end: int | None = None, piece_bytes: int = PIECE_BYTES
+    ) -> None:
+        self._file, self._limit, self._piece_bytes = file, end, piece_bytes
+        self.end = begin
+        self.unread_bytes = 0
+        self.reason = ""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the values of the file, in the order written."""
+        self._file.seek(self.end)
+        rest, wanted = b"", self._piece_bytes
+        while True:
+            position = self.end
+            read = self._read(wanted, position + len(rest))
+            piece = None
+            for piece in _scanned(rest + read, position):
+                self.end = position + piece.end
+                if piece.batch.events:
+                    yield piece.batch
+            assert piece is not None
+            rest = piece.batch.data[piece.end :]
+            missing = piece.needed - len(rest)
+            if piece.is_damaged or len(read) < wanted or not self._has(missing):
+                self._finish(rest, piece.is_damaged)
+                return
+            wanted = max(missing, self._piece_bytes)
+
+    def _read(self, wanted: int, position: int) -> bytes:
+        if self._limit is not None:
+            wanted = min(wanted, self._limit - position)
+        return self._file.read(wanted)
+
+    def _has(self, count: int) -> bool:
+        """Whether so many bytes follow, or so few are asked for that trying costs no memory."""
+        return count <= self._piece_bytes or count <= size_of(self._file) - self._file.tell()
+
+    def _finish(self, rest: bytes, is_damaged: bool) -> None:
+        at_end = self._limit is None
+        self.unread_bytes = size_of(self._file) - self.end if at_end else len(rest)
+        self.reason = "damaged" if is_damaged else "torn" if rest else ""
+        if not self.reason:
+            self.unread_bytes = 0
+
+
+def _scanned(data: bytes, position: int) -> Iterator[ScannedPiece]:
+    """Yields what is in a piece of a file, in as many steps as it has too many rows for one."""
+    begin = 0
+    while True:
+        piece = scan_piece(data, begin, position)
+        yield piece
+        if not piece.is_full:
+            return
+        begin = piece.end

@@ -1,0 +1,240 @@
+"""Sessions of a run, and which of their values later sessions have replaced."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_STEP = np.iinfo(np.int64).max
+# tbtrainer's own names have a hyphen before the last number; see `event_file_name`.
+_OWN_NAME = re.compile(r"events\.out\.tfevents\.\d+\.(.+\.\d+)-\d+")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one writer wrote into a run: a training, or the part of one until it was resumed.
+
+    Attributes:
+        index: Its number, from 0 in the order read.
+        files: Names of its event files.
+        start_step: Step of its START record: values of earlier sessions from this step on are
+            replaced. `None` for a session without one.
+        first_step: Smallest step of its values; `None` if it has none.
+        last_step: Largest step of its values; `None` if it has none.
+        first_wall_time: When its first record was written, in seconds since 1970.
+        last_wall_time: When its last value was written.
+        values: How many values it wrote, those that were replaced included.
+    """
+
+    index: int
+    files: tuple[str, ...]
+    start_step: int | None
+    first_step: int | None
+    last_step: int | None
+    first_wall_time: float
+    last_wall_time: float
+    values: int
+
+
+@dataclass
+class Segment:
+    """The values of a file up to its first START record, or from one to the next.
+
+    Attributes:
+        file: Number of the file.
+        start_step: Step of the START record; `None` for the values before the first one.
+        begins: When the segment began, in seconds since 1970.
+        values: Number of values.
+        first_step: Smallest step; `NO_STEP` without values.
+        last_step: Largest step.
+        ends: When the last value was written, in seconds since 1970.
+        first_steps: Step of the first value of each tag; `NO_STEP` for tags without one. int64,
+            shape (tags,).
+        last_steps: Largest step of each tag; -`NO_STEP` for tags without one. As above.
+    """
+
+    file: int
+    start_step: int | None
+    begins: float
+    values: int = 0
+    first_step: int = NO_STEP
+    last_step: int = -NO_STEP
+    ends: float = -np.inf
+    first_steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    last_steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def add(
+        self, tag: NDArray[np.int32], step: NDArray[np.int64], wall_time: NDArray[np.float64]
+    ) -> None:
+        """Adds values, in the order written. Each array has the shape (values,)."""
+        if not len(tag):
+            return
+        tags = int(tag.max()) + 1
+        first, self.last_steps = padded(self.first_steps, tags), padded(self.last_steps, tags, -1)
+        found = np.full(len(first), NO_STEP)
+        # If an index occurs twice, NumPy keeps the last value: that of the first row.
+        found[tag[::-1]] = step[::-1]
+        self.first_steps = np.where(first == NO_STEP, found, first)
+        np.maximum.at(self.last_steps, tag, step)
+        self.values += len(tag)
+        self.first_step = min(self.first_step, int(step.min()))
+        self.last_step = max(self.last_step, int(step.max()))
+        self.ends = max(self.ends, float(wall_time.max()))
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Which values of a segment later sessions have replaced.
+
+    Attributes:
+        from_step: Values of this step and later ones are replaced.
+        by_tag: Pairs for later sessions without a START record: the step of their first value per
+            tag, and when they began. Values of this step and later ones that were written before
+            are replaced.
+    """
+
+    from_step: int = NO_STEP
+    by_tag: tuple[tuple[NDArray[np.int64], float], ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.from_step != NO_STEP or bool(self.by_tag)
+
+    def mask(
+        self, tag: NDArray[np.int32], step: NDArray[np.int64], wall_time: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Returns for each value whether it is replaced. bool, shape (values,)."""
+        found = step >= self.from_step
+        for first_steps, begins in self.by_tag:
+            known = tag < len(first_steps)
+            first = np.where(known, first_steps[np.where(known, tag, 0)], NO_STEP)
+            found |= (step >= first) & (wall_time <= begins)
+        return found
+
+
+def padded(array: NDArray[np.int64], size: int, sign: int = 1) -> NDArray[np.int64]:
+    """Returns an array with at least `size` elements: `NO_STEP`, times a sign, is added."""
+    if len(array) >= size:
+        return array
+    return np.concatenate([array, np.full(size - len(array), sign * NO_STEP)])
+
+
+def session_numbers(
+    segments: Sequence[Segment], names: Sequence[str], removed_from: Sequence[str | None]
+) -> list[int]:
+    """Returns the number of the session of each segment.
+
+    A session begins with a START record, and with each file. Two kinds of files continue one: those
+    that tbtrainer begins without a START record in a process that has written a file before, and
+    those with what a rewind took out. The empty segment before a START record has the number of
+    the session before.
+
+    Args:
+        segments: All segments, in the order read.
+        names: Of the files.
+        removed_from: Of the files; see `EventFile`.
+    """
+    numbers: list[int] = []
+    of_process: dict[str, int] = {}
+    of_file: dict[str, int] = {}
+    latest = -1
+    for segment in segments:
+        name, original = names[segment.file], removed_from[segment.file]
+        own = _OWN_NAME.match(name)
+        process = own[1] if own else ""
+        if original is not None and original in of_file:
+            number = of_file[original]
+        elif segment.start_step is None and not segment.values:
+            number = max(latest, 0)
+        elif segment.start_step is None and process in of_process:
+            number = of_process[process]
+        else:
+            latest = number = latest + 1
+        if segment.start_step is not None or segment.values:
+            of_file[name] = number
+            if process:
+                of_process[process] = number
+        numbers.append(number)
+    return numbers
+
+
+def replaced(segments: Sequence[Segment], numbers: Sequence[int]) -> list[Replaced]:
+    """Returns which values of each segment later sessions have replaced.
+
+    A START record replaces all values that were read before and have its step or a later one, as
+    in TensorBoard. TensorBoard ignores the first START record of a run; here, one of step 0 is
+    ignored, and one of another step says that the values before it are to be replaced.
+
+    A session without a START record, as of a stock `Trainer` that resumed in the same directory,
+    replaces by tag: those values of a tag that were written before it began and have the step of
+    its own first value of that tag, or a later one.
+
+    Args:
+        segments: All segments, in the order read.
+        numbers: The session of each segment.
+    """
+    starts = _effective_starts(segments)
+    begin_of: dict[int, int] = {}
+    for place, number in enumerate(numbers):
+        begin_of.setdefault(number, place)
+    found: list[Replaced] = []
+    for place, segment in enumerate(segments):
+        later = range(place + 1, len(segments))
+        from_step = min((starts[n] for n in later if starts[n] is not None), default=NO_STEP)
+        by_tag = [
+            (segments[n].first_steps, segments[n].begins)
+            for n in later
+            if starts[n] is None
+            and begin_of[numbers[n]] > place
+            and _overlap(segment, segments[n])
+        ]
+        found.append(Replaced(from_step, tuple(by_tag)))
+    return found
+
+
+def _effective_starts(segments: Sequence[Segment]) -> list[int | None]:
+    """Returns the step from which on each segment replaces earlier ones by its START record."""
+    found: list[int | None] = []
+    has_start = False
+    for segment in segments:
+        is_effective = segment.start_step is not None and (has_start or segment.start_step > 0)
+        found.append(segment.start_step if is_effective else None)
+        has_start = has_start or segment.start_step is not None
+    return found
+
+
+def _overlap(segment: Segment, later: Segment) -> bool:
+    """Whether the first step of a tag in the later segment is not beyond the earlier one's last."""
+    tags = min(len(segment.last_steps), len(later.first_steps))
+    return bool(np.any(segment.last_steps[:tags] >= later.first_steps[:tags]))
+
+
+def sessions_of(
+    segments: Sequence[Segment], numbers: Sequence[int], names: Sequence[str]
+) -> list[Session]:
+    """Returns the sessions of a run, in the order read."""
+    found = []
+    for index in sorted(set(numbers)):
+        own = [
+            segment
+            for segment, number in zip(segments, numbers, strict=True)
+            if number == index and (segment.values or segment.start_step is not None)
+        ]
+        if not own:
+            continue
+        values = sum(segment.values for segment in own)
+        starts = [segment.start_step for segment in own if segment.start_step is not None]
+        found.append(
+            Session(
+                index=index,
+                files=tuple(dict.fromkeys(names[segment.file] for segment in own)),
+                start_step=starts[0] if starts else None,
+                first_step=min(s.first_step for s in own) if values else None,
+                last_step=max(s.last_step for s in own) if values else None,
+                first_wall_time=min(segment.begins for segment in own),
+                last_wall_time=max(max(s.ends, s.begins) for s in own),
+                values=values,
+            )
+        )
+    return found
