@@ -1,4 +1,4 @@
-"""Builds the compiled reader where there is a C compiler; all metadata is in setup.cfg."""
+"""Builds the compiled libraries where there is a C compiler; all metadata is in setup.cfg."""
 
 from setuptools import Extension, setup
 
@@ -24,4 +24,12 @@ CPU_PASS = Extension(
     optional=True,
 )
 
-setup(ext_modules=[CPU_PASS])
+# Likewise; without it, protobuf reads event files.
+EVENT_SCAN = Extension(
+    "tbtrainer.reading._event_scan",
+    sources=["tbtrainer/reading/event_scan.c"],
+    extra_compile_args=["-std=c11", "-O3"],
+    optional=True,
+)
+
+setup(ext_modules=[CPU_PASS, EVENT_SCAN])

@@ -1,4 +1,4 @@
-"""`Batch`: the values of a piece of an event file, one row each."""
+"""`Batch`: the values of a piece of an event file, one row each; `ScannedPiece`."""
 
 from dataclasses import dataclass
 
@@ -49,3 +49,24 @@ class Batch:
         """Returns a serialized `Summary.Value`."""
         begin = int(self.offset[row])
         return self.data[begin : begin + int(self.size[row])]
+
+
+@dataclass(frozen=True)
+class ScannedPiece:
+    """What was found in a piece of an event file.
+
+    Attributes:
+        batch: The values of the whole records.
+        end: Where the first record begins that was not read.
+        needed: How many bytes that record has, as far as is known.
+        is_damaged: Whether that record has a wrong checksum, or is no event.
+        is_full: Whether reading stopped because there are many rows, and goes on at `end`.
+        resume: If that record was read in part: where it goes on, from the begin of the record.
+    """
+
+    batch: Batch
+    end: int
+    needed: int
+    is_damaged: bool = False
+    is_full: bool = False
+    resume: int = 0

@@ -9,32 +9,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tbtrainer.reading import wire
-from tbtrainer.reading.batch import Batch
+from tbtrainer.reading.batch import Batch, ScannedPiece
 from tbtrainer.reading.tensors import number_of
 
 HEADER_BYTES = 12
 FRAME_BYTES = 16
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-
-
-@dataclass(frozen=True)
-class ScannedPiece:
-    """What was found in a piece of an event file.
-
-    Attributes:
-        batch: The values of the whole records.
-        end: Where the first record begins that was not read.
-        needed: How many bytes that record has, as far as is known.
-        is_damaged: Whether that record has a wrong checksum, or is no event.
-        is_full: Whether reading stopped because there are many rows, and goes on at `end`.
-    """
-
-    batch: Batch
-    end: int
-    needed: int
-    is_damaged: bool = False
-    is_full: bool = False
 
 
 @dataclass
@@ -111,6 +92,14 @@ class Rows:
 def masked(checksum: int) -> int:
     """Returns a CRC-32C as it is stored in a record: rotated, plus a constant."""
     return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class PortableScan:
+    """Reads pieces of event files."""
+
+    def __call__(self, data: bytes, begin: int, position: int, resume: int = 0) -> ScannedPiece:
+        """Reads the whole records in a piece of a file; see `scan_piece`. Needs no `resume`."""
+        return scan_piece(data, begin, position)
 
 
 def scan_piece(data: bytes, begin: int, position: int) -> ScannedPiece:

@@ -7,9 +7,8 @@ files of a directory below belong to a run of their own.
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from tbtrainer.event_file.names import (
@@ -18,7 +17,6 @@ from tbtrainer.event_file.names import (
     is_removed,
     was_removed_from,
 )
-from tbtrainer.event_file.remote_storage import filesystem
 from tbtrainer.redaction import shown
 
 # How many runs an error names.
@@ -107,42 +105,15 @@ class LocalFolder:
         return os.fdopen(descriptor, "rb")
 
 
-class RemoteFolder:
-    """A directory of an object store, through fsspec."""
-
-    def __init__(self, url: str) -> None:
-        self.path = url.rstrip("/")
-        self._opened, self._root = filesystem(url, argument="path")
-
-    def files(self) -> dict[str, int]:
-        """Returns names and sizes of the objects."""
-        self._opened.invalidate_cache()
-        entries: Iterable[dict[str, Any]] = self._opened.ls(self._root, detail=True)
-        return {
-            posixpath.basename(entry["name"]): int(entry["size"] or 0)
-            for entry in entries
-            if entry["type"] == "file"
-        }
-
-    def event_files_below(self) -> list[str]:
-        """Returns the event files in the directory and below."""
-        self._opened.invalidate_cache()
-        prefix = f"{self._root}/"
-        paths = [p.removeprefix(prefix) for p in self._opened.find(self._root)]
-        return sorted(path for path in paths if is_event_file(posixpath.basename(path)))
-
-    def open(self, name: str) -> BinaryIO:
-        """Opens an object. It is fetched in pieces."""
-        opened: BinaryIO = self._opened.open(f"{self._root}/{name}", "rb")
-        return opened
-
-
 def folder_of(path: str | os.PathLike[str]) -> Folder:
     """Returns a directory: a local path, or a URL that fsspec knows."""
     path = os.fspath(path)
     if path.startswith("file://"):
         path = unquote(path.removeprefix("file://"))
     if is_remote(path):
+        # Imported here, because fsspec takes longer to import than most runs to read.
+        from tbtrainer.reading.remote_folder import RemoteFolder
+
         return RemoteFolder(path)
     return LocalFolder(os.path.expanduser(path))
 

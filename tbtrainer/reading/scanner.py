@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from tbtrainer.event_file.records import size_of
-from tbtrainer.reading.batch import Batch
-from tbtrainer.reading.portable_scan import ScannedPiece, scan_piece
+from tbtrainer.reading.batch import Batch, ScannedPiece
+from tbtrainer.reading.compiled_scan import CompiledScan, load_library
+from tbtrainer.reading.portable_scan import PortableScan
 
 # How many bytes of a file are read at a time. A longer record is read whole.
 PIECE_BYTES = 8 * 2**20
@@ -24,6 +25,7 @@ class Scan:
         begin: Where to begin: 0, or the `end` of an earlier pass.
         end: Where to stop at the latest; `None` for the end of the file.
         piece_bytes: How many bytes are read at a time.
+        scan_piece: Reads a piece; by default `fastest_scan()`.
 
     Attributes:
         end: Where the first record begins that was not read.
@@ -33,9 +35,16 @@ class Scan:
     """
 
     def __init__(
-        self, file: BinaryIO, begin: int = 0, end: int | None = None, piece_bytes: int = PIECE_BYTES
+        self,
+        file: BinaryIO,
+        begin: int = 0,
+        end: int | None = None,
+        *,
+        piece_bytes: int = PIECE_BYTES,
+        scan_piece: CompiledScan | PortableScan | None = None,
     ) -> None:
         self._file, self._limit, self._piece_bytes = file, end, piece_bytes
+        self._scan_piece = scan_piece or fastest_scan()
         self.end = begin
         self.unread_bytes = 0
         self.reason = ""
@@ -48,9 +57,9 @@ class Scan:
             position = self.end
             read = self._read(wanted, position + len(rest))
             piece = None
-            for piece in _scanned(rest + read, position):
+            for piece in _scanned(self._scan_piece, rest + read, position):
                 self.end = position + piece.end
-                if piece.batch.events:
+                if piece.batch.events or len(piece.batch):
                     yield piece.batch
             assert piece is not None
             rest = piece.batch.data[piece.end :]
@@ -77,12 +86,20 @@ class Scan:
             self.unread_bytes = 0
 
 
-def _scanned(data: bytes, position: int) -> Iterator[ScannedPiece]:
+def _scanned(
+    scan_piece: CompiledScan | PortableScan, data: bytes, position: int
+) -> Iterator[ScannedPiece]:
     """Yields what is in a piece of a file, in as many steps as it has too many rows for one."""
-    begin = 0
+    begin, resume = 0, 0
     while True:
-        piece = scan_piece(data, begin, position)
+        piece = scan_piece(data, begin, position, resume)
         yield piece
         if not piece.is_full:
             return
-        begin = piece.end
+        begin, resume = piece.end, piece.resume
+
+
+def fastest_scan() -> CompiledScan | PortableScan:
+    """Returns the compiled scanner, or the portable one if the installation has no other."""
+    library = load_library()
+    return PortableScan() if library is None else CompiledScan(library)

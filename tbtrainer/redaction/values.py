@@ -1,12 +1,11 @@
 """Hides the secrets in values of any structure."""
 
 import json
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
-
-import torch
 
 from tbtrainer.redaction.assignments import (
     is_secret_pair,
@@ -18,7 +17,7 @@ from tbtrainer.redaction.tokens import HIDDEN, without_known_tokens, without_ran
 from tbtrainer.redaction.urls import without_login_credentials, without_url_credentials
 
 # Types whose text form is their value.
-_SHOWN_AS_TEXT = (str, PurePath, Enum, torch.dtype, torch.device)
+_SHOWN_AS_TEXT = (str, PurePath, Enum)
 # How many levels are shown. No configuration is deeper; a structure may contain itself.
 _DEEPEST = 32
 # The most characters of a path or an error that `shown` returns.
@@ -106,10 +105,16 @@ def _redacted(value: Any, key: str, depth: int) -> Any:
         return _redacted_mapping(value, depth - 1)
     if isinstance(value, list | tuple | set | frozenset):
         return _redacted_items(list(value), key, depth - 1)
-    if isinstance(value, _SHOWN_AS_TEXT):
+    if isinstance(value, _SHOWN_AS_TEXT) or _is_dtype_or_device(value):
         return _redacted_text(str(value), key, depth - 1)
     # An object's repr may contain secrets, so only its type is shown.
     return f"<{type(value).__name__}>"
+
+
+def _is_dtype_or_device(value: Any) -> bool:
+    """Whether a value is PyTorch's. Without an import: those who read runs do not need PyTorch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.dtype | torch.device)
 
 
 def _redacted_mapping(values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
