@@ -6,9 +6,11 @@ Neither PyTorch nor transformers is imported.
 from tbtrainer.reading.histograms import HistogramValue
 from tbtrainer.reading.hparams import HParams
 from tbtrainer.reading.index import ScannedFile
-from tbtrainer.reading.run import Record, Run, ScalarChunk, TagInfo, read_run
+from tbtrainer.reading.records import Record, ScalarChunk, TagInfo
+from tbtrainer.reading.run import Run, read_run
 from tbtrainer.reading.run_files import NotARun, find_runs
 from tbtrainer.reading.sessions import Session
+from tbtrainer.reading.stored_image import StoredImage
 from tbtrainer.reading.values import ImageValue, PrCurveValue
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "ScalarChunk",
     "ScannedFile",
     "Session",
+    "StoredImage",
     "TagInfo",
     "find_runs",
     "read_run",

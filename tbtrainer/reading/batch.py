@@ -1,9 +1,22 @@
 """`Batch`: the values of a piece of an event file, one row each; `ScannedPiece`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# The arrays of a batch, in the order of its attributes.
+ROW_DTYPES = {
+    "kind": "u1",
+    "tag": "i4",
+    "step": "i8",
+    "wall_time": "f8",
+    "value": "f8",
+    "offset": "i8",
+    "size": "i8",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,12 @@ class Batch:
     position: int
     events: int
     first_wall_time: float
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[NDArray[Any]], **others: Any) -> "Batch":
+        """Returns a batch of the arrays in the order of `ROW_DTYPES`, and its other attributes."""
+        named: dict[str, Any] = dict(zip(ROW_DTYPES, columns, strict=True))
+        return cls(**named, **others)
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from tbtrainer.reading import portable_scan, wire
-from tbtrainer.reading.batch import Batch, ScannedPiece
+from tbtrainer.reading.batch import ROW_DTYPES, Batch, ScannedPiece
 from tbtrainer.reading.tensors import number_of
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,6 @@ ROWS = 2**17
 # What the library returns, and the kind of a row that it leaves to protobuf; see `event_scan.c`.
 _DAMAGED, _FULL, _UNUSUAL = 1, 2, 3
 _MAYBE_NUMBER = 200
-_ROW_DTYPES = ("u1", "i4", "i8", "f8", "f8", "i8", "i8")
 _TAG_COLUMNS = 4
 
 
@@ -32,7 +31,7 @@ class _Table(ctypes.Structure):
     """`Table` of the library."""
 
     _fields_ = [
-        ("columns", ctypes.c_void_p * (len(_ROW_DTYPES) + _TAG_COLUMNS)),
+        ("columns", ctypes.c_void_p * (len(ROW_DTYPES) + _TAG_COLUMNS)),
         ("slot", ctypes.c_void_p),
         ("capacity", ctypes.c_int64),
         ("slots", ctypes.c_int64),
@@ -64,7 +63,7 @@ class CompiledScan:
 
     def __init__(self, library: ctypes.CDLL, rows: int = ROWS) -> None:
         self._scan = library.tbtrainer_scan
-        self._rows = [np.empty(rows, dtype) for dtype in _ROW_DTYPES]
+        self._rows = [np.empty(rows, dtype) for dtype in ROW_DTYPES.values()]
         self._tags = [np.empty(rows, np.int64) for _ in range(_TAG_COLUMNS)]
         # Half of the slots at least stay free.
         self._slots = np.empty(2 * 1 << (rows - 1).bit_length(), np.int32)
@@ -101,32 +100,25 @@ class CompiledScan:
 
     def _batch(self, data: bytes, position: int, found: _Found) -> Batch:
         rows, tags = found.rows, found.tags
-        kind, tag, step, wall_time, value, offset, size = [a[:rows].copy() for a in self._rows]
-        for row in np.flatnonzero(kind == _MAYBE_NUMBER).tolist():
-            begin = int(offset[row])
-            message = wire.WireValue.FromString(data[begin : begin + int(size[row])])
-            number = number_of(message.tensor)
-            kind[row] = wire.TENSOR if number is None else wire.NUMBER
-            value[row] = 0.0 if number is None else number
-        names, metadata = [], []
-        for at, length, meta_at, meta_length in zip(*(a[:tags].tolist() for a in self._tags)):
-            names.append(data[at : at + length])
-            metadata.append(data[meta_at : meta_at + meta_length] or None)
-        return Batch(
-            names,
-            metadata,
-            kind,
-            tag,
-            step,
-            wall_time,
-            value,
-            offset,
-            size,
+        batch = Batch.of_columns(
+            [array[:rows].copy() for array in self._rows],
+            tags=[],
+            metadata=[],
             data=data,
             position=position,
             events=found.events,
             first_wall_time=found.first_wall_time,
         )
+        for row in np.flatnonzero(batch.kind == _MAYBE_NUMBER).tolist():
+            number = number_of(wire.WireValue.FromString(batch.value_bytes(row)).tensor)
+            batch.kind[row] = wire.TENSOR if number is None else wire.NUMBER
+            batch.value[row] = 0.0 if number is None else number
+        for at, size, metadata_at, metadata_size in np.stack(
+            [array[:tags] for array in self._tags], axis=1
+        ).tolist():
+            batch.tags.append(data[at : at + size])
+            batch.metadata.append(data[metadata_at : metadata_at + metadata_size] or None)
+        return batch
 
 
 @cache
@@ -155,6 +147,4 @@ def _by_protobuf(data: bytes, begin: int, size: int, position: int) -> ScannedPi
     """Reads one record; the caller then goes on after it."""
     piece = portable_scan.scan_piece(data[begin : begin + size], 0, position)
     batch = replace(piece.batch, data=data, offset=piece.batch.offset + begin)
-    return replace(
-        piece, batch=batch, end=begin + piece.end, is_full=not piece.is_damaged
-    )
+    return replace(piece, batch=batch, end=begin + piece.end, is_full=not piece.is_damaged)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +36,17 @@ class HistogramValue:
     @property
     def mean(self) -> float:
         """The mean; NaN without numbers."""
-        return self.sum / self.count if self.count else math.nan
+        return self._moment("mean")
 
     @property
     def rms(self) -> float:
         """The root of the mean square; NaN without numbers."""
-        return math.sqrt(max(self.sum_of_squares / self.count, 0.0)) if self.count else math.nan
+        return self._moment("rms")
 
     @property
     def std(self) -> float:
         """The standard deviation; NaN without numbers."""
-        if not self.count:
-            return math.nan
-        return math.sqrt(max(self.sum_of_squares / self.count - self.mean**2, 0.0))
+        return self._moment("std")
 
     def quantile(self, share: float) -> float:
         """Returns the number below which a share of the numbers is, linear within a bucket.
@@ -55,61 +54,118 @@ class HistogramValue:
         Args:
             share: From 0 to 1; 0.5 is the median.
         """
-        return float(quantiles(self.edges, self.counts, np.array([share]))[0])
+        return float(quantiles(self.edges[None], self.counts[None], np.array([share]))[0, 0])
+
+    def _moment(self, name: str) -> float:
+        numbers = self.minimum, self.maximum, self.count, self.sum, self.sum_of_squares
+        return float(moments(*np.array(numbers)[:, None])[name][0])
+
+
+def moments(
+    minimum: NDArray[np.float64],
+    maximum: NDArray[np.float64],
+    count: NDArray[np.float64],
+    sum_: NDArray[np.float64],
+    sum_of_squares: NDArray[np.float64],
+) -> dict[str, NDArray[np.float64]]:
+    """Returns count, min, max, mean, std and rms of histograms; NaN for an empty one.
+
+    All arrays are float64 of shape (histograms,).
+    """
+    with np.errstate(all="ignore"):
+        number = np.where(count > 0, count, math.nan)
+        mean, mean_square = sum_ / number, sum_of_squares / number
+        # Rounding can make the difference negative.
+        std = np.sqrt(np.maximum(mean_square - mean**2, 0.0))
+        rms = np.sqrt(np.maximum(mean_square, 0.0))
+    is_empty = np.isnan(number)
+    return {
+        "count": count,
+        "min": np.where(is_empty, math.nan, minimum),
+        "max": np.where(is_empty, math.nan, maximum),
+        "mean": mean,
+        "std": std,
+        "rms": rms,
+    }
 
 
 def quantiles(
     edges: NDArray[np.float64], counts: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Returns quantiles of a histogram, linear within a bucket; NaN if it is empty.
+    """Returns quantiles of histograms with the same number of buckets; NaN for an empty one.
 
     Args:
-        edges: Shape (buckets + 1,).
-        counts: Shape (buckets,).
+        edges: Shape (histograms, buckets + 1).
+        counts: Shape (histograms, buckets).
         shares: From 0 to 1. Shape (quantiles,).
+
+    Returns:
+        Shape (histograms, quantiles). Linear within a bucket.
     """
-    total = counts.sum()
-    if not len(counts) or not total > 0:
-        return np.full(len(shares), math.nan)
-    cumulative = np.cumsum(counts)
-    wanted = shares * cumulative[-1]
-    bucket = np.minimum(np.searchsorted(cumulative, wanted, side="left"), len(counts) - 1)
-    # An empty bucket holds no quantile; that of share 0 is at the left of the first full one.
-    full = np.flatnonzero(counts > 0)
-    bucket = full[np.minimum(np.searchsorted(full, bucket), len(full) - 1)]
-    before = cumulative[bucket] - counts[bucket]
-    inside = np.clip((wanted - before) / counts[bucket], 0.0, 1.0)
-    return edges[bucket] + inside * (edges[bucket + 1] - edges[bucket])
+    found = np.full((len(counts), len(shares)), math.nan)
+    if not counts.shape[1]:
+        return found
+    cumulative = np.cumsum(counts, axis=1)
+    rows = np.arange(len(counts))
+    for place, share in enumerate(shares):
+        wanted = share * cumulative[:, -1]
+        # The first bucket that reaches the share. An empty one holds no quantile.
+        bucket = np.argmax((cumulative >= wanted[:, None]) & (counts > 0), axis=1)
+        own, left, right = counts[rows, bucket], edges[rows, bucket], edges[rows, bucket + 1]
+        with np.errstate(all="ignore"):
+            inside = (wanted - (cumulative[rows, bucket] - own)) / own
+            found[:, place] = left + np.clip(inside, 0.0, 1.0) * (right - left)
+    found[~(cumulative[:, -1] > 0)] = math.nan
+    return found
 
 
-def from_message(histogram: "object") -> HistogramValue:
+def inner_edges(
+    minimum: NDArray[np.float64], maximum: NDArray[np.float64], limits: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Returns the edges of histograms whose right edges are known.
+
+    The outer edges are the smallest and the largest number, also where a writer's own are farther
+    out, such as those of TensorFlow 1, which go to the largest float.
+
+    Args:
+        minimum: Shape (histograms,).
+        maximum: Shape (histograms,).
+        limits: Right edges. Shape (histograms, buckets).
+
+    Returns:
+        Shape (histograms, buckets + 1).
+    """
+    edges: NDArray[np.float64] = np.concatenate([minimum[:, None], limits], axis=1)
+    is_ordered = (minimum <= maximum)[:, None]
+    low = np.where(is_ordered, minimum[:, None], -math.inf)
+    high = np.where(is_ordered, maximum[:, None], math.inf)
+    return np.clip(edges, low, high)
+
+
+def from_message(histogram: Any) -> HistogramValue:
     """Returns the histogram of a `HistogramProto`.
-
-    The proto has the right edges only: the smallest and the largest number are the outer edges.
 
     Raises:
         UnreadableValue: There are not as many edges as buckets.
     """
-    limits = np.array(histogram.bucket_limit, dtype=np.float64)  # type: ignore[attr-defined]
-    counts = np.array(histogram.bucket, dtype=np.float64)  # type: ignore[attr-defined]
+    limits = np.array(histogram.bucket_limit, dtype=np.float64)
+    counts = np.array(histogram.bucket, dtype=np.float64)
     if len(limits) != len(counts):
         raise UnreadableValue(f"a histogram has {len(limits)} edges and {len(counts)} buckets")
-    minimum, maximum = histogram.min, histogram.max  # type: ignore[attr-defined]
-    count = histogram.num  # type: ignore[attr-defined]
-    edges = np.concatenate([[minimum], limits]) if len(limits) else np.zeros(1)
-    edges[1:] = np.clip(edges[1:], minimum, maximum) if minimum <= maximum else edges[1:]
+    minimum, maximum = np.array([[histogram.min], [histogram.max]])
+    is_empty = not histogram.num > 0
     return HistogramValue(
-        count,
-        minimum if count else math.nan,
-        maximum if count else math.nan,
-        histogram.sum,  # type: ignore[attr-defined]
-        histogram.sum_squares,  # type: ignore[attr-defined]
-        edges,
-        counts,
+        count=histogram.num,
+        minimum=math.nan if is_empty else histogram.min,
+        maximum=math.nan if is_empty else histogram.max,
+        sum=histogram.sum,
+        sum_of_squares=histogram.sum_squares,
+        edges=inner_edges(minimum, maximum, limits[None])[0],
+        counts=counts,
     )
 
 
-def from_tensor(rows: NDArray[np.float64]) -> HistogramValue:
+def from_tensor(rows: NDArray[Any]) -> HistogramValue:
     """Returns the histogram of a tensor of shape (buckets, 3): left edge, right edge, count.
 
     Raises:
@@ -118,16 +174,14 @@ def from_tensor(rows: NDArray[np.float64]) -> HistogramValue:
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise UnreadableValue(f"a histogram has the shape {rows.shape}")
     left, right, counts = rows.astype(np.float64).T
-    full = counts > 0
-    edges = np.concatenate([left[:1], right]) if len(left) else np.zeros(1)
-    count = float(counts.sum())
     middle = (left + right) / 2
+    full = counts > 0
     return HistogramValue(
-        count,
-        float(left[full].min()) if count else math.nan,
-        float(right[full].max()) if count else math.nan,
-        float((middle * counts).sum()),
-        float((middle**2 * counts).sum()),
-        edges,
-        counts,
+        count=float(counts.sum()),
+        minimum=float(left[full].min()) if full.any() else math.nan,
+        maximum=float(right[full].max()) if full.any() else math.nan,
+        sum=float((middle * counts).sum()),
+        sum_of_squares=float((middle**2 * counts).sum()),
+        edges=np.concatenate([left[:1], right]) if len(left) else np.zeros(1),
+        counts=counts,
     )

@@ -1,5 +1,6 @@
 """The first pass over the event files of a run: its tags, its sessions, and how far they go."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from tbtrainer.reading.run_files import EventFile, Folder
 from tbtrainer.reading.scanner import Scan
 from tbtrainer.reading.sessions import Segment
 from tbtrainer.reading.tag_table import TagTable
+from tbtrainer.redaction import shown
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 # Kinds of rows are smaller.
@@ -54,9 +58,7 @@ class TagCounts:
         self.last_steps: dict[int, int] = {}
         self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
 
-    def add(
-        self, tag: NDArray[np.int32], kind: NDArray[np.uint8], step: NDArray[np.int64]
-    ) -> None:
+    def add(self, tag: NDArray[np.int32], kind: NDArray[np.uint8], step: NDArray[np.int64]) -> None:
         """Adds values, in the order written. Each array has the shape (values,)."""
         if not len(tag):
             return
@@ -95,7 +97,7 @@ class RunIndex:
 
 
 def index_of(folder: Folder, files: Sequence[EventFile], progress: Progress | None) -> RunIndex:
-    """Reads all event files of a run once.
+    """Reads all event files of a run once. Logs which are damaged or cannot be read.
 
     Args:
         folder: The run directory.
@@ -106,24 +108,43 @@ def index_of(folder: Folder, files: Sequence[EventFile], progress: Progress | No
     total = sum(file.bytes for file in files)
     done = 0
     for number, file in enumerate(files):
+
+        def show(read: int, before: int = done) -> None:
+            if progress is not None:
+                progress(min(before + read, total), total)
+
         index.segments.append(Segment(number, None, np.inf))
-        scan, size, events = None, file.bytes, 0
-        try:
-            with folder.open(file.name) as opened:
-                scan = Scan(opened)
-                for batch in scan:
-                    events += batch.events
-                    _add(index, number, batch)
-                    if progress is not None:
-                        progress(min(done + scan.end, total), total)
-            size, unread, reason = scan.end + scan.unread_bytes, scan.unread_bytes, scan.reason
-        except Exception:  # Every object store has exceptions of its own.
-            unread, reason = size - (scan.end if scan else 0), "unreadable"
+        index.files.append(_scanned(folder, file, number, index, show))
         done += file.bytes
-        index.files.append(
-            ScannedFile(file.name, size, unread, reason, events, file.removed_from)
-        )
     return index
+
+
+def _scanned(
+    folder: Folder, file: EventFile, number: int, index: RunIndex, show: Callable[[int], None]
+) -> ScannedFile:
+    """Adds what is in a file to the index."""
+    end, events = 0, 0
+    try:
+        with folder.open(file.name) as opened:
+            scan = Scan(opened)
+            for batch in scan:
+                events += batch.events
+                _add(index, number, batch)
+                end = scan.end
+                show(end)
+        size, unread, reason = scan.end + scan.unread_bytes, scan.unread_bytes, scan.reason
+    except OSError as error:
+        size = max(file.bytes, end)
+        unread, reason = size - end, "unreadable"
+        logger.warning("%s cannot be read after byte %d: %s", shown(file.name), end, shown(error))
+    if reason == "damaged":
+        logger.warning(
+            "%s is damaged at byte %d. The %d bytes from there on are not read.",
+            shown(file.name),
+            size - unread,
+            unread,
+        )
+    return ScannedFile(file.name, size, unread, reason, events, file.removed_from)
 
 
 def segments_in(batch: Batch) -> Iterator[tuple[int | None, slice]]:

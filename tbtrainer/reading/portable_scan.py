@@ -3,13 +3,14 @@
 import math
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from tbtrainer.reading import wire
-from tbtrainer.reading.batch import Batch, ScannedPiece
+from tbtrainer.reading.batch import ROW_DTYPES, Batch, ScannedPiece
 from tbtrainer.reading.tensors import number_of
 
 HEADER_BYTES = 12
@@ -50,13 +51,12 @@ class Rows:
             self.first_wall_time = event.wall_time
         self.events += 1
         stamp = event.step, event.wall_time
-        if event.WhichOneof("what") == "session_log":
-            if event.session_log.status == wire.START_STATUS:
-                self.rows.append((wire.START, -1, *stamp, 0.0, begin, 0))
+        if event.session_log.status == wire.START_STATUS:
+            self.rows.append((wire.START, -1, *stamp, 0.0, begin, 0))
         for value, offset, size in found:
             self._add_value(value, stamp, offset, size)
 
-    def _add_value(self, value: wire.WireValue, stamp: tuple[int, float], at: int, size: int) -> None:
+    def _add_value(self, value: Any, stamp: tuple[int, float], offset: int, size: int) -> None:
         kind = wire.KIND_OF_FIELD.get(value.WhichOneof("what") or "", wire.METADATA_ONLY)
         if kind == wire.METADATA_ONLY and not value.metadata:
             return
@@ -71,17 +71,16 @@ class Rows:
             self.metadata.append(None)
         if self.metadata[tag] is None and value.metadata:
             self.metadata[tag] = value.metadata
-        self.rows.append((kind, tag, *stamp, number, at, size))
+        self.rows.append((kind, tag, *stamp, number, offset, size))
 
     def batch(self, data: bytes, position: int) -> Batch:
         """Returns the rows as arrays."""
-        columns = list(zip(*self.rows, strict=True)) or [()] * 7
-        dtypes = ("u1", "i4", "i8", "f8", "f8", "i8", "i8")
-        arrays = [np.array(c, dtype=d) for c, d in zip(columns, dtypes, strict=True)]
-        return Batch(
-            list(self.tags),
-            self.metadata,
-            *arrays,
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(ROW_DTYPES)
+        dtypes = ROW_DTYPES.values()
+        return Batch.of_columns(
+            [np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)],
+            tags=list(self.tags),
+            metadata=self.metadata,
             data=data,
             position=position,
             events=self.events,

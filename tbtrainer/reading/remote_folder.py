@@ -1,11 +1,14 @@
 """A run directory on an object store that is read, through fsspec."""
 
+import io
 import posixpath
-from collections.abc import Iterable
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
 from tbtrainer.event_file.names import is_event_file
 from tbtrainer.event_file.remote_storage import filesystem
+from tbtrainer.redaction import shown
 
 
 class RemoteFolder:
@@ -33,6 +36,40 @@ class RemoteFolder:
         return sorted(path for path in paths if is_event_file(posixpath.basename(path)))
 
     def open(self, name: str) -> BinaryIO:
-        """Opens an object. It is fetched in pieces."""
-        opened: BinaryIO = self._opened.open(f"{self._root}/{name}", "rb")
-        return opened
+        """Opens an object. It is fetched in pieces. Every error of its store is an `OSError`."""
+        with _as_os_error():
+            opened: BinaryIO = self._opened.open(f"{self._root}/{name}", "rb")
+            return cast(BinaryIO, _RemoteFile(opened))
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object that is open, whose errors are `OSError`."""
+
+    def __init__(self, opened: BinaryIO) -> None:
+        self._opened = opened
+
+    def read(self, size: int = -1) -> bytes:
+        with _as_os_error():
+            return self._opened.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _as_os_error():
+            return self._opened.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._opened.tell()
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Every object store has exceptions of its own, whose texts may have secrets."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {shown(error)}") from None

@@ -2,132 +2,35 @@
 
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tbtrainer.reading import frames, wire
 from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.health import health_lines
 from tbtrainer.reading.hparams import TAGS, HParams, hparams_of
-from tbtrainer.reading.index import (
-    Progress,
-    RunIndex,
-    ScannedFile,
-    TagCounts,
-    index_of,
-    segments_in,
-)
+from tbtrainer.reading.index import Progress, RunIndex, ScannedFile, TagCounts, index_of
+from tbtrainer.reading.records import Record, Rows, ScalarChunk, TagInfo
 from tbtrainer.reading.run_files import Folder, event_files, folder_of
-from tbtrainer.reading.scanner import Scan
-from tbtrainer.reading.sessions import (
-    Replaced,
-    Session,
-    replaced,
-    session_numbers,
-    sessions_of,
-)
+from tbtrainer.reading.sessions import Replaced, Session, replaced, session_numbers, sessions_of
 from tbtrainer.reading.tensors import UnreadableValue
 from tbtrainer.reading.values import decoded
+from tbtrainer.reading.visible import visible_rows
 
 if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
-class ScalarChunk:
-    """Consecutive scalars of a run.
-
-    Attributes:
-        names: The tags of the run; `tag` is an index into them. The same list in all chunks.
-        tag: int32, shape (scalars,).
-        step: int64, shape (scalars,).
-        wall_time: When each was written, in seconds since 1970. float64, shape (scalars,).
-        value: float64, shape (scalars,).
-        session: Index into `Run.sessions`. int32, shape (scalars,).
-    """
-
-    names: list[str]
-    tag: NDArray[np.int32]
-    step: NDArray[np.int64]
-    wall_time: NDArray[np.float64]
-    value: NDArray[np.float64]
-    session: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.tag)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One value of a run.
-
-    Attributes:
-        tag: Its tag.
-        kind: "scalar", "histogram", "text", "image", "pr_curve", "hparams", "audio" or "tensor";
-            for what another plugin of TensorBoard shows, the name of the plugin.
-        step: Its step.
-        wall_time: When it was written, in seconds since 1970.
-        session: Index into `Run.sessions`.
-        value: A `float` for a scalar, a `str` for a text, a `HistogramValue`, `ImageValue` or
-            `PrCurveValue`; for other kinds what `tbtrainer.reading.values.decoded` returns. `None`
-            if the bytes cannot be read as what the kind says.
-    """
-
-    tag: str
-    kind: str
-    step: int
-    wall_time: float
-    session: int
-    value: Any
-
-
-@dataclass(frozen=True)
-class TagInfo:
-    """What a run has under a tag.
-
-    Attributes:
-        kind: As in `Record`. Of several kinds under one tag, that with the most values.
-        count: How many values there are.
-        first_step: Step of the first one.
-        last_step: Step of the last one.
-        description: What the tag means, in Markdown; empty if the writer did not say it.
-    """
-
-    kind: str
-    count: int
-    first_step: int
-    last_step: int
-    description: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Visible values of a batch.
-
-    Attributes:
-        batch: The batch.
-        rows: Their rows in it. int64, shape (values,).
-        tag: Their tags, as numbers of the run's table. int32, shape (values,).
-        session: Their session.
-        file: The name of their file.
-    """
-
-    batch: Batch
-    rows: NDArray[np.int64]
-    tag: NDArray[np.int32]
-    session: int
-    file: str
-
-
 class Run:
     """A run directory, read when something is asked for.
 
-    The first question reads all event files once, to find tags, sessions and what later sessions
-    have replaced; this is kept. What is written later is not seen: make a new `Run` for that.
+    The first question reads all event files once, to find the tags, the sessions and what later
+    sessions have replaced. This is kept. What is written after that is not seen: make a new `Run`.
+
+    The frames are kept, too, once they were asked for. They need pandas, and are as large as what
+    they hold; everything else needs a few tens of megabytes, whatever the size of the run.
 
     Args:
         path: The run directory: a local path, or a URL that fsspec knows.
@@ -135,8 +38,12 @@ class Run:
         progress: Called during each pass over the files, with the bytes read so far and those of
             all files.
 
+    Attributes:
+        path: The run directory.
+
     Raises:
-        FileNotFoundError: There is no such directory, or it has no event files (`NotARun`).
+        FileNotFoundError: There is no such directory, or no event file is directly in it
+            (`NotARun`, whose message names the runs below it).
     """
 
     def __init__(
@@ -164,7 +71,7 @@ class Run:
 
     @cached_property
     def sessions(self) -> list[Session]:
-        """The sessions, in the order read."""
+        """The sessions, in the order read: each training, and each part of one that was resumed."""
         names = [file.name for file in self._event_files]
         return sessions_of(self._index.segments, self._session_numbers, names)
 
@@ -190,7 +97,7 @@ class Run:
     # ---- Values one after another ----
 
     def scalar_chunks(self, tags: Collection[str] | None = None) -> Iterator[ScalarChunk]:
-        """Yields the scalars in the order read, in chunks of some megabytes.
+        """Yields the scalars in the order read, in chunks of a few megabytes.
 
         Args:
             tags: Only these; `None` for all.
@@ -198,14 +105,13 @@ class Run:
         names, are_scalars = self._index.tags.names, self._index.tags.are_scalars()
         for part in self.rows(tags):
             kind = part.batch.kind[part.rows]
-            chosen = (kind == wire.SIMPLE_VALUE) | (
-                (kind == wire.NUMBER) & are_scalars[part.tag]
-            )
-            rows, batch = part.rows[chosen], part.batch
+            is_scalar = (kind == wire.NUMBER) & are_scalars[part.tag]
+            is_scalar |= kind == wire.SIMPLE_VALUE
+            rows, batch = part.rows[is_scalar], part.batch
             if len(rows):
                 yield ScalarChunk(
                     names,
-                    part.tag[chosen],
+                    part.tag[is_scalar],
                     batch.step[rows],
                     batch.wall_time[rows],
                     batch.value[rows],
@@ -222,58 +128,25 @@ class Run:
         for part in self.rows(tags):
             batch = part.batch
             for row, number in zip(part.rows.tolist(), part.tag.tolist(), strict=True):
-                row_kind = int(batch.kind[row])
-                kind = table.kind(number, row_kind)
+                kind = table.kind(number, int(batch.kind[row]))
                 yield Record(
                     table.names[number],
                     kind,
                     int(batch.step[row]),
                     float(batch.wall_time[row]),
                     part.session,
-                    _value(batch, row, row_kind, kind),
+                    _value(batch, row, kind),
                 )
 
     def rows(self, tags: Collection[str] | None = None) -> Iterator[Rows]:
-        """Yields the visible values batch by batch, not decoded; for readers of this package."""
-        names = self._index.tags.names
-        wanted = None if tags is None else np.isin(np.array(names, dtype=object), list(tags))
-        total = sum(file.end for file in self._index.files)
-        segment, done = -1, 0
-        for file in self._index.files:
-            segment += 1
-            if file.reason == "unreadable" and not file.end:
-                continue
-            with self._folder.open(file.name) as opened:
-                for batch in Scan(opened, end=file.end):
-                    numbers = self._index.tags.numbers(batch)
-                    for start, rows in segments_in(batch):
-                        segment += start is not None
-                        found = self._visible(batch, rows, numbers, segment, wanted)
-                        if len(found.rows):
-                            yield found
-                    if self._progress is not None:
-                        self._progress(done + batch.position + len(batch.data), total)
-            done += file.end
+        """Yields the values batch by batch, not decoded.
 
-    def _visible(
-        self,
-        batch: Batch,
-        rows: slice,
-        numbers: NDArray[np.int32],
-        segment: int,
-        wanted: NDArray[np.bool_] | None,
-    ) -> Rows:
-        found = np.arange(rows.start, rows.stop)
-        tag = numbers[batch.tag[rows]] if len(found) else np.zeros(0, np.int32)
-        if wanted is not None:
-            chosen = wanted[tag]
-            found, tag = found[chosen], tag[chosen]
-        hidden = self._replaced[segment]
-        if hidden:
-            chosen = ~hidden.mask(tag, batch.step[found], batch.wall_time[found])
-            found, tag = found[chosen], tag[chosen]
-        name = self._event_files[self._index.segments[segment].file].name
-        return Rows(batch, found, tag, self._session_numbers[segment], name)
+        Args:
+            tags: Only these; `None` for all.
+        """
+        return visible_rows(
+            self._folder, self._index, self._replaced, self._session_numbers, tags, self._progress
+        )
 
     # ---- Hyper-parameters and health ----
 
@@ -296,8 +169,60 @@ class Run:
 
     @cached_property
     def scalars(self) -> "pandas.DataFrame":
-        """All scalars: columns tag, step, wall_time, value, session. Needs pandas."""
-        return frames.scalars(self)
+        """All scalars: columns tag, step, wall_time, value, session."""
+        return frames.scalars(self.scalar_chunks(), self._index.tags.names, self._count("scalar"))
+
+    @cached_property
+    def histograms(self) -> "pandas.DataFrame":
+        """All histograms, a row each: columns tag, step, wall_time, session, and more.
+
+        The others are `count`, `min`, `max`, `mean`, `std` and `rms`, the quantiles `p1`, `p5`,
+        `p25`, `p50`, `p75`, `p95` and `p99`, linear within a bucket, and the buckets themselves:
+        the arrays `edges` and `counts`. There is one more edge than counts.
+        """
+        return frames.histograms(self._rows_of("histogram"), self._index.tags)
+
+    @cached_property
+    def texts(self) -> "pandas.DataFrame":
+        """All texts: columns tag, step, wall_time, session, text."""
+        return frames.texts(self._rows_of("text"), self._index.tags)
+
+    @cached_property
+    def images(self) -> "pandas.DataFrame":
+        """All pictures: columns tag, step, wall_time, session, width, height, image.
+
+        `image` is a `StoredImage`; its `read()` fetches the bytes of the picture from the file.
+        """
+        return frames.images(self._rows_of("image"), self._index.tags, self._folder)
+
+    @cached_property
+    def pr_curves(self) -> "pandas.DataFrame":
+        """All PR curves, a row per threshold: columns tag, step, wall_time, session, and more.
+
+        The others are `threshold`, `precision`, `recall`, `true_positives`, `false_positives`,
+        `true_negatives` and `false_negatives`.
+        """
+        return frames.pr_curves(self._rows_of("pr_curve"), self._index.tags)
+
+    def _rows_of(self, kind: str) -> Iterator[Rows]:
+        """Yields the values of the tags that may have some of a kind."""
+        table, counts = self._index.tags, self._index.counts
+        chosen = {
+            name
+            for number, name in enumerate(table.names)
+            if any(table.kind(number, row_kind) == kind for row_kind in counts.of(number))
+        }
+        return self.rows(chosen) if chosen else iter(())
+
+    def _count(self, kind: str) -> int:
+        """Returns how many values of a kind there are."""
+        table, counts = self._index.tags, self._counts
+        return sum(
+            count
+            for number in range(len(table.names))
+            for row_kind, count in counts.of(number).items()
+            if table.kind(number, row_kind) == kind
+        )
 
     # ---- The first pass ----
 
@@ -319,7 +244,7 @@ class Run:
 
     @cached_property
     def _counts(self) -> TagCounts:
-        """Counts of the visible values. A second pass is made if not all are visible."""
+        """Counts of the values that are not replaced. Needs a second pass if some are."""
         if not any(self._replaced):
             return self._index.counts
         counts = TagCounts()
@@ -328,8 +253,8 @@ class Run:
         return counts
 
 
-def _value(batch: Batch, row: int, row_kind: int, kind: str) -> Any:
-    if kind == "scalar" and row_kind in (wire.SIMPLE_VALUE, wire.NUMBER):
+def _value(batch: Batch, row: int, kind: str) -> Any:
+    if kind == "scalar" and batch.kind[row] in (wire.SIMPLE_VALUE, wire.NUMBER):
         return float(batch.value[row])
     try:
         return decoded(kind, batch.value_bytes(row))
@@ -343,5 +268,21 @@ def read_run(
     include_rewound: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Returns a run directory that can be read: see `Run`."""
+    """Returns a run directory as an object that reads it: event files of any writer.
+
+    Args:
+        path: The run directory: a local path, or a URL that fsspec knows. Event files are directly
+            in it; `find_runs` finds such directories.
+        include_rewound: Whether values that later sessions have replaced are shown, too.
+        progress: Called during each pass over the files, with the bytes read so far and those of
+            all files.
+
+    Returns:
+        The run. Its files are read when something is asked for.
+
+    Raises:
+        FileNotFoundError: There is no such directory, or no event file is directly in it
+            (`NotARun`, whose message names the runs below it).
+        ValueError: fsspec cannot open the URL.
+    """
     return Run(path, include_rewound=include_rewound, progress=progress)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ class Segment:
         first_steps: Step of the first value of each tag; `NO_STEP` for tags without one. int64,
             shape (tags,).
         last_steps: Largest step of each tag; -`NO_STEP` for tags without one. As above.
+        has_tags: Whether there is a value of each tag. bool, shape (tags,).
     """
 
     file: int
@@ -64,6 +66,7 @@ class Segment:
     ends: float = -np.inf
     first_steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     last_steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    has_tags: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     def add(
         self, tag: NDArray[np.int32], step: NDArray[np.int64], wall_time: NDArray[np.float64]
@@ -72,7 +75,10 @@ class Segment:
         if not len(tag):
             return
         tags = int(tag.max()) + 1
-        first, self.last_steps = padded(self.first_steps, tags), padded(self.last_steps, tags, -1)
+        first = _padded(self.first_steps, tags, NO_STEP)
+        self.last_steps = _padded(self.last_steps, tags, -NO_STEP)
+        self.has_tags = _padded(self.has_tags, tags, False)
+        self.has_tags[tag] = True
         found = np.full(len(first), NO_STEP)
         # If an index occurs twice, NumPy keeps the last value: that of the first row.
         found[tag[::-1]] = step[::-1]
@@ -89,35 +95,36 @@ class Replaced:
     """Which values of a segment later sessions have replaced.
 
     Attributes:
-        from_step: Values of this step and later ones are replaced.
+        from_step: Values of this step and later ones are replaced; `None` if there is no such step.
         by_tag: Pairs for later sessions without a START record: the step of their first value per
             tag, and when they began. Values of this step and later ones that were written before
             are replaced.
     """
 
-    from_step: int = NO_STEP
+    from_step: int | None = None
     by_tag: tuple[tuple[NDArray[np.int64], float], ...] = ()
 
     def __bool__(self) -> bool:
-        return self.from_step != NO_STEP or bool(self.by_tag)
+        return self.from_step is not None or bool(self.by_tag)
 
     def mask(
         self, tag: NDArray[np.int32], step: NDArray[np.int64], wall_time: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Returns for each value whether it is replaced. bool, shape (values,)."""
-        found = step >= self.from_step
+        found = np.zeros(len(step), dtype=bool)
+        if self.from_step is not None:
+            found |= step >= self.from_step
         for first_steps, begins in self.by_tag:
             known = tag < len(first_steps)
             first = np.where(known, first_steps[np.where(known, tag, 0)], NO_STEP)
-            found |= (step >= first) & (wall_time <= begins)
+            found |= (step >= first) & (first != NO_STEP) & (wall_time <= begins)
         return found
 
 
-def padded(array: NDArray[np.int64], size: int, sign: int = 1) -> NDArray[np.int64]:
-    """Returns an array with at least `size` elements: `NO_STEP`, times a sign, is added."""
-    if len(array) >= size:
-        return array
-    return np.concatenate([array, np.full(size - len(array), sign * NO_STEP)])
+def _padded(array: NDArray[Any], size: int, value: int) -> NDArray[Any]:
+    """Returns an array with at least `size` elements: some of a value are added at its end."""
+    missing = max(0, size - len(array))
+    return np.concatenate([array, np.full(missing, value, array.dtype)])
 
 
 def session_numbers(
@@ -181,13 +188,11 @@ def replaced(segments: Sequence[Segment], numbers: Sequence[int]) -> list[Replac
     found: list[Replaced] = []
     for place, segment in enumerate(segments):
         later = range(place + 1, len(segments))
-        from_step = min((starts[n] for n in later if starts[n] is not None), default=NO_STEP)
+        from_step = min((step for step in starts[place + 1 :] if step is not None), default=None)
         by_tag = [
             (segments[n].first_steps, segments[n].begins)
             for n in later
-            if starts[n] is None
-            and begin_of[numbers[n]] > place
-            and _overlap(segment, segments[n])
+            if starts[n] is None and begin_of[numbers[n]] > place and _overlap(segment, segments[n])
         ]
         found.append(Replaced(from_step, tuple(by_tag)))
     return found

@@ -58,6 +58,10 @@ class TagTable:
         """Returns the number of each tag of a batch. Unknown tags get the next numbers."""
         return np.array([self._number(name) for name in batch.tags], dtype=np.int32)
 
+    def known_numbers(self, batch: Batch) -> NDArray[np.int32]:
+        """Returns the number of each tag of a batch; -1 for unknown tags."""
+        return np.array([self._numbers.get(name, -1) for name in batch.tags], dtype=np.int32)
+
     def add_metadata(self, batch: Batch, numbers: NDArray[np.int32]) -> None:
         """Keeps the first metadata of each tag: writers may leave it out at later values."""
         for number, data in zip(numbers.tolist(), batch.metadata, strict=True):
@@ -69,7 +73,7 @@ class TagTable:
         return self._metadata.get(number, TagMetadata())
 
     def kind(self, number: int, field: int) -> str:
-        """Returns the kind of a value: "scalar", "histogram", "text", "image", "pr_curve" and so on.
+        """Returns the kind of a value, such as "scalar" or "histogram".
 
         Args:
             number: Its tag.

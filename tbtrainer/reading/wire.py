@@ -26,6 +26,9 @@ START_STATUS = 1
 # A larger tensor is never taken for one number.
 MOST_NUMBER_BYTES = 64
 
+# The fields of a histogram before its buckets, by number from 1.
+HISTOGRAM_NUMBERS = ("min", "max", "num", "sum", "sum_squares")
+
 _PACKAGE = "tbtrainer.reading"
 _TYPES = {
     "double": descriptor_pb2.FieldDescriptorProto.TYPE_DOUBLE,
@@ -94,17 +97,30 @@ def _messages() -> dict[str, Any]:
             "tensor": (8, "bytes"),
         },
     )
+    # A packed list of doubles is a part like any other. TensorBoard's message would make a Python
+    # object of each number.
+    _add_message(
+        file,
+        "Histogram",
+        {
+            **{name: (number, "double") for number, name in enumerate(HISTOGRAM_NUMBERS, 1)},
+            "bucket_limit": (6, "bytes"),
+            "bucket": (7, "bytes"),
+        },
+        {},
+    )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in ("Event", "Value")
+        for name in ("Event", "Value", "Histogram")
     }
 
 
 _CLASSES = _messages()
 WireEvent: Any = _CLASSES["Event"]
 WireValue: Any = _CLASSES["Value"]
+WireHistogram: Any = _CLASSES["Histogram"]
 KIND_OF_FIELD = {
     "simple_value": SIMPLE_VALUE,
     "obsolete_old_style_histogram": OLD_HISTOGRAM,

@@ -178,10 +178,10 @@ def _distribute(
 ) -> tuple[int, int]:
     """Writes pieces to two files. Returns the checksum of the removed ones, and the total size."""
     checksum = size = 0
-    for piece, is_removed in pieces:
-        (removed if is_removed else kept).write(piece)
+    for piece, is_late in pieces:
+        (removed if is_late else kept).write(piece)
         size += len(piece)
-        checksum = google_crc32c.extend(checksum, piece) if is_removed else checksum
+        checksum = google_crc32c.extend(checksum, piece) if is_late else checksum
     return checksum, size
 
 
@@ -251,4 +251,3 @@ def _remove_earlier(storage: Storage, files: list[str], of_this_rewind: list[str
                 storage.remove(path)
         except Exception as fault:  # Every object store has exceptions of its own.
             logger.debug("Files with records of earlier rewinds are not deleted: %s", shown(fault))
-

@@ -1,0 +1,96 @@
+"""What reading a run yields: scalars in chunks, values one by one, and a summary of each tag."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbtrainer.reading.batch import Batch
+
+
+@dataclass(frozen=True)
+class ScalarChunk:
+    """Consecutive scalars of a run.
+
+    Attributes:
+        names: The tags of the run; `tag` is an index into them. The same list in all chunks.
+        tag: int32, shape (scalars,).
+        step: int64, shape (scalars,).
+        wall_time: When each was written, in seconds since 1970. float64, shape (scalars,).
+        value: float64, shape (scalars,).
+        session: Index into `Run.sessions`. int32, shape (scalars,).
+    """
+
+    names: list[str]
+    tag: NDArray[np.int32]
+    step: NDArray[np.int64]
+    wall_time: NDArray[np.float64]
+    value: NDArray[np.float64]
+    session: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.tag)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One value of a run.
+
+    Attributes:
+        tag: Its tag.
+        kind: "scalar", "histogram", "text", "image", "pr_curve", "hparams", "audio" or "tensor".
+            For what another plugin of TensorBoard shows, the name of the plugin.
+        step: Its step.
+        wall_time: When it was written, in seconds since 1970.
+        session: Index into `Run.sessions`.
+        value: A `float` for a scalar, a `str` for a text, a `HistogramValue`, an `ImageValue` or a
+            `PrCurveValue`. For other kinds an array if it is a tensor of numbers, a list of bytes
+            if it is one of strings, and else the content of the plugin's metadata as bytes. `None`
+            if the bytes cannot be read as what the kind says.
+    """
+
+    tag: str
+    kind: str
+    step: int
+    wall_time: float
+    session: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class TagInfo:
+    """What a run has under a tag.
+
+    Attributes:
+        kind: As in `Record`. If a tag has values of several kinds, the one with the most values.
+        count: How many values there are.
+        first_step: Step of the first value read.
+        last_step: Step of the last value read.
+        description: What the tag means, in Markdown; empty if the writer did not say it.
+    """
+
+    kind: str
+    count: int
+    first_step: int
+    last_step: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of a batch that are not replaced by a later session.
+
+    Attributes:
+        batch: The batch.
+        rows: Their rows in it. int64, shape (values,).
+        tag: Their tags, as numbers of the run's table. int32, shape (values,).
+        session: Their session.
+        file: The name of their file.
+    """
+
+    batch: Batch
+    rows: NDArray[np.int64]
+    tag: NDArray[np.int32]
+    session: int
+    file: str

@@ -1,0 +1,88 @@
+"""The second and later passes over the event files of a run: the values that are shown."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbtrainer.reading.batch import Batch
+from tbtrainer.reading.index import Progress, RunIndex, segments_in
+from tbtrainer.reading.records import Rows
+from tbtrainer.reading.run_files import Folder
+from tbtrainer.reading.scanner import Scan
+from tbtrainer.reading.sessions import Replaced
+
+
+def visible_rows(
+    folder: Folder,
+    index: RunIndex,
+    replaced: Sequence[Replaced],
+    sessions: Sequence[int],
+    tags: Collection[str] | None,
+    progress: Progress | None,
+) -> Iterator[Rows]:
+    """Yields the values that later sessions have not replaced, in the order read.
+
+    Each file is read as far as the first pass read it. If a training resumed meanwhile, and rewrote
+    a file, tags that the first pass did not find are left out.
+
+    Args:
+        folder: The run directory.
+        index: What the first pass found.
+        replaced: Which values of each segment are left out.
+        sessions: The session of each segment.
+        tags: Only these; `None` for all.
+        progress: Called with the bytes read so far, and those of all files.
+    """
+    wanted = _wanted(index, tags)
+    total = sum(file.end for file in index.files)
+    done = 0
+    for number, file in enumerate(index.files):
+        own = [place for place, s in enumerate(index.segments) if s.file == number]
+        if not file.end or not _has_wanted(index, own, wanted):
+            done += file.end
+            continue
+        with folder.open(file.name) as opened:
+            part = 0
+            for batch in Scan(opened, end=file.end):
+                numbers = index.tags.known_numbers(batch)
+                for start, rows in segments_in(batch):
+                    part += start is not None
+                    place = own[min(part, len(own) - 1)]
+                    found, tag = _chosen(batch, rows, numbers, wanted, replaced[place])
+                    if len(found):
+                        yield Rows(batch, found, tag, sessions[place], file.name)
+                if progress is not None:
+                    progress(min(done + batch.position + len(batch.data), total), total)
+        done += file.end
+
+
+def _wanted(index: RunIndex, tags: Collection[str] | None) -> NDArray[np.bool_]:
+    """Returns for each tag whether it is asked for; False for -1, an unknown tag."""
+    names = index.tags.names
+    chosen = [tags is None or name in tags for name in names]
+    return np.array([*chosen, False], dtype=bool)
+
+
+def _has_wanted(index: RunIndex, segments: Sequence[int], wanted: NDArray[np.bool_]) -> bool:
+    """Whether some segment has a value of a tag that is asked for."""
+    each = (index.segments[place].has_tags for place in segments)
+    return any(np.any(has & wanted[: len(has)]) for has in each)
+
+
+def _chosen(
+    batch: Batch,
+    rows: slice,
+    numbers: NDArray[np.int32],
+    wanted: NDArray[np.bool_],
+    replaced: Replaced,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Returns the rows that are shown, and their tags."""
+    found = np.arange(rows.start, rows.stop)
+    if not len(found):
+        return found, np.zeros(0, np.int32)
+    tag = numbers[batch.tag[rows]]
+    chosen = wanted[tag]
+    if replaced:
+        chosen = chosen & ~replaced.mask(tag, batch.step[rows], batch.wall_time[rows])
+    return found[chosen], tag[chosen]
