@@ -6,7 +6,7 @@ from typing import BinaryIO
 from tbtrainer.event_file.records import size_of
 from tbtrainer.reading.batch import Batch, ScannedPiece
 from tbtrainer.reading.compiled_scan import CompiledScan, load_library
-from tbtrainer.reading.portable_scan import PortableScan
+from tbtrainer.reading.portable_scan import HEADER_BYTES, PortableScan
 
 # How many bytes of a file are read at a time. A longer record is read whole.
 PIECE_BYTES = 8 * 2**20
@@ -76,7 +76,7 @@ class Scan:
 
     def _has(self, count: int) -> bool:
         """Whether so many bytes follow, or so few are asked for that trying costs no memory."""
-        return count <= self._piece_bytes or count <= size_of(self._file) - self._file.tell()
+        return count <= max(self._piece_bytes, HEADER_BYTES) or count <= size_of(self._file) - self._file.tell()
 
     def _finish(self, rest: bytes, is_damaged: bool) -> None:
         at_end = self._limit is None

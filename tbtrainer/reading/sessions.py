@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 NO_STEP = np.iinfo(np.int64).max
 # tbtrainer's own names have a hyphen before the last number; see `event_file_name`.
 _OWN_NAME = re.compile(r"events\.out\.tfevents\.\d+\.(.+\.\d+)-\d+")
+
+# Of a session: the step of the first value of each tag, int64, shape (tags,), `NO_STEP` for tags
+# without one; and when its first value was written.
+_ByTag: TypeAlias = tuple[NDArray[np.int64], float]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Segment:
     Attributes:
         file: Number of the file.
         start_step: Step of the START record; `None` for the values before the first one.
-        begins: When the segment began, in seconds since 1970.
+        begins: When its first record was written, in seconds since 1970.
+        first_value: When its first value was written; infinity without one.
         values: Number of values.
         first_step: Smallest step; `NO_STEP` without values.
         last_step: Largest step.
@@ -60,6 +65,7 @@ class Segment:
     file: int
     start_step: int | None
     begins: float
+    first_value: float = np.inf
     values: int = 0
     first_step: int = NO_STEP
     last_step: int = -NO_STEP
@@ -74,6 +80,8 @@ class Segment:
         """Adds values, in the order written. Each array has the shape (values,)."""
         if not len(tag):
             return
+        if not self.values:
+            self.first_value = float(wall_time[0])
         tags = int(tag.max()) + 1
         first = _padded(self.first_steps, tags, NO_STEP)
         self.last_steps = _padded(self.last_steps, tags, -NO_STEP)
@@ -97,12 +105,12 @@ class Replaced:
     Attributes:
         from_step: Values of this step and later ones are replaced; `None` if there is no such step.
         by_tag: Pairs for later sessions without a START record: the step of their first value per
-            tag, and when they began. Values of this step and later ones that were written before
-            are replaced.
+            tag, and when their first value was written. Values of this step and later ones that
+            were written before that are replaced.
     """
 
     from_step: int | None = None
-    by_tag: tuple[tuple[NDArray[np.int64], float], ...] = ()
+    by_tag: tuple[_ByTag, ...] = ()
 
     def __bool__(self) -> bool:
         return self.from_step is not None or bool(self.by_tag)
@@ -182,19 +190,38 @@ def replaced(segments: Sequence[Segment], numbers: Sequence[int]) -> list[Replac
         numbers: The session of each segment.
     """
     starts = _effective_starts(segments)
-    begin_of: dict[int, int] = {}
-    for place, number in enumerate(numbers):
-        begin_of.setdefault(number, place)
+    begins = {number: place for place, number in reversed(list(enumerate(numbers)))}
+    without_start = _without_start(
+        segments, numbers, {n for n in begins if starts[begins[n]] is None}
+    )
+    from_step: int | None = None
+    later: list[_ByTag] = []
     found: list[Replaced] = []
-    for place, segment in enumerate(segments):
-        later = range(place + 1, len(segments))
-        from_step = min((step for step in starts[place + 1 :] if step is not None), default=None)
-        by_tag = [
-            (segments[n].first_steps, segments[n].begins)
-            for n in later
-            if starts[n] is None and begin_of[numbers[n]] > place and _overlap(segment, segments[n])
-        ]
-        found.append(Replaced(from_step, tuple(by_tag)))
+    for place in reversed(range(len(segments))):
+        by_tag = tuple(one for one in later if _overlap(segments[place], one[0]))
+        found.append(Replaced(from_step, by_tag))
+        start, number = starts[place], numbers[place]
+        if start is not None:
+            from_step = start if from_step is None else min(start, from_step)
+        elif begins[number] == place:
+            later.append(without_start[number])
+    return found[::-1]
+
+
+def _without_start(
+    segments: Sequence[Segment], numbers: Sequence[int], chosen: set[int]
+) -> dict[int, _ByTag]:
+    """Returns for some sessions the step of the first value of each tag, and when they began."""
+    found: dict[int, _ByTag] = {}
+    for segment, number in zip(segments, numbers, strict=True):
+        if number not in chosen:
+            continue
+        first_steps, first_value = found.get(number, (np.zeros(0, np.int64), np.inf))
+        size = max(len(first_steps), len(segment.first_steps))
+        before = _padded(first_steps, size, NO_STEP)
+        own = _padded(segment.first_steps, size, NO_STEP)
+        merged = np.where(before == NO_STEP, own, before)
+        found[number] = merged, min(first_value, segment.first_value)
     return found
 
 
@@ -209,10 +236,10 @@ def _effective_starts(segments: Sequence[Segment]) -> list[int | None]:
     return found
 
 
-def _overlap(segment: Segment, later: Segment) -> bool:
-    """Whether the first step of a tag in the later segment is not beyond the earlier one's last."""
-    tags = min(len(segment.last_steps), len(later.first_steps))
-    return bool(np.any(segment.last_steps[:tags] >= later.first_steps[:tags]))
+def _overlap(segment: Segment, first_steps: NDArray[np.int64]) -> bool:
+    """Whether the first step of a tag in a later session is not beyond the segment's last one."""
+    tags = min(len(segment.last_steps), len(first_steps))
+    return bool(np.any(segment.last_steps[:tags] >= first_steps[:tags]))
 
 
 def sessions_of(
