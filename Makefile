@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 REQUIREMENTS := setup.cfg setup.py pyproject.toml constraints.txt constraints-oldest.txt \
-	$(wildcard tbtrainer/statistics/readers/*.[ch])
+	$(wildcard tbtrainer/statistics/readers/*.[ch] tbtrainer/reading/*.c)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two workers fit two cores; tests/conftest.py decides which tests go to which.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -74,14 +74,14 @@ screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the pictures of the README an
 	$(BIN)/python tests/browser/gallery.py gallery docs/images/evaluation
 
 bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
-	@set -e; for name in snapshot statistics steps norms collectives scaling writer evaluation training; do \
+	@set -e; for name in snapshot statistics steps norms collectives scaling writer reading evaluation training; do \
 		echo "== $$name"; PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_$$name.py; done
 
 bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS="--device cpu --size toy" tries it
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_gpu.py $(OPTIONS)
 
 clean:  ## remove the environment and everything that was built
-	rm -rf tbtrainer/statistics/readers/*.so
+	rm -rf tbtrainer/statistics/readers/*.so tbtrainer/reading/*.so
 	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output sick-runs gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -45,9 +45,9 @@ class Record:
         wall_time: When it was written, in seconds since 1970.
         session: Index into `Run.sessions`.
         value: A `float` for a scalar, a `str` for a text, a `HistogramValue`, an `ImageValue` or a
-            `PrCurveValue`. For other kinds an array if it is a tensor of numbers, a list of bytes
-            if it is one of strings, and else the content of the plugin's metadata as bytes. `None`
-            if the bytes cannot be read as what the kind says.
+            `PrCurveValue`, and a list of bytes for audio. For other kinds an array if it is a
+            tensor of numbers, a list of bytes if it is one of strings, and else the content of the
+            plugin's metadata as bytes. `None` if the bytes are not what the kind says.
     """
 
     tag: str

@@ -76,7 +76,10 @@ class Scan:
 
     def _has(self, count: int) -> bool:
         """Whether so many bytes follow, or so few are asked for that trying costs no memory."""
-        return count <= max(self._piece_bytes, HEADER_BYTES) or count <= size_of(self._file) - self._file.tell()
+        return (
+            count <= max(self._piece_bytes, HEADER_BYTES)
+            or count <= size_of(self._file) - self._file.tell()
+        )
 
     def _finish(self, rest: bytes, is_damaged: bool) -> None:
         at_end = self._limit is None

@@ -62,9 +62,10 @@ def decoded(kind: str, data: bytes) -> Any:
         data: The serialized value.
 
     Returns:
-        A `HistogramValue`, `ImageValue`, `PrCurveValue`, or `str` for a text. For other kinds an
-        array if there is a tensor of numbers, a list of bytes for one of strings, and else the
-        content of the plugin's metadata as bytes.
+        A `HistogramValue`, `ImageValue` or `PrCurveValue`, a `str` for a text, a list of bytes for
+        audio. For hyper-parameters the content of the plugin's metadata as bytes. For other kinds
+        an array if there is a tensor of numbers, a list of bytes if there is one of strings, and
+        else the content of the metadata.
 
     Raises:
         UnreadableValue: The bytes are not what the kind says.
@@ -119,6 +120,12 @@ def _pr_curve(value: Any) -> PrCurveValue:
     )
 
 
+def _audio(value: Any) -> list[bytes]:
+    if value.HasField("audio"):
+        return [value.audio.encoded_audio_string]
+    return strings_of(value.tensor)
+
+
 def _other(value: Any) -> Any:
     if not value.HasField("tensor"):
         return value.metadata.plugin_data.content
@@ -138,4 +145,5 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "image": _image,
     "pr_curve": _pr_curve,
     "hparams": _hparams,
+    "audio": _audio,
 }

@@ -1,5 +1,6 @@
 """What a user finds after installing the package, and a developer after cloning it."""
 
+import ast
 import configparser
 import re
 import subprocess
@@ -26,6 +27,14 @@ def make_targets() -> list[str]:
     listed = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert listed is not None
     return listed.group(1).split()
+
+
+def printed_by(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANG_SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_version_is_the_one_that_is_installed() -> None:
@@ -65,12 +74,39 @@ def test_every_file_that_is_no_module_is_shipped() -> None:
 
 def test_the_import_loads_neither_evaluate_nor_tensorflow() -> None:
     code = (
-        "import sys, tbtrainer; print([m for m in ('evaluate', 'tensorflow') if m in sys.modules])"
+        "import sys; from tbtrainer import TBTrainer; "
+        "print([m for m in ('evaluate', 'tensorflow') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANG_SECONDS
+    assert printed_by(code) == "[]\n"
+
+
+LARGE = ("torch", "transformers", "pandas", "matplotlib", "tensorboard", "fsspec", "numpy")
+
+
+def test_the_import_alone_loads_no_large_library() -> None:
+    code = f"import sys, tbtrainer; print([m for m in {LARGE} if m in sys.modules])"
+    assert printed_by(code) == "[]\n"
+
+
+def test_public_names_are_there_before_they_are_used() -> None:
+    code = (
+        "import tbtrainer; names = set(tbtrainer.__all__); assert names <= set(dir(tbtrainer)); "
+        "from tbtrainer import *; assert names <= set(globals()); print(TBTrainer.__module__)"
     )
-    assert done.stdout.strip() == "[]", done.stderr
+    assert printed_by(code) == "tbtrainer.trainer\n"
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        tbtrainer.nothing  # noqa: B018
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    """The names are imported lazily, and for type checkers once more."""
+    tree = ast.parse((ROOT / "tbtrainer" / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    assert {name: seen[name] for name in tbtrainer.__all__} == tbtrainer._MODULES
 
 
 def test_make_help_lists_every_target() -> None:

@@ -23,6 +23,7 @@ LAYERS = (
     ("tbtrainer.step_guard", "tbtrainer.step_findings", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
     ("tbtrainer.run",),
+    ("tbtrainer.reading",),
     ("tbtrainer.event_file",),
     ("tbtrainer.unmatched_patterns",),
     ("tbtrainer.arguments", "tbtrainer.isolation"),
@@ -40,7 +41,10 @@ LAYERS = (
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.
 UNKNOWN_TO_EACH_OTHER = (
-    (("tbtrainer.run", "tbtrainer.event_file"), ("tbtrainer.sharding", "tbtrainer.statistics")),
+    (
+        ("tbtrainer.run", "tbtrainer.reading", "tbtrainer.event_file"),
+        ("tbtrainer.sharding", "tbtrainer.statistics"),
+    ),
 )
 MOST_LINES = 300
 # One kernel is one function; its file holds two and what launches them.
