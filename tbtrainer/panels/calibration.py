@@ -12,8 +12,17 @@ from torch import Tensor
 from tbtrainer.panels.classified import Classified, classified
 from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
-from tbtrainer.panels.pictures import picture
-from tbtrainer.panels.plots import BLUE, GREEN, GREY, ORANGE, plain
+from tbtrainer.panels.pictures import BACKGROUND, INK, picture, write_title
+from tbtrainer.panels.plots import (
+    BLUE,
+    DASHES,
+    GREEN,
+    GREY,
+    ORANGE,
+    legend_above,
+    plain,
+    show_line,
+)
 from tbtrainer.panels.tasks import is_single_label
 from tbtrainer.records import Image
 
@@ -50,7 +59,7 @@ class Calibration(Panel):
         title = f"Expected calibration error {found.expected_error:.3f}\n{line}"
 
         def draw(figure: "Figure") -> None:
-            figure.suptitle(title, fontsize=7.5)
+            write_title(figure, title)
             _draw_reliability(figure, found)
 
         return [picture(evaluation.tag(self.name), draw)]
@@ -108,23 +117,26 @@ class Reliability:
 
 
 def _draw_reliability(figure: "Figure", found: Reliability) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     held = found.examples > 0
     accuracy, confidence = found.accuracy[held], found.confidence[held]
     middle = ((np.arange(BINS) + 0.5) / BINS)[held]
     both = np.minimum(accuracy, confidence)
-    bar = {"width": 1 / BINS, "edgecolor": "white", "linewidth": 0.4}
+    bar = {"width": 1 / BINS, "edgecolor": BACKGROUND, "linewidth": 0.4}
     above.bar(middle, both, color=BLUE, **bar, label="accuracy")
     for gap, bottom, color, label in (
         (confidence - both, accuracy, ORANGE, "too confident"),
         (accuracy - both, confidence, GREEN, "not confident enough"),
     ):
         above.bar(middle, gap, bottom=bottom, color=color, **bar, label=label)
-    above.plot((0, 1), (0, 1), color="black", linewidth=0.7, linestyle="--")
-    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    above.legend(fontsize=6.5, frameon=False, loc="upper left")
+    show_line(above, (0, 1), (0, 1), INK, linestyle=DASHES)
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    legend_above(above)
     below.bar(middle, found.examples[held], color=GREY, **bar)
-    below.set(xlabel="confidence", ylabel="examples")
-    below.locator_params(axis="y", nbins=3, integer=True)
-    for axes in (above, below):
-        plain(axes)
+    below.set(ylim=(0, 1.05 * found.examples.max()))
+    plain(above, upward="accuracy")
+    above.tick_params(labelbottom=False)
+    plain(below, "confidence", "examples")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tbtrainer.panels.pictures import WIDTH_INCHES, shortened
+from tbtrainer.panels.panel import PanelEvaluation
+from tbtrainer.panels.pictures import INK, WIDTH_INCHES, drawable_name, shortened, write_title
+from tbtrainer.panels.plots import AS_IT_IS, name_axes, ticks, without_frame
+from tbtrainer.panels.tasks import class_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,12 @@ def rows_of(classes: int) -> int:
 def confusion_height(rows: int, title: str) -> float:
     """Returns inches: enough for a line of text per row, and for what is above and below."""
     return max(WIDTH_INCHES, 1.1 + 0.12 * len(title.splitlines()) + 0.09 * rows)
+
+
+def names_of_axis(evaluation: PanelEvaluation, classes: Sequence[int]) -> list[str]:
+    """Returns names of classes that can be drawn."""
+    names = class_labels(evaluation, classes)
+    return [drawable_name(name, index) for name, index in zip(names, classes, strict=True)]
 
 
 def draw_confusion(
@@ -50,23 +59,22 @@ def draw_confusion(
     """
     shares = counts / np.maximum(totals, 1)[:, None]
     rows, columns = counts.shape
-    figure.suptitle(title, fontsize=7.5)
+    write_title(figure, title)
     axes = figure.add_subplot()
     has_numbers = rows <= MOST_WITH_NUMBERS
     # Without numbers, the square root makes small shares visible.
     shade = shares if has_numbers else np.sqrt(shares)
-    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_yticks(range(rows), [shortened(name, 16) for name in row_names], fontsize=6)
+    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto", **AS_IT_IS)
+    axes.set_yticks(range(rows), [shortened(name, 16) for name in row_names])
     # A column is narrow, so long names are turned by 90 degrees.
     every = 1 if columns <= 25 else 2
     named = range((columns - 1) % every, columns, every)  # The last column always has its name.
     names = [shortened(column_names[column], 12) for column in named]
     rotation = 0 if columns * max(map(len, names)) <= 50 else 90
-    axes.set_xticks(named, names, fontsize=6, rotation=rotation)
-    axes.set_ylabel("label", fontsize=7)
-    axes.set_xlabel("prediction", fontsize=7)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    axes.set_xticks(named, names)
+    without_frame(axes)
+    ticks(axes, length=0, size=6, rotation=rotation)
+    name_axes(axes, "prediction", "label")
     if has_numbers:
         _write_numbers(axes, counts, shares)
 
@@ -83,7 +91,7 @@ def _write_numbers(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.f
                 ha="center",
                 va="center",
                 fontsize=7.5 if few else 6.0,
-                color="white" if shares[row, column] > 0.6 else "black",
+                color="white" if shares[row, column] > 0.6 else INK,
             )
 
 

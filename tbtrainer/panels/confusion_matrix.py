@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from tbtrainer.panels.classified import classified
-from tbtrainer.panels.confusion import confusion_height, draw_confusion, rows_of
+from tbtrainer.panels.confusion import confusion_height, draw_confusion, names_of_axis, rows_of
 from tbtrainer.panels.confusion_counts import MOST_CLASSES, ConfusionCounts, pair_counts
 from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
 from tbtrainer.panels.pictures import picture
-from tbtrainer.panels.tasks import class_labels, is_single_label
+from tbtrainer.panels.tasks import is_single_label
 from tbtrainer.records import Image
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ConfusionMatrix(Panel):
             return []
         shown = counts.most_confused(rows_of(classes))
         matrix = counts.among(shown)
-        names = class_labels(evaluation, shown.tolist())
+        names = names_of_axis(evaluation, shown.tolist())
         accuracy = counts.correct.sum() / examples
         title = f"Accuracy {accuracy:.3f}, {examples_line(examples, kept.seen)}"
         if len(shown) < classes:

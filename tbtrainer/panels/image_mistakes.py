@@ -11,7 +11,8 @@ from tbtrainer.panels.columns import on_device
 from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.image_pixels import has_images, small_images
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
-from tbtrainer.panels.pictures import picture, shortened
+from tbtrainer.panels.pictures import INK, drawable_name, picture, shortened, write_title
+from tbtrainer.panels.plots import AS_IT_IS
 from tbtrainer.panels.tasks import class_label, is_single_label
 from tbtrainer.records import Image
 
@@ -71,7 +72,7 @@ class ImageMistakes(Panel):
         tag = evaluation.tag(self.name)
         if wrong == 0:
             title = f"No mistakes in {among}"
-            return [picture(tag, lambda figure: _draw_title(figure, title), _TITLE)]
+            return [picture(tag, lambda figure: write_title(figure, title), _TITLE)]
         images = _images(kept)
         captions = list(_captions(kept, evaluation))
         shown = "All" if len(images) == wrong else f"The {len(images)} most confident of"
@@ -84,7 +85,8 @@ def _images(kept: KeptOfAllRanks) -> list[NDArray[np.uint8]]:
     """Returns the images that were kept, each of shape (height, width, 3)."""
     images = []
     for pixels, shape in zip(kept.examples["pixels"], kept.examples["shape"], strict=True):
-        channels = pixels[: math.prod(shape)].reshape(shape)
+        # A copy, because matplotlib 3.9 does not know the dtype of an array that was pickled.
+        channels = pixels[: math.prod(shape)].reshape(shape).astype(np.uint8)
         images.append(np.repeat(channels, 3 // len(channels), axis=0).transpose(1, 2, 0))
     return images
 
@@ -95,22 +97,20 @@ def _captions(kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> Any:
     columns = (kept.examples["label"], kept.examples["prediction"], kept.priority)
     for label, prediction, confidence in zip(*columns, strict=True):
         true, found = (
-            shortened(class_label(evaluation, int(number)), 9) for number in (label, prediction)
+            shortened(drawable_name(class_label(evaluation, int(number)), int(number)), 9)
+            for number in (label, prediction)
         )
         yield f"{true}\n→ {found}, {confidence:.0%}"
-
-
-def _draw_title(figure: "Figure", title: str) -> None:
-    figure.suptitle(title, fontsize=7.5)
 
 
 def _draw(
     figure: "Figure", images: list[NDArray[np.uint8]], captions: list[str], title: str
 ) -> None:
-    _draw_title(figure, title)
+    write_title(figure, title)
     grid = figure.subplots(math.ceil(len(images) / _COLUMNS), _COLUMNS, squeeze=False)
     for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
         axes.set_axis_off()
     for axes, image, caption in zip(grid.flat, images, captions, strict=False):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(caption, fontsize=6.0, pad=2)
+        axes.imshow(image, aspect="equal", **AS_IT_IS)
+        axes.set_title(caption, loc="center", y=1.0, pad=2, fontsize=6.0, color=INK)

@@ -1,5 +1,6 @@
 """`LossByPosition`: whether a language model uses what comes before a token."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,8 @@ from tbtrainer.panels.columns import on_device
 from tbtrainer.panels.language_tasks import is_language_model
 from tbtrainer.panels.nested import is_tensor
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
-from tbtrainer.panels.pictures import picture
+from tbtrainer.panels.pictures import picture, write_title
+from tbtrainer.panels.plots import BLUE, DASHES, GREY, limits, plain, show_line
 from tbtrainer.panels.token_losses import TokenLosses, text_mask, token_losses
 from tbtrainer.panels.totals import wide
 from tbtrainer.records import Image
@@ -31,7 +33,8 @@ FIRST_POSITIONS = np.array(
     ]
 )
 BINS = len(FIRST_POSITIONS)
-_BLUE, _GREY = "#0072b2", "#666666"
+# The most numbers on the axis of positions.
+_MOST_TICKS = 8
 
 
 class LossByPosition(Panel):
@@ -104,18 +107,39 @@ def _bins(positions: Tensor) -> Tensor:
 
 
 def _draw(figure: "Figure", means: NDArray[np.float64], mean: float, title: str) -> None:
+    from matplotlib.ticker import FixedLocator
+
+    write_title(figure, title)
     axes = figure.add_subplot()
-    last = int(np.flatnonzero(np.isfinite(means))[-1])
+    shown = np.flatnonzero(np.isfinite(means))
     # Positions are counted from 1 on, so that the first one has a place on the axis.
-    edges = np.append(FIRST_POSITIONS, 2 * FIRST_POSITIONS[-1])[: last + 2] + 1
+    edges = np.append(FIRST_POSITIONS, 2 * FIRST_POSITIONS[-1]) + 1
     centres = np.sqrt(edges[:-1] * (edges[1:] - 1))
-    shown = means[: last + 1]
-    axes.plot(centres, shown, color=_BLUE, linewidth=1.5, marker="o", markersize=2.5)
-    axes.axhline(mean, color=_GREY, linewidth=0.8, linestyle="--")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("position in the sequence", fontsize=8)
-    axes.set_ylabel("loss", fontsize=8)
-    axes.set_title(title, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.grid(linewidth=0.3)
+    # The logarithm is taken here: matplotlib's own axis has no number between two powers.
+    axes.set_xlim(*limits(np.log2(centres[shown])))
+    axes.set_ylim(*limits(means[shown]))
+    show_line(axes, axes.get_xlim(), (mean, mean), GREY, linestyle=DASHES)
+    marks = {"linewidth": 1.5, "marker": "o", "markersize": 2.5}
+    last = slice(shown[-1] + 1)
+    show_line(axes, np.log2(centres[last]), means[last], BLUE, **marks)
+    plain(axes, "position in the sequence", "loss")
+    places = positions_of_ticks(centres[shown[0]], centres[shown[-1]])
+    axes.xaxis.set_major_locator(FixedLocator([math.log2(place) for place in places]))
+    axes.xaxis.set_major_formatter(lambda place, _: f"{2**place:,.0f}")
+
+
+def positions_of_ticks(first: float, last: float) -> list[int]:
+    """Returns which positions have a number on a logarithmic axis.
+
+    They are powers of two, or every second, third, … of them, if at least three are between the
+    ends; otherwise the ends and the middle.
+
+    Example:
+        >>> positions_of_ticks(1, 32), positions_of_ticks(20, 30)
+        ([1, 2, 4, 8, 16, 32], [20, 24, 30])
+    """
+    powers = range(math.ceil(math.log2(first)), math.floor(math.log2(last)) + 1)
+    if len(powers) < 3:
+        return sorted({math.ceil(first), round(math.sqrt(first * last)), math.floor(last)})
+    every = math.ceil(len(powers) / _MOST_TICKS)
+    return [2**power for power in powers[::every]]

@@ -23,9 +23,21 @@ def cell(text: str, most: int = 200) -> str:
         >>> cell("a | b")
         'a &#124; b'
     """
-    line = " ".join(redacted_text(text).split())
-    line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in line)
+    line = one_line(redacted_text(text))
     return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", without_middle(line, most))
+
+
+def one_line(text: str) -> str:
+    r"""Returns a text on one line, in which control characters and half surrogates are replaced.
+
+    The latter cannot be written: they have no UTF-8.
+
+    Example:
+        >>> one_line("a\tb\n") == "a b", one_line("\ud800") == "\ufffd"
+        (True, True)
+    """
+    line = " ".join(text.split())
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in line)
 
 
 def without_middle(text: str, most: int) -> str:

@@ -1,6 +1,7 @@
-"""Draws pictures for TensorBoard's cards with matplotlib, without its global state."""
+"""Draws pictures for TensorBoard's cards with matplotlib, whatever its global settings are."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,16 @@ WIDTH_INCHES = 3.4
 DOTS_PER_INCH = 200
 # Opaque, so that the picture looks the same in the light and the dark page.
 BACKGROUND = "#fafafa"
+INK = "black"
+TITLE_SIZE = 7.5
+# matplotlib ships the first one. The others have the signs of Chinese, Japanese and Korean; the
+# first of them that is installed is used.
+_FONT = "DejaVu Sans"
+_EAST_ASIAN_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
+    *("PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "Arial Unicode MS"),
+)
 
 
 def picture(
@@ -26,29 +37,42 @@ def picture(
 ) -> Image:
     """Returns what a function draws, as a picture.
 
-    matplotlib is imported at the first call. Neither pyplot nor its settings are used, so nothing
-    of a user's own plots changes, and any thread may call it.
+    matplotlib is imported at the first call. pyplot is not used, and matplotlib's settings are
+    neither followed nor changed, so any thread may call it while a user draws plots. (A context of
+    settings, `matplotlib.rc_context`, would change them for all threads.)
 
     Args:
         tag: The tag of the record.
-        draw: Draws on an empty figure with a layout that fits its texts into it.
+        draw: Draws on an empty figure with a layout that fits its texts into it. It gives colours,
+            sizes and lines itself; texts outside of axes, ticks and names of axes get theirs here
+            and from `plots.plain`.
         height: Inches.
         width: Inches.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure((width, height), DOTS_PER_INCH, facecolor=BACKGROUND, layout="constrained")
+    figure = Figure(
+        (width, height),
+        DOTS_PER_INCH,
+        facecolor=BACKGROUND,
+        edgecolor=BACKGROUND,
+        linewidth=0,
+        frameon=True,
+        layout=ConstrainedLayoutEngine(h_pad=0.04167, w_pad=0.04167, hspace=0.02, wspace=0.02),
+    )
     canvas = FigureCanvasAgg(figure)
     draw(figure)
-    for text in figure.findobj(Text):
-        text.set_usetex(False)  # Whatever a user has set for plots of his own.
-        text.set_parse_math(False)  # A class may be called "$5" or "a_b$".
-        text.set_text(_drawable(text))
+    _set_own_style(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
     return Image(tag, np.ascontiguousarray(pixels))
+
+
+def write_title(figure: "Figure", title: str) -> None:
+    """Writes one or several lines above everything else."""
+    figure.suptitle(title, fontsize=TITLE_SIZE, color=INK)
 
 
 def shortened(text: str, most: int = 14) -> str:
@@ -64,13 +88,61 @@ def shortened(text: str, most: int = 14) -> str:
     return f"{text[:head]}…{text[len(text) - (most - head - 1) :]}"
 
 
-def _drawable(text: Any) -> str:
-    """Returns a text in which characters that its font does not have are boxes.
+def drawable_name(name: str, number: int) -> str:
+    """Returns the name of a class, or its number if no font has most of the name's signs.
 
-    matplotlib would draw boxes too, with a warning for each character.
+    Args:
+        name: One line.
+        number: Of the class.
     """
-    from matplotlib.font_manager import findfont, get_font
+    missing = sum(not _has_glyph(ord(sign)) for sign in name)
+    return str(number) if 2 * missing > len(name) else name
 
-    font = get_font(findfont(text.get_fontproperties()))
-    characters = str(text.get_text())
-    return "".join(c if c in "\n\t" or font.get_char_index(ord(c)) else "□" for c in characters)
+
+def _set_own_style(figure: "Figure") -> None:
+    """Replaces what matplotlib has taken from its settings for all that is drawn."""
+    from matplotlib.text import Text
+
+    for artist in figure.findobj():
+        artist.set_sketch_params(None)
+        artist.set_path_effects([])
+        if hasattr(artist, "set_antialiased"):
+            artist.set_antialiased(True)
+        if isinstance(artist, Text):
+            _set_own_font(artist)
+
+
+def _set_own_font(text: Any) -> None:
+    text.set_usetex(False)
+    text.set_parse_math(False)  # A class may be called "$5" or "a_b$".
+    text.set(fontfamily=list(_fonts()), fontstyle="normal", fontvariant="normal")
+    text.set(fontweight="normal", fontstretch="normal")
+    text.set_text(_drawable(text.get_text()))
+
+
+@cache
+def _fonts() -> tuple[str, ...]:
+    """Returns the names of the fonts to use: a sign is taken from the first one that has it."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    east_asian = [name for name in _EAST_ASIAN_FONTS if name in installed]
+    return (_FONT, *east_asian[:1])
+
+
+def _drawable(text: str) -> str:
+    """Returns a text in which signs that no font has are boxes.
+
+    matplotlib would draw boxes too, with a warning for each sign.
+    """
+    return "".join(sign if sign == "\n" or _has_glyph(ord(sign)) else "□" for sign in text)
+
+
+@cache
+def _has_glyph(character: int) -> bool:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return any(
+        get_font(findfont(FontProperties(family=[name]))).get_char_index(character) > 0
+        for name in _fonts()
+    )

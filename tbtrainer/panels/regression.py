@@ -8,8 +8,17 @@ from numpy.typing import NDArray
 
 from tbtrainer.panels.counting import examples_line
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
-from tbtrainer.panels.pictures import picture
-from tbtrainer.panels.plots import GREY, RED, limits, plain, show_points
+from tbtrainer.panels.pictures import picture, write_title
+from tbtrainer.panels.plots import (
+    DASHES,
+    GREY,
+    RED,
+    legend_above,
+    limits,
+    plain,
+    show_line,
+    show_points,
+)
 from tbtrainer.panels.regression_fit import RegressionFit, finite_points, regression_kept
 from tbtrainer.panels.tasks import is_regression, names_regression
 from tbtrainer.records import Image
@@ -55,10 +64,8 @@ class _RegressionPlot(Panel, ABC):
             title += f", {len(points[0]):,} of them shown"
 
         def draw(figure: "Figure") -> None:
-            figure.suptitle(title, fontsize=7.5)
-            axes = figure.add_subplot()
-            self.plot(axes, points)
-            plain(axes)
+            write_title(figure, title)
+            self.plot(figure.add_subplot(), points)
 
         return [picture(evaluation.tag(self.name), draw)]
 
@@ -77,8 +84,8 @@ class PredictedAgainstTrue(_RegressionPlot):
         predicted, true = points
         ends = limits(np.concatenate(points))
         show_points(axes, (true, predicted), ends, ends)
-        axes.plot(ends, ends, color=RED, linewidth=0.8)
-        axes.set(xlabel="true", ylabel="predicted")
+        show_line(axes, ends, ends, RED)
+        plain(axes, "true", "predicted")
 
 
 class Residuals(_RegressionPlot):
@@ -94,14 +101,15 @@ class Residuals(_RegressionPlot):
         """Draws residuals upward, predictions across."""
         predicted, true = points
         residual = predicted - true
-        ends = limits(np.concatenate([residual, -residual]))
-        show_points(axes, (predicted, residual), limits(predicted), ends)
-        axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", zorder=3)
+        ends, sides = limits(np.concatenate([residual, -residual])), limits(predicted)
+        show_points(axes, (predicted, residual), sides, ends)
+        show_line(axes, sides, (0, 0), GREY, linestyle=DASHES, zorder=3)
         groups = min(MOST_GROUPS, len(predicted) // GROUP_EXAMPLES)
         if groups > 1:
             parts = np.array_split(np.argsort(predicted, kind="stable"), groups)
             across = [predicted[part].mean() for part in parts]
             mean = [residual[part].mean() for part in parts]
-            axes.plot(across, mean, color=RED, linewidth=1, marker="o", markersize=2, label="mean")
-            axes.legend(fontsize=6.5, frameon=False, loc="upper left")
-        axes.set(xlabel="predicted", ylabel="predicted − true")
+            style = {"linewidth": 1, "marker": "o", "markersize": 2}
+            show_line(axes, across, mean, RED, label="mean of neighbours", **style)
+            legend_above(axes)
+        plain(axes, "predicted", "predicted − true")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tbtrainer.panels.markdown import one_line
 from tbtrainer.panels.nested import is_tensor
 from tbtrainer.panels.panel import PanelEvaluation
 from tbtrainer.redaction import redacted_name
@@ -63,11 +64,11 @@ def names_regression(evaluation: PanelEvaluation) -> bool:
 
 
 def class_label(evaluation: PanelEvaluation, index: int) -> str:
-    """Returns the name of a class, on one line and without secrets.
+    """Returns the name of a class, on one line, without secrets and control characters.
 
     A class that the configuration does not name, or only as `LABEL_3`, gets its number.
     """
-    name = " ".join(redacted_name(evaluation.class_name(index)).split())
+    name = one_line(redacted_name(evaluation.class_name(index)))
     return str(index) if name in ("", f"LABEL_{index}") else name
 
 

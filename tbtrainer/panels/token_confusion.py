@@ -3,12 +3,11 @@
 import numpy as np
 
 from tbtrainer.panels.classified import classified
-from tbtrainer.panels.confusion import confusion_height, draw_confusion, rows_of
+from tbtrainer.panels.confusion import confusion_height, draw_confusion, names_of_axis, rows_of
 from tbtrainer.panels.confusion_counts import MOST_CLASSES, ConfusionCounts, pair_counts
 from tbtrainer.panels.panel import Kept, KeptOfAllRanks, Panel, PanelBatch, PanelEvaluation
 from tbtrainer.panels.pictures import picture
 from tbtrainer.panels.spans import OUTSIDE
-from tbtrainer.panels.tasks import class_labels
 from tbtrainer.panels.token_labels import (
     is_token_classification,
     tokens_as_examples,
@@ -58,7 +57,7 @@ class TokenConfusion(Panel):
         if not counts.is_exact:
             title += "\nnumbers of mistakes are approximate"
         matrix = counts.among(columns)[: len(rows)]
-        names = class_labels(evaluation, columns.tolist())
+        names = names_of_axis(evaluation, columns.tolist())
         return [
             picture(
                 evaluation.tag(self.name),

@@ -1,6 +1,5 @@
 """Panels of an image classification: handwritten digits and a small vision transformer."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,20 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, values
 from tests.tiny import arguments
+
+# What a class may be called. Neither the third nor half of the fourth can be written as UTF-8.
+NAMES = [
+    "猫",
+    "😀 face",
+    "\ud83d",
+    "a\ud800",
+    "\x07bell\x00",
+    "$x_{$",
+    "a|b",
+    "two\nlines",
+    "",
+    "9",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +42,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image_size=8,
             patch_size=2,
             num_channels=1,
-            num_labels=10,
+            id2label=dict(enumerate(NAMES)),
+            label2id={name: index for index, name in enumerate(NAMES)},
             hidden_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,
@@ -67,4 +81,12 @@ def test_the_projector_has_a_named_vector_per_image(directory: Path) -> None:
     assert len(rows) == 297 and len(rows[0].split("\t")) == 32
     labels = (directory / "projector_eval_projector_labels.tsv").read_text().splitlines()
     assert len(labels) == 297
-    assert all(re.fullmatch(r"\d( → \d)?", label) for label in labels)
+    names = ["猫", "😀 face", "�", "a�", "�bell�", "$x_{$", "a|b", "two lines", "8", "9"]
+    assert {label.partition(" → ")[0] for label in labels} == set(names)
+
+
+def test_every_class_has_a_curve_whatever_its_name(directory: Path) -> None:
+    (file,) = event_files(directory)
+    begin = "eval/pr_curve/"
+    curves = [v.tag.removeprefix(begin) for _, v in values(file) if v.tag.startswith(begin)]
+    assert len(curves) == 10 and {"猫", "�", "a�", "�bell�", "two lines"} <= set(curves)

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tbtrainer.panels.loss_by_position import BINS, FIRST_POSITIONS, LossByPosition
+from tbtrainer.panels.loss_by_position import (
+    BINS,
+    FIRST_POSITIONS,
+    LossByPosition,
+    positions_of_ticks,
+)
 from tbtrainer.panels.panel import KeptOfAllRanks, PanelBatch, PanelEvaluation
 from tbtrainer.records import Image
 from tests.language_models import Paragraphs, batch_of, evaluation_of, gpt2, predicted, t5
@@ -104,6 +109,22 @@ def test_a_picture_is_drawn_of_bins_with_gaps() -> None:
     (image,) = drawn({1: 5, 3: 4, 40: 1}, not_finite=2)
     assert image.tag == "eval/short/loss_by_position"
     assert image.pixels.std() > 0
+
+
+@pytest.mark.parametrize(
+    "ends, expected",
+    [
+        ((1, 31), [1, 2, 4, 8, 16]),
+        ((1, 3), [1, 2, 3]),
+        ((2, 3), [2, 3]),
+        ((40, 60), [40, 49, 60]),
+        ((1, 131072), [1, 8, 64, 512, 4096, 32768]),
+    ],
+)
+def test_the_axis_of_positions_has_some_whole_numbers(
+    ends: tuple[float, float], expected: list[int]
+) -> None:
+    assert positions_of_ticks(*ends) == expected
 
 
 @pytest.mark.parametrize("tokens", [{}, {4: 10}])

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import rc_context
 
-from tbtrainer.panels.pictures import picture, shortened
+from tbtrainer.panels.pictures import drawable_name, picture, shortened
 from tests.limits import HANG_SECONDS
 
 
@@ -26,7 +25,9 @@ def test_equal_drawings_are_equal_pictures() -> None:
     assert np.array_equal(picture("x", bar).pixels, picture("x", bar).pixels)
 
 
-@pytest.mark.parametrize("name", ["$5", "a_b$c$", "\\frac", "类别", "😀", "x\ny"], ids=ascii)
+@pytest.mark.parametrize(
+    "name", ["$5", "a_b$c$", "\\frac", "类别", "😀", "x\ny", "\ud800", "\x00\r\t"], ids=ascii
+)
 def test_any_class_name_is_drawn_without_warnings(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -64,7 +65,10 @@ def test_long_names_keep_their_ends() -> None:
     assert shortened("short", 12) == "short"
 
 
-def test_a_users_choice_of_latex_is_not_followed() -> None:
-    with rc_context({"text.usetex": True}):
-        followed = picture("x", bar).pixels
-    assert followed.shape == picture("x", bar).pixels.shape
+@pytest.mark.parametrize(
+    "name, shown",
+    [("a", "a"), ("", ""), ("\uffff\ufffe", "7"), ("\uffff\ufffea", "7"), ("😀 face", "😀 face")],
+    ids=ascii,
+)
+def test_a_name_without_glyphs_is_a_number(name: str, shown: str) -> None:
+    assert drawable_name(name, 7) == shown

@@ -100,6 +100,7 @@ def test_a_model_without_a_configuration_has_a_task() -> None:
         ({0: "LABEL_0", 1: "LABEL_1"}, ["0", "1"]),
         ({0: "same", 1: "same"}, ["same (0)", "same (1)"]),
         ({0: " two\nlines ", 1: ""}, ["two lines", "1"]),
+        ({0: "half \ud83d", 1: "\x07"}, ["half \ufffd", "\ufffd"]),
         (None, ["0", "1"]),
     ],
 )
