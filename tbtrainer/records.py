@@ -175,8 +175,8 @@ class Embedding:
     """Vectors for TensorBoard's Projector, with a label each. The latest ones of a tag are kept.
 
     Attributes:
-        tag: Name of the set of vectors.
-        vectors: float32, shape (vectors, dimensions).
+        tag: Name of the set of vectors. The Projector shows it with the step: `<tag>:<step>`.
+        vectors: float32, shape (vectors, dimensions). An empty set is left out with a warning.
         labels: One per vector. Secrets in them are hidden before they are written.
     """
 

@@ -165,7 +165,7 @@ def kind_of(word: str) -> str:
 
 def language_modelling() -> dict[str, Any]:
     """Paragraphs of the manual, which are of different lengths."""
-    words = tokenizer(paragraphs(), 1000)
+    words = tokenizer(paragraphs(), 2000)
     rows = [words(text, truncation=True, max_length=LENGTH) for text in paragraphs()]
     config = GPT2Config(
         vocab_size=len(words),

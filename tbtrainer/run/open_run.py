@@ -63,10 +63,13 @@ class OpenRun:
     def write(self, records: Records, step: int) -> None:
         """Writes records at `step`. Secrets in texts are replaced by `<hidden>`.
 
+        Vectors are written after the other records, because only they raise an error of the disk.
+
         Raises:
             TypeError: One of the values is not a record.
             ValueError: A line has values that JSON cannot hold, or is for one file too many.
         """
+        embeddings = []
         for record in records:
             if isinstance(record, Text):
                 self._write_text(record, step)
@@ -81,7 +84,7 @@ class OpenRun:
                 fields = record.raw_fields()
                 self.writer.add_pr_curve_raw(record.tag, **fields, global_step=step)
             elif isinstance(record, Embedding):
-                self.projector.write(record)
+                embeddings.append(record)
             elif isinstance(record, ChartLayout):
                 self._write_layout(record)
             elif isinstance(record, JsonLine):
@@ -94,6 +97,8 @@ class OpenRun:
                     "HistogramRecord, an Image, a PrCurve, an Embedding or a JsonLine of "
                     "tbtrainer.records."
                 )
+        for embedding in embeddings:
+            self.projector.write(embedding, step)
 
     def mark(self, checkpoint: str, step: int, observers: Mapping[str, Any]) -> None:
         """Writes the marker of a checkpoint, with the states of observers."""

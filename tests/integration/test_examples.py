@@ -273,7 +273,7 @@ def test_the_gallery_shows_a_panel_of_every_kind(tmp_path: Path) -> None:
         # The vectors of the Projector are no records of the event file.
         config = task / "projector_config.pbtxt"
         names = config.read_text() if config.exists() else ""
-        shown |= set(re.findall(r'tensor_name: "(.*)"', names))
+        shown |= set(re.findall(r'tensor_name: "(.*):4"', names))
     missing = [
         tag.name
         for tag in vars(panel_tags).values()
