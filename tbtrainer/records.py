@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tbtrainer.dashboard_records import ChartLayout
+from tbtrainer.dashboard_records import ChartLayout, HParamsColumns, HParamsEnd, HParamsRow
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,9 @@ Record: TypeAlias = (
     | PrCurve
     | Embedding
     | ChartLayout
+    | HParamsColumns
+    | HParamsRow
+    | HParamsEnd
     | JsonLine
     | Deferred
 )

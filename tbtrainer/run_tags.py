@@ -1,4 +1,4 @@
-"""The tags that say what a run is: its arguments, its model and its environment.
+"""The tags that say what a run is, and how good: arguments, model, environment, best metric.
 
 They are listed in `tags.py`.
 """
@@ -39,4 +39,12 @@ RUN_ENVIRONMENT = Tag(
     "",
     "Versions, hardware, git commit and command line, without their secrets.",
     "the beginning of training, again when it changed",
+)
+BEST_VALUE = Tag(
+    "hparams/best_<metric>",
+    "scalar",
+    "",
+    "Best value so far of `metric_for_best_model`, or else of `eval_loss`, for the HParams "
+    "dashboard.",
+    "each evaluation of a training that is better than those before it",
 )

@@ -38,6 +38,7 @@ from tbtrainer.panel_tags import (
 )
 from tbtrainer.run_tags import (
     ARGUMENTS,
+    BEST_VALUE,
     MODEL_CONFIG,
     RUN_ARGUMENTS,
     RUN_ENVIRONMENT,
@@ -221,6 +222,7 @@ TAGS: tuple[Tag, ...] = (
     DEVICE_POWER,
     DEVICE_TEMPERATURE,
     BEST_METRIC,
+    BEST_VALUE,
     CONFUSION_MATRIX,
     PR_CURVE,
     CALIBRATION,

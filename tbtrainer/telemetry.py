@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from transformers.integrations import TensorBoardCallback
-
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.evaluations import ObservedEvaluations
 from tbtrainer.given_arguments import telemetry_arguments
@@ -24,6 +22,7 @@ from tbtrainer.observers.evaluation_panels import (
     panel_setting,
 )
 from tbtrainer.observers.health_reports import HealthReports
+from tbtrainer.observers.hparams import HParams
 from tbtrainer.observers.learning_rates import LearningRates
 from tbtrainer.observers.log_entries import LogEntries, class_names
 from tbtrainer.observers.observer_set import ObserverSet
@@ -32,6 +31,7 @@ from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
 from tbtrainer.sharding.parameter_names import clean_names
 from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
+from tbtrainer.stock_callback import remove_stock_callback
 from tbtrainer.unmatched_patterns import warn_of_patterns_without_match
 
 # The longest that a checkpoint waits for records that another thread makes. Histograms take
@@ -68,6 +68,7 @@ class Telemetry:
         measurements = StepMeasurements(isolation)
         rates = LearningRates()
         reports = HealthReports(measurements, rates.rates_at)
+        self._hparams = HParams(lambda: trainer.eval_dataset is not None)
         self.observers = ObserverSet(
             built_in_observers(
                 self.run,
@@ -78,6 +79,7 @@ class Telemetry:
                 EvaluationPanels(self._panel_setting, self._running_evaluations, isolation),
                 LogEntries(lambda: class_names(trainer.model)),
                 BestMetric(partial(early_stopping_of, trainer)),
+                self._hparams,
             ),
             self.run.write,
             writes=self._writes,
@@ -102,7 +104,7 @@ class Telemetry:
         Raises:
             ValueError: The run directory cannot be written to. World rank zero only.
         """
-        self._remove_stock_callback()
+        remove_stock_callback(self._trainer)
         if not self._writes:
             return
         self.run.check()
@@ -144,7 +146,7 @@ class Telemetry:
     @contextmanager
     def _in_use(self, close: Callable[[], None]) -> Iterator[None]:
         """Calls `close` at the end, unless this is inside another training or evaluation."""
-        self._remove_stock_callback()
+        remove_stock_callback(self._trainer)
         self._uses += 1
         try:
             yield
@@ -165,13 +167,25 @@ class Telemetry:
         # Python runs signal handlers only between bytecodes, so a rank blocked in a collective
         # could not run one; only world rank zero installs it.
         flush = partial(self.run.flush, CHECKPOINT_SECONDS)
-        on_sigterm = flushed_on_sigterm(flush) if self._writes else nullcontext()
+        killed = partial(self._show_end, SystemExit())
+        on_sigterm = flushed_on_sigterm(flush, killed) if self._writes else nullcontext()
         with on_sigterm, self._in_use(self.run.close):
             try:
                 yield
+                self._show_end(None)
+            except BaseException as error:
+                self._show_end(error)
+                raise
             finally:
                 with self.observers.guarded("stop observing the training"):
                     self.steps.stop()
+
+    def _show_end(self, error: BaseException | None) -> None:
+        """Shows how the training ended, by an error or without one."""
+        with self.observers.guarded("show how the training ended"):
+            # Writing nothing would open a run.
+            if records := list(self._hparams.ended(error)):
+                self.run.write(records, self.steps.count)
 
     @contextmanager
     def attempt(self, checkpoint: str | None, trial: Any) -> Iterator[None]:
@@ -196,18 +210,13 @@ class Telemetry:
     def _begin_run(self, checkpoint: str | None, trial: Any) -> None:
         # Now, so that states of an earlier training are not loaded if an error follows.
         self.observers.saved_states = {}
+        self._hparams.begin(trial)
         name = None
         if trial is not None:
             name = os.path.basename(self._trainer._get_output_dir(trial))
         output_dir = self._trainer.args.output_dir
         self.run.begin_training(checkpoint, self._arguments.run_resume, name, output_dir)
         self.observers.saved_states = self.run.saved_observers
-
-    def _remove_stock_callback(self) -> None:
-        """Removes the TensorBoard callback that stock adds, so that nothing is written twice."""
-        # A new list, because stock may be iterating over the old one.
-        handler = self._trainer.callback_handler
-        handler.callbacks = [c for c in handler.callbacks if not _is_stocks_own(c)]
 
     # ---- Log entries, evaluations, checkpoints ----
 
@@ -282,11 +291,3 @@ class Telemetry:
                 # Under FSDP with sharded states, `save_model` has not made the directory yet.
                 os.makedirs(path, exist_ok=True)
                 self.run.mark_checkpoint(path, self.steps.count, self.observers.states())
-
-
-def _is_stocks_own(callback: Any) -> bool:
-    """Returns whether a callback is the one that stock adds for TensorBoard.
-
-    A subclass may show more, and a callback with a writer was built by the user. Both stay.
-    """
-    return type(callback) is TensorBoardCallback and callback.tb_writer is None

@@ -31,6 +31,16 @@ class TensorBoardServer:
         with urllib.request.urlopen(url, timeout=HANG_SECONDS) as answer:
             return json.load(answer)
 
+    def post(self, path: str, request: dict[str, Any]) -> Any:
+        """Returns the parsed answer to a request that is sent to `/data/{path}`."""
+        sent = urllib.request.Request(
+            f"{self.address}data/{path}",
+            data=json.dumps(request).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(sent, timeout=HANG_SECONDS) as answer:
+            return json.load(answer)
+
     def tags(self, plugin: str) -> list[str]:
         """Tags that a plugin shows, of all runs below the directory."""
         runs = self.ask(f"plugin/{plugin}/tags")

@@ -1,4 +1,4 @@
-"""A card with the best evaluation so far, and the patience of early stopping that is left."""
+"""The best evaluation so far, as a card and as a curve, and the patience that is left."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from tbtrainer import tags
 from tbtrainer.observers.facts import Evaluation
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.training import Training
-from tbtrainer.records import Records, Text
+from tbtrainer.records import Record, Records, Scalar, Text
 from tbtrainer.redaction import redacted_name
 
 
@@ -32,6 +32,8 @@ class Best:
 
 class BestMetric(Observer):
     """Shows the best value of `metric_for_best_model`, or of `eval_loss`, in a training.
+
+    The curve has a point at each evaluation that is better than those before it.
 
     As in `Trainer`, `greater_is_better` decides which value is better. NaN and infinities are never
     the best. A training that is resumed from a checkpoint continues with its best value. With a
@@ -56,22 +58,24 @@ class BestMetric(Observer):
         return ()
 
     def evaluation_ended(self, step: int, evaluation: Evaluation) -> Records:
-        """Returns the card, in a training and if the metric is a number."""
+        """Returns the card and a new best value, in a training and if the metric is a number."""
         if self._key is None or evaluation.is_part:
             return ()
         value = evaluation.metrics.get(self._key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return ()
+        name = redacted_name(self._key.removeprefix("eval_"))
+        records: list[Record] = []
         if self._is_best(value):
             self._best = Best(float(value), step)
+            records.append(Scalar(tags.BEST_VALUE.of(name), float(value)))
         elif self._best is not None:
             since = self._best.evaluations_since + 1
             self._best = replace(self._best, evaluations_since=since)
         if self._best is None:
             return ()
-        tag = tags.BEST_METRIC.of(redacted_name(self._key.removeprefix("eval_")))
         card = best_card(self._best, step, value, self._greater, self._early_stopping())
-        return [Text(tag, card)]
+        return [*records, Text(tags.BEST_METRIC.of(name), card)]
 
     def _is_best(self, value: float) -> bool:
         if not math.isfinite(value) or self._best is None:

@@ -13,6 +13,7 @@ from tbtrainer.observers.gradient_norm_curves import GradientNormCurves
 from tbtrainer.observers.health_counts import HealthCounts
 from tbtrainer.observers.health_reports import HealthReports
 from tbtrainer.observers.histograms import Histograms
+from tbtrainer.observers.hparams import HParams
 from tbtrainer.observers.learning_rates import LearningRates
 from tbtrainer.observers.log_entries import LogEntries
 from tbtrainer.observers.memory import Memory
@@ -36,6 +37,7 @@ def built_in_observers(
     panels: EvaluationPanels,
     entries: LogEntries,
     best: BestMetric,
+    hparams: HParams,
 ) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
@@ -47,6 +49,7 @@ def built_in_observers(
       this step do not count as waiting. `Throughput` follows, so that its window ends before the
       work of the others.
     - `measurements` comes before the observers that show what it has read.
+    - `CustomScalars` remembers the metrics of an evaluation before `hparams` shows them.
     - `OverheadFraction` ends the window of the clock, so it comes last. Observers that a user adds
       come after it. Their time at a logging step is counted in the next window.
 
@@ -59,6 +62,7 @@ def built_in_observers(
         panels: Shows what evaluations get right and wrong.
         entries: Shows what `Trainer` logs.
         best: Shows the best evaluation so far.
+        hparams: Shows the hyper-parameters, with the metrics of evaluations.
     """
     times = StepTimes(clock)
     return [
@@ -82,7 +86,8 @@ def built_in_observers(
         rates,
         Memory(),
         Checkpoints(),
-        CustomScalars(),
+        CustomScalars(hparams.metrics),
+        hparams,
         TelemetryMarks(times),
         OverheadFraction(clock),
     ]

@@ -19,10 +19,13 @@ class CustomScalars(Observer):
 
     The charts are regular expressions, so the layout is written once. Only the names of metrics are
     not known in advance: each gets a chart after the first evaluation in which it is seen.
+
+    Args:
+        metrics: Where they are remembered, over a resume, too.
     """
 
-    def __init__(self) -> None:
-        self._metrics = EvaluationMetrics()
+    def __init__(self, metrics: EvaluationMetrics) -> None:
+        self._metrics = metrics
         self._training: Training | None = None
         self._is_clipped = False
         self._shown: ChartLayout | None = None
@@ -71,10 +74,8 @@ def chart_layout(metrics: EvaluationMetrics, is_clipped: bool) -> ChartLayout:
         metrics: What its evaluations have.
         is_clipped: Whether gradients are clipped.
     """
-    datasets = "|".join(re.escape(dataset) for dataset in metrics.datasets)
-    of_dataset = f"(({datasets})_)?" if datasets else ""
     of_metrics = [
-        Chart(f"{name} in evaluation", [f"eval/{of_dataset}{re.escape(name)}$"])
+        Chart(f"{name} in evaluation", [_of_all_datasets(name, metrics)])
         for name in metrics.names
         if name != "loss"
     ]
@@ -98,6 +99,17 @@ def chart_layout(metrics: EvaluationMetrics, is_clipped: bool) -> ChartLayout:
             "Health": _health(),
         }
     )
+
+
+def _of_all_datasets(name: str, metrics: EvaluationMetrics) -> str:
+    """Returns a pattern for a metric of any dataset: `eval/accuracy` and `eval/<dataset>_accuracy`.
+
+    It is the same for all runs, because TensorBoard shows different charts of one title beside each
+    other. Only if the name of another metric has the same end, the datasets are named.
+    """
+    has_same_end = any(other.endswith(f"_{name}") for other in metrics.names)
+    datasets = "|".join(f"{re.escape(dataset)}_" for dataset in metrics.datasets)
+    return f"eval/({datasets if has_same_end else '.+_'})?{re.escape(name)}$"
 
 
 def _throughput() -> list[Chart]:

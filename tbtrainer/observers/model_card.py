@@ -70,7 +70,7 @@ def _facts(training: Training) -> dict[str, str]:
         ),
         "devices": _devices(rows),
         "processes": f"{world_size():,}",
-        "sharding": sharding_mode(parameters) if world_size() > 1 else "",
+        "sharding": _sharding_mode(parameters) if world_size() > 1 else "",
         "device mesh": _mesh(rows),
         "attention": code(str(getattr(config, "_attn_implementation", "") or "")),
         "compiled": _compilation(training.model, arguments),
@@ -142,7 +142,7 @@ def _are_alike(group: BlockGroup, block: BlockGroup) -> bool:
 # ---- Facts ----
 
 
-def sharding_mode(parameters: ParameterTable) -> str:
+def _sharding_mode(parameters: ParameterTable) -> str:
     """Returns how the parameters are divided among the processes, in words."""
     return "; ".join(_MODES.get(mode, mode) for mode in parameters.mode.split("+"))
 

@@ -1,12 +1,13 @@
 """An open run: its writer, its files of JSON lines, its id, and the texts that it already shows."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tbtrainer.dashboard_records import ChartLayout
+from tbtrainer.dashboard_records import ChartLayout, HParamsColumns, HParamsEnd, HParamsRow
 from tbtrainer.event_file.json_lines import json_line
 from tbtrainer.event_file.json_lines_writer import JsonLinesWriter
 from tbtrainer.event_file.waiting import CLOSE_SECONDS
@@ -20,12 +21,17 @@ from tbtrainer.records import (
     Scalar,
     Text,
 )
-from tbtrainer.redaction import redacted
+from tbtrainer.redaction import redacted, shown
+from tbtrainer.run import hparams
 from tbtrainer.run.chart_layout import LAYOUT_TAG, layout_summary
 from tbtrainer.run.observer_states import ObserverStates
 from tbtrainer.run.projector import Projector
+from tbtrainer.run.rewind import remove_summaries
 from tbtrainer.run.saved_run import SavedRun
 from tbtrainer.run.summary_writer import RunWriter
+from tbtrainer.run.time_limit import while_opening
+
+logger = logging.getLogger(__name__)
 
 # The most files of JSON lines of a run. Each needs a thread.
 MOST_LINES_FILES = 16
@@ -42,6 +48,7 @@ class OpenRun:
         file_mode: Permissions of local files of JSON lines, before the process's umask.
         sync: Whether files of JSON lines are forced to the disk with each line.
         cards: Digests of what is written only if it has changed, by tag.
+        earlier: Tags of `cards` that an earlier session has written, and not yet this one.
         lines: The writers of its files of JSON lines, by the name of the file.
         states: Writes the states of observers to checkpoints.
         projector: Writes the files of the Projector.
@@ -53,9 +60,13 @@ class OpenRun:
     file_mode: int = 0o666
     sync: bool = False
     cards: dict[str, str] = field(default_factory=dict)
+    earlier: set[str] = field(default_factory=set)
     lines: dict[str, JsonLinesWriter] = field(default_factory=dict)
     states: ObserverStates = field(default_factory=ObserverStates)
     projector: Projector = field(init=False)
+    _has_ended: bool = False
+    # When the training of its row began.
+    _began: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         self.projector = Projector(str(self.writer.log_dir), self.file_mode)
@@ -87,6 +98,8 @@ class OpenRun:
                 embeddings.append(record)
             elif isinstance(record, ChartLayout):
                 self._write_layout(record)
+            elif isinstance(record, HParamsRow | HParamsColumns | HParamsEnd):
+                self._write_hparams(record)
             elif isinstance(record, JsonLine):
                 line = json_line(record.values, step, time.time())
                 self._lines_writer(record.file).put(line)
@@ -99,6 +112,15 @@ class OpenRun:
                 )
         for embedding in embeddings:
             self.projector.write(embedding, step)
+
+    def continues(self, cards: Mapping[str, str]) -> None:
+        """Takes note of what earlier sessions of the run have written.
+
+        Args:
+            cards: Their digests, as the marker of a checkpoint holds them.
+        """
+        self.cards.update(cards)
+        self.earlier.update(cards)
 
     def mark(self, checkpoint: str, step: int, observers: Mapping[str, Any]) -> None:
         """Writes the marker of a checkpoint, with the states of observers."""
@@ -157,12 +179,52 @@ class OpenRun:
         if self._is_new(LAYOUT_TAG, summary.SerializeToString(deterministic=True)):
             self.writer.write_summary(summary)
 
+    def _write_hparams(self, record: HParamsRow | HParamsColumns | HParamsEnd) -> None:
+        if isinstance(record, HParamsRow):
+            row = hparams.shown_row(record)
+            self._began = row.began
+            content = hparams.comparable_row(row)
+            self._write_first(hparams.ROW_TAG, content, hparams.row_summary(row))
+        elif isinstance(record, HParamsColumns):
+            own = hparams.experiment_of(record)
+            shared = self.writer.added_hparams.own_columns(own, self._began)
+            content = own.SerializeToString(deterministic=True)
+            self._write_first(hparams.COLUMNS_TAG, content, hparams.experiment_summary(shared))
+            self.writer.added_hparams.refresh()
+        elif hparams.ROW_TAG in self.cards and not self._has_ended:
+            self._has_ended = True
+            self.writer.write_summary(hparams.end_summary(record))
+
+    def _write_first(self, tag: str, content: bytes, summary: Any) -> None:
+        """Writes a summary of a tag of which TensorBoard takes the first one in a run.
+
+        If an earlier session has written another one, that one is taken out first.
+        """
+        if tag not in self.cards:
+            self._is_new(tag, content)
+            self.writer.write_summary(summary)
+        elif tag in self.earlier and self.cards[tag] != _digest(content):
+            directory = str(self.writer.log_dir)
+            try:
+                while_opening(remove_summaries, directory, tag)
+            except Exception as error:  # Every object store has exceptions of its own.
+                logger.warning(
+                    "TensorBoard's HParams dashboard shows the values of an earlier session of %s, "
+                    "because they could not be taken out (%s). All else is shown.",
+                    shown(directory),
+                    shown(error),
+                )
+                return
+            self._is_new(tag, content)
+            self.writer.write_summary(summary)
+
     def _is_new(self, tag: str, content: bytes) -> bool:
         """Returns whether something is not what the run shows already, and takes note of it."""
-        digest = hashlib.sha256(content).hexdigest()
+        digest = _digest(content)
         if self.cards.get(tag) == digest:
             return False
         self.cards[tag] = digest
+        self.earlier.discard(tag)
         return True
 
     def _lines_writer(self, name: str) -> JsonLinesWriter:
@@ -177,3 +239,7 @@ class OpenRun:
             # Atomic: deferred records are written by another thread than the training's.
             self.lines.setdefault(name, writer)
         return self.lines[name]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

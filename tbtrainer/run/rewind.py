@@ -1,12 +1,12 @@
-"""Takes what was written after a step out of the files of a run that is resumed."""
+"""Takes what a resumed training replaces out of the files of its run."""
 
-import errno
 import logging
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import BinaryIO
+from functools import partial
+from typing import TypeAlias
 
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
@@ -27,22 +27,26 @@ from tbtrainer.event_file.names import (
 from tbtrainer.event_file.records import size_of, unframed, whole_records
 from tbtrainer.event_file.storage import storage_of
 from tbtrainer.event_file.storage_protocol import (
-    StagedFile,
     Storage,
     UnsuitableFile,
     is_staged,
 )
 from tbtrainer.redaction import shown
+from tbtrainer.run.hparams import END_TAG
+from tbtrainer.run.split_file import Decision, split_file
 
 logger = logging.getLogger(__name__)
 
-_COPY_BYTES = 2**20
 # How long to wait for another training that rewinds the same run.
 _LOCK_SECONDS = 60.0
 # How many files with records of earlier rewinds are kept in each folder.
 _EARLIER_KEPT = 3
 # How many files an error names.
 _NAMED_FILES = 3
+
+
+# Takes a storage, a path and the list of files with removed records; returns how many were removed.
+_Rewrite: TypeAlias = Callable[..., int]
 
 
 class RewindIncomplete(OSError):
@@ -52,7 +56,8 @@ class RewindIncomplete(OSError):
 def rewind(directory: str, step: int) -> int:
     """Rewrites the files of a run without the events and JSON lines after `step`.
 
-    A START record with `purge_step` is not enough: TensorBoard's default loader ignores it.
+    A START record with `purge_step` is not enough: TensorBoard's default loader ignores it. How the
+    earlier session ended is taken out, too, because the run goes on.
 
     The removed events are kept in a file in the same folder, under a name that no loader reads. A
     crash at any moment loses no record: the removed events are on the disk before the new event
@@ -69,6 +74,45 @@ def rewind(directory: str, step: int) -> int:
         TimeoutError: Another process was still rewinding the run after a minute.
         RewindIncomplete: Some files could not be read or rewritten. The message names them.
     """
+
+    def rewinds(files: list[str]) -> Iterator[tuple[str, _Rewrite]]:
+        for path in _event_files(files):
+            # `SummaryWriter.add_hparams` writes to folders, about trainings that have ended.
+            decision = partial(_is_after if posixpath.dirname(path) else _is_replaced, step=step)
+            yield path, partial(_rewind_file, decision=decision, step=step)
+        for path in _files_of_lines(files):
+            yield path, partial(_rewind_lines, step=step)
+
+    return _rewrite_each(directory, rewinds)
+
+
+def remove_summaries(directory: str, tag: str) -> None:
+    """Rewrites the event files of a run without the summaries of a tag.
+
+    They are kept in a file in the same folder, as by `rewind`. Files without such a summary are not
+    changed, so the session that calls this may have a file of its own open.
+
+    Args:
+        directory: The run directory, local or remote.
+        tag: Of the summaries. Events with others beside it are kept.
+
+    Raises:
+        TimeoutError: Another process was still rewinding the run after a minute.
+        RewindIncomplete: Some files could not be read or rewritten. The message names them.
+    """
+
+    def removals(files: list[str]) -> Iterator[tuple[str, _Rewrite]]:
+        for path in _event_files(files):
+            if not posixpath.dirname(path):
+                yield path, partial(_remove_from, decision=partial(_is_about, tag=tag))
+
+    _rewrite_each(directory, removals)
+
+
+def _rewrite_each(
+    directory: str, rewrites: Callable[[list[str]], Iterator[tuple[str, _Rewrite]]]
+) -> int:
+    """Rewrites files under the lock of their run. Returns how many records were removed."""
     storage = storage_of(directory)
     faults: list[tuple[str, Exception]] = []
     removed: list[str] = []
@@ -77,11 +121,9 @@ def rewind(directory: str, step: int) -> int:
         files = _of_this_run(storage.files())
         if is_locked:
             _remove_staged(storage, files)
-        rewinds = [(path, _rewind_file) for path in _event_files(files)]
-        rewinds += [(path, _rewind_lines) for path in _files_of_lines(files)]
-        for path, rewind_it in rewinds:
+        for path, rewrite in rewrites(files):
             try:
-                total += rewind_it(storage, path, step, removed)
+                total += rewrite(storage, path, removed_files=removed)
             except Exception as fault:  # Every object store has exceptions of its own.
                 faults.append((path, fault))
         _remove_earlier(storage, files, removed)
@@ -120,7 +162,7 @@ def _files_of_lines(files: list[str]) -> Iterator[str]:
             yield path
 
 
-def _rewind_lines(storage: Storage, path: str, step: int, removed_files: list[str]) -> int:
+def _rewind_lines(storage: Storage, path: str, *, step: int, removed_files: list[str]) -> int:
     """Rewinds one file of JSON lines. Returns how many lines were removed.
 
     Files of other programs are left as they are. `JsonLinesFile` does not write to them either.
@@ -142,85 +184,51 @@ def _rewind_lines(storage: Storage, path: str, step: int, removed_files: list[st
     return len(removed)
 
 
-def _rewind_file(storage: Storage, path: str, step: int, removed_files: list[str]) -> int:
+def _rewind_file(
+    storage: Storage, path: str, *, decision: Decision, step: int, removed_files: list[str]
+) -> int:
     """Rewinds one file. Returns how many events were removed."""
     with storage.open(path) as file:
         removed, readable = 0, 0
         for record in whole_records(file):
             readable += len(record)
-            removed += _is_after(record, step)
+            removed += decision(record)
         if not removed and readable == size_of(file):
             return 0
-        if storage.free_bytes() < size_of(file):
-            raise OSError(errno.ENOSPC, "no room for a copy of the file")
-        file.seek(0)
-        _split_file(storage, path, file, step, removed_files)
+        split_file(storage, path, file, decision, step, removed_files)
     return removed
 
 
-def _split_file(
-    storage: Storage, path: str, file: BinaryIO, step: int, removed_files: list[str]
-) -> None:
-    """Replaces a file by its kept records, after the removed ones are stored beside it."""
-    with storage.stage(path) as kept, storage.stage(path) as removed:
-        checksum, end = _distribute(_pieces(file, step), kept, removed)
-        # The name depends on the records alone. After a crash before the last line, the next rewind
-        # writes the removed records to the same file again, and not to a second one.
-        name = removed_name(path, step, checksum)
-        removed_files.append(name)
-        removed.publish(name)
-        kept.publish(path)
-    _keep_late_records(storage, path, file, end, step, removed_files)
+def _remove_from(
+    storage: Storage, path: str, *, decision: Decision, removed_files: list[str]
+) -> int:
+    """Removes events from one file, if it has such. Returns how many were removed."""
+    with storage.open(path) as file:
+        removed = sum(map(decision, whole_records(file)))
+        if removed:
+            # The summaries of a whole run have step 0.
+            split_file(storage, path, file, decision, 0, removed_files)
+    return removed
 
 
-def _distribute(
-    pieces: Iterable[tuple[bytes, bool]], kept: StagedFile, removed: StagedFile
-) -> tuple[int, int]:
-    """Writes pieces to two files. Returns the checksum of the removed ones, and the total size."""
-    checksum = size = 0
-    for piece, is_late in pieces:
-        (removed if is_late else kept).write(piece)
-        size += len(piece)
-        checksum = google_crc32c.extend(checksum, piece) if is_late else checksum
-    return checksum, size
-
-
-def _keep_late_records(
-    storage: Storage, path: str, file: BinaryIO, end: int, step: int, removed_files: list[str]
-) -> None:
-    """Stores what another process appended to the old file before it was replaced."""
-    file.seek(end)
-    late = file.read()
-    if late:
-        name = removed_name(path, step, google_crc32c.value(late))
-        removed_files.append(name)
-        with storage.stage(path) as staged:
-            staged.write(late)
-            staged.publish(name)
-
-
-def _pieces(file: BinaryIO, step: int) -> Iterator[tuple[bytes, bool]]:
-    """Yields each record of a file, and whether it is removed. A torn end is removed.
-
-    Another process that still writes the file may complete a torn record meanwhile. So reading is
-    repeated from the end of the last whole record until the file has not grown.
-    """
-    readable = 0
-    size = -1
-    while size != size_of(file):
-        size = size_of(file)
-        file.seek(readable)
-        for record in whole_records(file):
-            readable += len(record)
-            yield record, _is_after(record, step)
-    file.seek(readable)
-    while piece := file.read(_COPY_BYTES):
-        yield piece, True
+# ---- Which records are removed ----
 
 
 def _is_after(record: bytes, step: int) -> bool:
     event = Event.FromString(unframed(record))
     return bool(event.step > step) and event.WhichOneof("what") != "file_version"
+
+
+def _is_replaced(record: bytes, step: int) -> bool:
+    return _is_after(record, step) or _is_about(record, END_TAG)
+
+
+def _is_about(record: bytes, tag: str) -> bool:
+    """Whether a record is an event with nothing but summaries of a tag."""
+    if tag.encode() not in record:  # Parsing takes longer.
+        return False
+    values = Event.FromString(unframed(record)).summary.value
+    return len(values) > 0 and all(value.tag == tag for value in values)
 
 
 # ---- Files beside the event files ----

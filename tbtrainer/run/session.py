@@ -277,7 +277,7 @@ class RunSession:
         directory, step = continued.run.directory, continued.step
         rewind_run(continued)
         self._run = self._opened(directory, continued.run.claim.run_id, purge_step=step + 1)
-        self._run.cards.update(continued.cards)
+        self._run.continues(continued.cards)
         self._renew(self._run)
 
     def _renew(self, run: OpenRun) -> None:

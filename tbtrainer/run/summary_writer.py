@@ -1,11 +1,9 @@
 """The `SummaryWriter` of world rank zero."""
 
-import os
 import threading
 import time
 from typing import Any
 
-from torch.utils.tensorboard.summary import hparams, scalar
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from tbtrainer.event_file.names import PART_OF_RUN, is_remote
@@ -13,6 +11,7 @@ from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation
+from tbtrainer.run.added_hparams import AddedHParams
 from tbtrainer.run.file_writer import RunFileWriter, current_event_writer_class
 from tbtrainer.run.guarded_methods import guard_add_methods, is_replaced
 
@@ -45,6 +44,7 @@ class RunWriter(SummaryWriter):
 
     Attributes:
         called: Names of the `add_*` methods that were called.
+        added_hparams: The columns of `add_hparams`, and of the run itself.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class RunWriter(SummaryWriter):
         self.called: set[str] = set()
         self._sync = sync
         self._isolation = isolation or Isolation("raise")
+        self.added_hparams = AddedHParams(log_dir, file_mode)
         self._events = EventFileWriter(log_dir, suffix=filename_suffix, **self._options)
         # The writers of `add_scalars`, by directory: all of them, and those whose file may be open,
         # the least recently used first.
@@ -172,6 +173,8 @@ class RunWriter(SummaryWriter):
     ) -> None:
         """Adds hyper-parameters and metrics. As in torch, they have a directory below the run's.
 
+        It has a row of its own beside that of the run, and both have the columns of both.
+
         If a tool has replaced this method of torch's `SummaryWriter`, as MLflow does, the tool's
         method is called, and torch writes the event file itself.
         """
@@ -184,15 +187,15 @@ class RunWriter(SummaryWriter):
             raise TypeError("hparam_dict and metric_dict should be dictionary.")
         if self._events.is_other_process:
             return
-        summaries = [*hparams(hparam_dict, metric_dict, hparam_domain_discrete)]
-        summaries += [scalar(tag, value) for tag, value in metric_dict.items()]
-        directory = os.path.join(self._events.get_logdir(), run_name or str(time.time()))
-        options = {**self._options, "purge_step": global_step}
-        events = EventFileWriter(directory, suffix=PART_OF_RUN, **options)
-        file_writer = RunFileWriter(events, PART_OF_RUN, self._isolation)
-        for summary in summaries:
-            file_writer.add_summary(summary, global_step)
-        events.close()
+        self.added_hparams.write(
+            hparam_dict,
+            metric_dict,
+            hparam_domain_discrete,
+            name=run_name or str(time.time()),
+            global_step=global_step,
+            options={**self._options, "purge_step": global_step},
+            isolation=self._isolation,
+        )
 
     # ---- Flushing and closing ----
 

@@ -11,27 +11,37 @@ from types import FrameType
 from tbtrainer.event_file.waiting import SIGTERM_SECONDS
 
 
+def _nothing() -> None:
+    """Takes the place of the functions of a training that is over, and of all they refer to."""
+
+
 @contextmanager
-def flushed_on_sigterm(flush: Callable[[], None]) -> Iterator[None]:
+def flushed_on_sigterm(
+    flush: Callable[[], None], ending: Callable[[], None] = _nothing
+) -> Iterator[None]:
     """Installs a handler of SIGTERM that calls `flush`, and then acts as SIGTERM did before.
 
     If there was a handler, it is called. If SIGTERM had its default action, the process ends. If
     SIGTERM was ignored, it stays ignored. Outside the main thread, where Python does not allow
     signal handlers, no handler is installed.
 
+    Both functions are called in a separate thread, because the main thread may hold a lock that
+    they need when the signal arrives. The handler waits `SIGTERM_SECONDS` for them at most.
+
     Args:
-        flush: Called in a separate thread, because the main thread may hold a lock that `flush`
-            needs when the signal arrives. The handler waits `SIGTERM_SECONDS` for it at most.
+        flush: Called at each signal.
+        ending: Called before `flush` if the process ends by the signal. It is not called if there
+            was a handler, which may let the process continue.
     """
     previous = signal.getsignal(signal.SIGTERM)
     # `None` means a handler that was not installed from Python. Python cannot restore it.
     if threading.current_thread() is not threading.main_thread() or previous is None:
         yield
         return
-    flushing = _FlushingThread(flush)
+    flushing = _FlushingThread(flush, ending)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        flushing.flush(SIGTERM_SECONDS)
+        flushing.flush(SIGTERM_SECONDS, is_ending=previous == signal.SIG_DFL)
         if callable(previous):
             previous(number, frame)
         elif previous == signal.SIG_DFL:
@@ -56,14 +66,15 @@ class _FlushingThread:
 
     Args:
         flush: The function that a request calls.
+        ending: The function that the last request calls before it.
     """
 
-    def __init__(self, flush: Callable[[], None]) -> None:
+    def __init__(self, flush: Callable[[], None], ending: Callable[[], None]) -> None:
         self._flush = flush
+        self._ending = ending
         self._process = os.getpid()
-        # A request is a queue: the thread puts `None` into it when it has flushed. A request of
         # `None` ends the thread.
-        self._requests: queue.SimpleQueue[queue.SimpleQueue[None] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = threading.Thread(
             target=self._run, name="tbtrainer-sigterm", daemon=True
         )
@@ -72,15 +83,15 @@ class _FlushingThread:
         except RuntimeError:
             self._thread = None
 
-    def flush(self, seconds: float) -> None:
+    def flush(self, seconds: float, is_ending: bool) -> None:
         """Requests a flush and waits for it, at most `seconds`. Never raises."""
         # A forked child, such as a worker of a data loader, does not have the thread.
         if self._thread is None or os.getpid() != self._process:
             return
-        done: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._requests.put(done)
+        request = _Request(is_ending)
+        self._requests.put(request)
         with suppress(queue.Empty):
-            done.get(timeout=seconds)
+            request.done.get(timeout=seconds)
 
     def close(self) -> None:
         """Ends the thread. A handler that a user chained to this one then returns at once."""
@@ -89,14 +100,26 @@ class _FlushingThread:
             self._requests.put(None)
             # A thread that is still flushing may end later. It is a daemon, so it delays no exit.
             thread.join(SIGTERM_SECONDS)
-        self._flush = _nothing
+        self._flush = self._ending = _nothing
 
     def _run(self) -> None:
-        while (done := self._requests.get()) is not None:
+        while (request := self._requests.get()) is not None:
+            if request.is_ending:
+                with suppress(Exception):
+                    self._ending()
             with suppress(Exception):
                 self._flush()
-            done.put(None)
+            request.done.put(None)
 
 
-def _nothing() -> None:
-    """Takes the place of the flush of a training that is over, and of all that it refers to."""
+class _Request:
+    """A request to flush.
+
+    Attributes:
+        is_ending: Whether the process ends after it.
+        done: The thread puts `None` into it when it has flushed.
+    """
+
+    def __init__(self, is_ending: bool) -> None:
+        self.is_ending = is_ending
+        self.done: queue.SimpleQueue[None] = queue.SimpleQueue()

@@ -64,6 +64,7 @@ def test_no_byte_of_a_run_holds_a_planted_marker(
     model.config.update(
         {"auth_token": MARKER, "task_specific_params": {"a": {"secret": MARKER}}, "shown": "yes"}
     )
+    model.config._name_or_path = f"https://user:{MARKER}@host/model"
     args = arguments(
         MyArguments,
         tmp_path,

@@ -77,7 +77,7 @@ def test_no_group_of_stock_holds_a_tag_of_ours(server: TensorBoardServer) -> Non
     groups = {tag.split("/")[0] for tag in server.tags("scalars")}
     assert groups == {
         *("train", "eval", "grad_norm", "grad_norm_per_block"),
-        *("health", "throughput", "step_phases", "memory", "tbtrainer"),
+        *("health", "hparams", "throughput", "step_phases", "memory", "tbtrainer"),
     }
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("tbtrainer.given_arguments",),
     (
         *("tbtrainer.steps", "tbtrainer.evaluations", "tbtrainer.log_history"),
-        "tbtrainer.wrapping",
+        *("tbtrainer.wrapping", "tbtrainer.stock_callback"),
     ),
     ("tbtrainer.step_guard", "tbtrainer.step_findings", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),

@@ -14,7 +14,7 @@ from tbtrainer.observers.best_metric import (
     patience_left,
 )
 from tbtrainer.observers.facts import Evaluation
-from tbtrainer.records import Text
+from tbtrainer.records import Scalar, Text
 
 NAN, INF = float("nan"), float("inf")
 STATE: dict[str, Any] = {
@@ -47,25 +47,38 @@ class Run:
 
     def card(self, step: int, **metrics: Any) -> dict[str, str]:
         """The rows of the card that an evaluation shows."""
-        (record,) = self.evaluated(step, **metrics)
-        assert isinstance(record, Text)
+        (record,) = (r for r in self.evaluated(step, **metrics) if isinstance(r, Text))
         rows = [line.strip("| ").split(" | ") for line in record.text.splitlines()[2:]]
         return {row[0]: row[1] for row in rows}
 
 
 def test_the_loss_is_compared_where_no_metric_is_named() -> None:
     run = Run()
-    (record,) = run.evaluated(2, eval_loss=0.5)
-    assert record.tag == "eval/best_loss"
+    assert run.evaluated(2, eval_loss=0.5)[-1].tag == "eval/best_loss"
     run.evaluated(4, eval_loss=0.25)
     card = run.card(6, eval_loss=0.75)
     assert (card["value"], card["step"], card["last value"]) == ("0.25", "4", "0.75")
     assert card["better is"] == "lower"
 
 
+def test_the_curve_has_a_point_where_an_evaluation_is_better() -> None:
+    run = Run()
+    values = [0.5, 0.75, NAN, 0.25, 0.25]
+    found = [run.evaluated(step, eval_loss=value)[0] for step, value in enumerate(values)]
+    curve = [(step, r.tag, r.value) for step, r in enumerate(found) if isinstance(r, Scalar)]
+    assert curve == [(0, "hparams/best_loss", 0.5), (3, "hparams/best_loss", 0.25)]
+
+
+def test_a_resumed_training_continues_the_curve() -> None:
+    run = Run(step=4)
+    run.observer.load_state(STATE)
+    assert not any(isinstance(r, Scalar) for r in run.evaluated(6, eval_loss=0.5))
+    assert any(isinstance(r, Scalar) for r in run.evaluated(8, eval_loss=0.125))
+
+
 def test_the_greatest_is_the_best_where_arguments_say_so() -> None:
     run = Run("f1", greater=True)
-    assert run.evaluated(2, eval_f1=0.5)[0].tag == "eval/best_f1"
+    assert run.evaluated(2, eval_f1=0.5)[-1].tag == "eval/best_f1"
     run.evaluated(4, eval_f1=0.75)
     card = run.card(6, eval_f1=0.25)
     assert (card["value"], card["step"], card["better is"]) == ("0.75", "4", "higher")
@@ -112,7 +125,7 @@ def test_several_datasets_are_shown_after_the_last() -> None:
     run = Run("eval_a_loss", greater=False)
     assert run.evaluated(2, is_part=True, eval_a_loss=0.5) == []
     assert run.evaluated(2, is_part=True, eval_b_loss=0.25) == []
-    (record,) = run.evaluated(2, eval_a_loss=0.5, eval_b_loss=0.25)
+    *_, record = run.evaluated(2, eval_a_loss=0.5, eval_b_loss=0.25)
     assert record.tag == "eval/best_a_loss"
 
 

@@ -20,9 +20,20 @@ def ended(metrics: dict[str, Any], dataset: str | None = None, is_part: bool = F
     return Evaluation({**metrics, **SPEED}, dataset, 1.0, is_part)
 
 
+def of_datasets(metrics: dict[str, float]) -> EvaluationMetrics:
+    """The names after the evaluation of two datasets with a loss and these metrics."""
+    found, whole = EvaluationMetrics(), {}
+    for dataset in ("short", "long"):
+        part = {f"eval_{dataset}_{k}": v for k, v in {"loss": 1.0, **metrics}.items()}
+        found.add(ended(part, dataset, is_part=True))
+        whole.update(part)
+    found.add(ended(whole))
+    return found
+
+
 def in_training(max_grad_norm: float = 1.0) -> CustomScalars:
     """An observer whose training has begun."""
-    observer = CustomScalars()
+    observer = CustomScalars(EvaluationMetrics())
     training: Any = SimpleNamespace(max_grad_norm=max_grad_norm)
     assert list(observer.run_begins(0, training)) == []
     return observer
@@ -48,22 +59,31 @@ def test_training_and_evaluation_loss_share_a_chart() -> None:
 
 
 def test_a_metric_of_all_datasets_has_one_chart() -> None:
-    metrics = EvaluationMetrics()
-    metrics.add(ended({"eval_short_loss": 1.0, "eval_short_f1": 0.5}, "short", is_part=True))
-    metrics.add(ended({"eval_long_loss": 1.0, "eval_long_f1": 0.5}, "long", is_part=True))
-    metrics.add(ended({"eval_short_f1": 0.5, "eval_long_f1": 0.5, "eval_long_loss": 1.0}))
+    metrics = of_datasets({"f1": 0.5})
     layout = chart_layout(metrics, is_clipped=False)
-    shown = ["eval/short_f1", "eval/long_f1", "eval/macro_f1", "eval/short_f1_micro"]
-    assert matched(layout, "f1 in evaluation", shown) == shown[:2]
+    shown = ["eval/f1", "eval/short_f1", "eval/long_f1", "eval/short_f1_micro", "eval/f12"]
+    assert matched(layout, "f1 in evaluation", shown) == shown[:3]
     assert [title for title in titles(layout) if "evaluation" in title] == ["f1 in evaluation"]
 
 
-def test_a_metric_whose_name_another_ends_with_has_its_own_chart() -> None:
+def test_runs_with_other_datasets_share_a_chart() -> None:
+    single = EvaluationMetrics()
+    single.add(ended({"eval_loss": 1.0, "eval_f1": 0.5}))
+    layouts = [chart_layout(m, is_clipped=True) for m in (single, of_datasets({"f1": 0.5}))]
+    assert layouts[0] == layouts[1]
+
+
+@pytest.mark.parametrize("datasets", [True, False])
+def test_a_metric_whose_name_another_ends_with_has_its_own_chart(datasets: bool) -> None:
+    values = {"accuracy": 0.5, "balanced_accuracy": 0.5}
     metrics = EvaluationMetrics()
-    metrics.add(ended({"eval_accuracy": 0.5, "eval_balanced_accuracy": 0.5}))
+    metrics.add(ended({f"eval_{name}": value for name, value in values.items()}))
+    metrics = of_datasets(values) if datasets else metrics
+    part = "short_" if datasets else ""
+    shown = [f"eval/{part}accuracy", f"eval/{part}balanced_accuracy"]
     layout = chart_layout(metrics, is_clipped=False)
-    shown = ["eval/accuracy", "eval/balanced_accuracy"]
     assert matched(layout, "accuracy in evaluation", shown) == shown[:1]
+    assert matched(layout, "balanced_accuracy in evaluation", shown) == shown[1:]
 
 
 def test_a_metric_that_is_no_number_has_no_chart() -> None:
@@ -115,7 +135,7 @@ def test_the_layout_is_written_once_and_again_for_a_new_metric() -> None:
 
 
 def test_an_evaluation_before_training_counts() -> None:
-    observer = CustomScalars()
+    observer = CustomScalars(EvaluationMetrics())
     assert list(observer.evaluation_ended(0, ended({"eval_f1": 0.5}))) == []
     observer.run_begins(0, SimpleNamespace(max_grad_norm=0.0))  # type: ignore[arg-type]
     (layout,) = observer.logging_step(2)

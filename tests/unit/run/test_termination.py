@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tbtrainer.run import flushed_on_sigterm
+from tbtrainer.run.termination import _FlushingThread
 from tests.events import steps_in
 from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[3]
 
-# Ends itself by SIGTERM while records wait; `{before}` and `{within}` are lines of a test.
+# Ends itself by SIGTERM while records wait; a test has the lines `{before}`, `{within}`, `{after}`.
 PROGRAM = """
 import os, signal, sys, threading
 from tbtrainer.run import RunWriter, flushed_on_sigterm
@@ -32,12 +33,14 @@ with flushed_on_sigterm(lambda: writer.flush(0.8)):
         writer.add_scalar("value", step, step)
     os.kill(os.getpid(), signal.SIGTERM)
     while True:
-        signal.pause()
+        {after}
 """
 
 
-def ended(run: Path, before: str = "", within: str = "") -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(before=before, within=within)
+def ended(
+    run: Path, before: str = "", within: str = "", after: str = "signal.pause()"
+) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(before=before, within=within, after=after)
     command = [sys.executable, "-c", program, str(run)]
     return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, cwd=ROOT)
 
@@ -77,6 +80,28 @@ def test_each_signal_flushes_and_calls_the_former_handler(flushes: int) -> None:
         signal.signal(signal.SIGTERM, former)
     assert handled == list(range(1, flushes + 1))
     assert threading.main_thread() not in flushed
+
+
+@pytest.mark.parametrize("handler", ["signal.SIG_DFL", "lambda *_: os._exit(0)", "signal.SIG_IGN"])
+def test_only_a_signal_that_ends_the_process_is_its_end(tmp_path: Path, handler: str) -> None:
+    before = f"""
+signal.signal(signal.SIGTERM, {handler})
+def ending():
+    writer.add_scalar("ended", 1, 0)
+flushed = flushed_on_sigterm
+def flushed_on_sigterm(flush):
+    return flushed(flush, ending)
+"""
+    ended(tmp_path, before=before, after="break")
+    assert (steps_in(tmp_path, "ended") == [0]) == (handler == "signal.SIG_DFL")
+
+
+def test_an_error_of_the_ending_suppresses_no_flush() -> None:
+    flushed: list[bool] = []
+    thread = _FlushingThread(lambda: flushed.append(True), lambda: 1 / 0)  # type: ignore[arg-type]
+    thread.flush(HANG_SECONDS, is_ending=True)
+    thread.close()
+    assert flushed == [True]
 
 
 def test_an_error_of_the_flush_suppresses_no_signal_handler() -> None:
