@@ -6,7 +6,7 @@ Every error is a `ValueError` that names the field, the value and what is allowe
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -100,14 +100,22 @@ def checked_panels(name: str, value: Any, known: tuple[str, ...]) -> list[Any]:
             f"{name}={value!r} is not allowed; use 'none' alone, or 'auto', names of panels and "
             "instances of Panel."
         )
-    taken = [own for own in names if names.count(own) > 1]
-    taken += [p.name for p in panels if isinstance(p, Panel) and p.name in known]
+    _check_names(name, value, panels, known)
+    return panels
+
+
+def _check_names(name: str, value: Any, panels: Sequence[Any], known: tuple[str, ...]) -> None:
+    texts = [panel for panel in panels if not isinstance(panel, Panel)]
+    twice = [text for text in texts if texts.count(text) > 1]
+    if twice:
+        raise ValueError(f"{name}={value!r} has {str(twice[0])!r} twice; once is enough.")
+    own = [panel.name for panel in panels if isinstance(panel, Panel)]
+    taken = [one for one in own if own.count(one) > 1 or one in texts or one in known]
     if taken:
         raise ValueError(
             f"{name}={value!r} has several panels of the name {taken[0]!r}; give each one a `name` "
             "of its own."
         )
-    return panels
 
 
 def checked_prompts(name: str, value: Any, most: int) -> list[str] | None:

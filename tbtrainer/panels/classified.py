@@ -11,7 +11,7 @@ from tbtrainer.panels.panel import PanelBatch
 
 @dataclass(frozen=True)
 class Classified:
-    """A batch of examples that each have one of several classes.
+    """A batch of examples that each have one of several classes. Panels share it.
 
     Attributes:
         probabilities: Softmax of the logits, float32 or float64, shape (examples, classes).
@@ -60,7 +60,11 @@ class Classified:
 
 
 def classified(batch: PanelBatch) -> Classified:
-    """Reads a batch of an evaluation for which `is_single_label` is true."""
+    """Reads a batch of an evaluation for which `is_single_label` is true, once for all panels."""
+    return batch.computed(_classified)
+
+
+def _classified(batch: PanelBatch) -> Classified:
     logits = batch.logits
     assert logits is not None and is_tensor(batch.labels)
     wide = torch.promote_types(logits.dtype, torch.float32)

@@ -29,7 +29,11 @@ class MultiLabelled:
 
 
 def multi_labelled(batch: PanelBatch) -> MultiLabelled:
-    """Reads a batch of an evaluation for which `is_multi_label` is true."""
+    """Reads a batch of an evaluation for which `is_multi_label` is true, once for all panels."""
+    return batch.computed(_multi_labelled)
+
+
+def _multi_labelled(batch: PanelBatch) -> MultiLabelled:
     logits, labels = batch.logits, batch.labels
     assert logits is not None and is_tensor(labels)
     wide = torch.promote_types(logits.dtype, torch.float32)

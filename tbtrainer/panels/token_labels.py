@@ -37,8 +37,12 @@ def tokens_as_examples(batch: PanelBatch) -> PanelBatch:
     """Returns a batch of a token classification as one of a classification.
 
     Its examples are the tokens: logits have the shape (examples · tokens, classes), labels
-    (examples · tokens,). It has no inputs.
+    (examples · tokens,). It has no inputs. All panels get the same one.
     """
+    return batch.computed(_tokens_as_examples)
+
+
+def _tokens_as_examples(batch: PanelBatch) -> PanelBatch:
     logits = batch.logits
     assert logits is not None
     flat: Tensor = logits.flatten(0, 1)

@@ -100,6 +100,12 @@ class Heir(Named):
     """Gets the name of its class."""
 
 
+class Taken(Panel):
+    """Has the name of a panel of tbtrainer."""
+
+    name = "mistakes"
+
+
 class TooLate(Panel):
     """Has a name that is none."""
 
@@ -123,8 +129,10 @@ def given(tmp_path: Path, *panels: Any, **changes: Any) -> TBTrainingArguments:
         (None, "a text or a list of texts"),
         (["none", "auto"], "'none' alone"),
         (["none", Counted()], "'none' alone"),
-        (["auto", "auto"], "several panels of the name 'auto'"),
+        (["auto", "auto"], "has 'auto' twice; once is enough"),
+        (["mistakes", Counted(), "mistakes"], "has 'mistakes' twice; once is enough"),
         ([Counted(), Counted()], "several panels of the name 'Counted'"),
+        (["auto", Taken()], "several panels of the name 'mistakes'; give each one a `name`"),
         (Counted, "use an instance of it, such as Counted()"),
         (["auto", Counted], "use an instance of it, such as Counted()"),
         ([TooLate()], "the name ''"),
