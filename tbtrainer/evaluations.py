@@ -14,7 +14,7 @@ from tbtrainer.panels.nested import first_tensor, is_tensor
 from tbtrainer.redaction import redacted_name
 from tbtrainer.sharding.ranks import ModelParallelSizes
 from tbtrainer.sharding.world import own_rank
-from tbtrainer.wrapping import outputs_of, wrapped_on_instance
+from tbtrainer.wrapping import only_output_of, wrapped_on_instance
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,9 @@ class ObservedEvaluations:
             seen = computed[1] if isinstance(computed, tuple) and len(computed) == 2 else None
         else:
             model = kwargs["model"] if "model" in kwargs else args[0] if args else None
-            with outputs_of(model) as outputs:
+            with only_output_of(model) as output:
                 computed = compute(*args, **kwargs)
-            # A model that was called more than once was given something else than the batch.
-            seen = outputs[0] if len(outputs) == 1 else None
+            seen = output.value
         if seen is not None:
             self._forward = inputs, seen
         return computed

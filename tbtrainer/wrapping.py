@@ -37,23 +37,38 @@ def wrapped_on_instance(instance: Any, name: str, wrapper: Callable[..., Any]) -
                 attributes[name] = before
 
 
+class OnlyOutput:
+    """What a model returned, if it was called once.
+
+    Attributes:
+        value: `None` before the first call, and after a second one: then the model was given parts
+            of a batch, or something else.
+    """
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self._has_returned = False
+
+    def listen(self, module: nn.Module, given: Any, returned: Any) -> None:
+        """Takes note of one call. A forward hook."""
+        self.value = None if self._has_returned else returned
+        self._has_returned = True
+
+
 @contextmanager
-def outputs_of(model: Any) -> Iterator[list[Any]]:
-    """Yields a list that gets what a model returns at each call, while open.
+def only_output_of(model: Any) -> Iterator[OnlyOutput]:
+    """Yields what gets the output of a model, while open.
 
     Args:
-        model: A module. The list stays empty if it is something else.
+        model: A module. Nothing is seen of something else, and of a module that takes no hooks.
     """
-    outputs: list[Any] = []
-
-    def listen(module: nn.Module, given: Any, returned: Any) -> None:
-        outputs.append(returned)
-
-    if not isinstance(model, nn.Module):
-        yield outputs
-        return
-    handle = model.register_forward_hook(listen)
+    output = OnlyOutput()
     try:
-        yield outputs
+        handle = model.register_forward_hook(output.listen)
+    except (AttributeError, RuntimeError):  # No module; one of `torch.jit.script`.
+        yield output
+        return
+    try:
+        yield output
     finally:
         handle.remove()

@@ -113,11 +113,14 @@ def _each(given: Any) -> Iterator[Argument]:
 
 
 def _is_default(name: str, value: Any, default: Any) -> bool:
-    if _comparable(value) == _comparable(default):
-        return True
-    if default is None and is_dataclass(value) and not isinstance(value, type):
-        return bool(value == type(value)())  # `accelerator_config`
-    return default in (None, False, "", "none", "all") and value in _FILLED_IN.get(name, ())
+    try:
+        if _comparable(value) == _comparable(default):
+            return True
+        if name == "accelerator_config" and default is None:
+            return bool(value == type(value)())
+        return default in (None, False, "", "none", "all") and value in _FILLED_IN.get(name, ())
+    except Exception:  # Fields of a user's own hold anything, such as arrays.
+        return False
 
 
 def _comparable(value: Any) -> Any:

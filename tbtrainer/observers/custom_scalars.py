@@ -17,8 +17,9 @@ _LOSSES = ("train/loss$", "eval/(.+_)?loss$")
 class CustomScalars(Observer):
     """Shows curves together that are read together.
 
-    The charts are regular expressions, so the layout is written once. Only the names of metrics are
-    not known in advance: each gets a chart after the first evaluation in which it is seen.
+    The charts are regular expressions, so the layout is the same for all models. Only the names of
+    metrics are not known in advance: each gets a chart after the first evaluation of the training
+    in which it is seen.
 
     Args:
         metrics: Where they are remembered, over a resume, too.

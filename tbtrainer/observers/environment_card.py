@@ -43,7 +43,7 @@ class EnvironmentCard(Observer):
         if not training.is_world_process_zero:
             return []
         known = (_hardware_table(training.device), facts_table("Versions", _versions()))
-        directory, command = os.getcwd(), command_line()
+        directory, command = _working_directory(), command_line()
 
         def made() -> list[Text]:
             program = facts_table("Program", _program(directory, command))
@@ -92,6 +92,13 @@ def _hardware_table(device: torch.device) -> str:
         "processes": f"{processes:,}" + (f", {on_host} on this host" if on_host else ""),
     }
     return facts_table("Hardware of world rank zero", facts)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # It was deleted.
+        return ""
 
 
 def _program(directory: str, command: str) -> dict[str, str]:

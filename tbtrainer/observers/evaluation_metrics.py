@@ -36,7 +36,8 @@ class EvaluationMetrics:
         for key, value in evaluation.metrics.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            prefix = next(filter(key.startswith, prefixes), "eval_")
+            # The longest: a dataset may be called `mnli`, and another one `mnli_mm`.
+            prefix = max(filter(key.startswith, prefixes), key=len, default="eval_")
             name = key.removeprefix(prefix)
             if key.startswith("eval_") and not _ABOUT_SPEED.fullmatch(name):
                 _add(self.names, [redacted_name(name)])

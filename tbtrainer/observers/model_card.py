@@ -55,13 +55,16 @@ def _facts(training: Training) -> dict[str, str]:
     dtypes = _shares(rows, lambda row: str(row.parameter.dtype).removeprefix("torch."))
     of_bytes = sum((row.global_count or 0) * row.parameter.element_size() for row in rows)
     arguments = training.training_arguments
+    # Those of bitsandbytes, for example: their elements are packed, several in one.
+    are_all = not parameters.refused
+    share = f" ({trained / max(total, 1):.2%})" if are_all else ""
     return {
         "class": code(type(model).__name__),
         "name": code(str(getattr(config, "_name_or_path", "") or "")),
         "type": code(str(getattr(config, "model_type", "") or "")),
         "adapters": code(_adapters(model)),
-        "parameters": f"{total:,}",
-        "trained": "all" if trained == total else f"{trained:,} ({trained / max(total, 1):.2%})",
+        "parameters" if are_all else "parameters that are counted": f"{total:,}",
+        "trained": "all" if trained == total else f"{trained:,}{share}",
         "not counted": _not_counted(parameters),
         "dtypes": dtypes,
         "size of the parameters": bytes_shown(of_bytes),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from tbtrainer.wrapping import wrapped_on_instance
+from tbtrainer.wrapping import only_output_of, wrapped_on_instance
 
 
 class Counter:
@@ -100,3 +101,30 @@ def test_a_method_that_does_not_exist_is_no_error() -> None:
     counter = Counter()
     with wrapped_on_instance(counter, "subtract", doubled):
         assert not hasattr(counter, "subtract")
+
+
+def test_the_output_of_a_model_is_seen() -> None:
+    model = torch.nn.Linear(2, 2)
+    with only_output_of(model) as output:
+        returned = model(torch.ones(1, 2))
+    assert output.value is returned
+    assert not model._forward_hooks
+
+
+def test_a_model_that_is_called_twice_has_no_output() -> None:
+    model = torch.nn.Linear(2, 2)
+    with only_output_of(model) as output:
+        for _ in range(3):
+            model(torch.ones(1, 2))
+            seen = output.value
+        assert seen is None
+
+
+@pytest.mark.parametrize(
+    "model", [None, torch.jit.script(torch.nn.Linear(2, 2))], ids=["none", "scripted"]
+)
+def test_what_takes_no_hook_is_not_seen(model: Any) -> None:
+    with only_output_of(model) as output:
+        if model is not None:
+            model(torch.ones(1, 2))
+    assert output.value is None

@@ -163,3 +163,12 @@ def test_a_state_is_bounded_and_has_no_secrets() -> None:
     assert metrics.names[0] == "<hidden>"
     assert max(map(len, metrics.names)) < 100
     assert len(metrics.names) <= 100
+
+
+def test_a_dataset_may_begin_with_the_name_of_another() -> None:
+    metrics = EvaluationMetrics()
+    for dataset in ("mnli", "mnli_mm"):
+        found = {f"eval_{dataset}_loss": 0.5, f"eval_{dataset}_accuracy": 0.9}
+        metrics.add(Evaluation(found, dataset, 1.0, is_part=True))
+    metrics.add(Evaluation({"eval_mnli_loss": 0.5, "eval_mnli_mm_loss": 0.5}, None, 1.0, False))
+    assert metrics.names == ["loss", "accuracy"]
