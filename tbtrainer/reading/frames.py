@@ -180,7 +180,7 @@ def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 def _frame(pandas: Any, names: list[str], columns: dict[str, Any]) -> "pandas.DataFrame":
     """Returns a frame whose tags are categories: one copy of each name."""
     tags = pandas.Categorical.from_codes(columns["tag"], names).remove_unused_categories()
-    return pandas.DataFrame({**columns, "tag": tags})
+    return pandas.DataFrame({**columns, "tag": tags}, copy=False)
 
 
 def _pandas() -> Any:

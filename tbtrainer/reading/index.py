@@ -1,25 +1,22 @@
 """The first pass over the event files of a run: its tags, its sessions, and how far they go."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tbtrainer.reading import wire
 from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.run_files import EventFile, Folder
 from tbtrainer.reading.scanner import Scan
-from tbtrainer.reading.sessions import Segment
+from tbtrainer.reading.segments import Segment, parts_of, tag_steps
+from tbtrainer.reading.tag_counts import TagCounts
 from tbtrainer.reading.tag_table import TagTable
 from tbtrainer.redaction import shown
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-# Kinds of rows are smaller.
-_FIELDS = 128
 
 
 @dataclass(frozen=True)
@@ -48,35 +45,6 @@ class ScannedFile:
     def end(self) -> int:
         """Where reading stopped."""
         return self.bytes - self.unread_bytes
-
-
-class TagCounts:
-    """Counts and steps of the values of each tag."""
-
-    def __init__(self) -> None:
-        self.first_steps: dict[int, int] = {}
-        self.last_steps: dict[int, int] = {}
-        self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
-
-    def add(self, tag: NDArray[np.int32], kind: NDArray[np.uint8], step: NDArray[np.int64]) -> None:
-        """Adds values, in the order written. Each array has the shape (values,)."""
-        if not len(tag):
-            return
-        counts = np.bincount(tag.astype(np.int64) * _FIELDS + kind)
-        counts[: len(self._counts)] += self._counts[: len(counts)]
-        self._counts = np.concatenate([counts, self._counts[len(counts) :]])
-        met, rows = np.unique(tag, return_index=True)
-        for number, row in zip(met.tolist(), rows.tolist(), strict=True):
-            self.first_steps.setdefault(number, int(step[row]))
-        last = np.zeros(int(met[-1]) + 1, np.int64)
-        # If an index occurs twice, NumPy keeps the last value.
-        last[tag] = step
-        self.last_steps.update(zip(met.tolist(), last[met].tolist(), strict=True))
-
-    def of(self, number: int) -> dict[int, int]:
-        """Returns how many values of each kind of row a tag has."""
-        counts = self._counts[number * _FIELDS : (number + 1) * _FIELDS]
-        return {kind: int(counts[kind]) for kind in np.flatnonzero(counts).tolist()}
 
 
 @dataclass
@@ -147,29 +115,16 @@ def _scanned(
     return ScannedFile(file.name, size, unread, reason, events, file.removed_from)
 
 
-def segments_in(batch: Batch) -> Iterator[tuple[int | None, slice]]:
-    """Yields the parts of a batch that START records divide.
-
-    Yields:
-        The row of the START record, or `None` for the part before the first one, and the rows of
-        the part, without the START record.
-    """
-    starts = np.flatnonzero(batch.kind == wire.START).tolist()
-    ends = [*starts, len(batch)]
-    yield None, slice(0, ends[0])
-    for row, end in zip(starts, ends[1:], strict=True):
-        yield row, slice(row + 1, end)
-
-
 def _add(index: RunIndex, file: int, batch: Batch) -> None:
     numbers = index.tags.numbers(batch)
     index.tags.add_metadata(batch, numbers)
-    for start, rows in segments_in(batch):
-        if start is not None:
-            begins = float(batch.wall_time[start])
-            index.segments.append(Segment(file, int(batch.step[start]), begins))
+    for part in parts_of(batch):
+        if part.start is not None:
+            begins = float(batch.wall_time[part.start])
+            index.segments.append(Segment(file, int(batch.step[part.start]), begins))
         elif batch.position == 0 and np.isinf(index.segments[-1].begins):
             index.segments[-1].begins = batch.first_wall_time
-        tag = numbers[batch.tag[rows]] if rows.stop > rows.start else batch.tag[rows]
-        index.segments[-1].add(tag, batch.step[rows], batch.wall_time[rows])
-        index.counts.add(tag, batch.kind[rows], batch.step[rows])
+        if part.rows.start < part.rows.stop:
+            steps = tag_steps(batch.tag[part.rows], batch.step[part.rows], len(batch.tags))
+            index.segments[-1].add(batch, part.rows, steps, numbers)
+            index.counts.add(batch.tag[part.rows], batch.kind[part.rows], steps, numbers)

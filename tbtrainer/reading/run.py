@@ -11,10 +11,13 @@ from tbtrainer.reading import frames, wire
 from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.health import health_lines
 from tbtrainer.reading.hparams import TAGS, HParams, hparams_of
-from tbtrainer.reading.index import Progress, RunIndex, ScannedFile, TagCounts, index_of
+from tbtrainer.reading.index import Progress, RunIndex, ScannedFile, index_of
 from tbtrainer.reading.records import Record, Rows, ScalarChunk, TagInfo
+from tbtrainer.reading.replaced import Replaced, replaced
 from tbtrainer.reading.run_files import Folder, event_files, folder_of
-from tbtrainer.reading.sessions import Replaced, Session, replaced, session_numbers, sessions_of
+from tbtrainer.reading.segments import tag_steps
+from tbtrainer.reading.sessions import Session, session_numbers, sessions_of
+from tbtrainer.reading.tag_counts import TagCounts
 from tbtrainer.reading.tensors import UnreadableValue
 from tbtrainer.reading.values import decoded
 from tbtrainer.reading.visible import visible_rows
@@ -240,7 +243,7 @@ class Run:
     def _replaced(self) -> list[Replaced]:
         if self._include_rewound:
             return [Replaced()] * len(self._index.segments)
-        return replaced(self._index.segments, self._session_numbers)
+        return replaced(self._index.segments, self._session_numbers, len(self._index.tags.names))
 
     @cached_property
     def _counts(self) -> TagCounts:
@@ -249,7 +252,10 @@ class Run:
             return self._index.counts
         counts = TagCounts()
         for part in self.rows():
-            counts.add(part.tag, part.batch.kind[part.rows], part.batch.step[part.rows])
+            tag, step = part.batch.tag[part.rows], part.batch.step[part.rows]
+            steps = tag_steps(tag, step, len(part.batch.tags))
+            numbers = self._index.tags.known_numbers(part.batch)
+            counts.add(tag, part.batch.kind[part.rows], steps, numbers)
         return counts
 
 

@@ -80,6 +80,10 @@ class LocalFolder:
 
     def files(self) -> dict[str, int]:
         """Returns names and sizes; links to regular files are followed."""
+        if os.path.isfile(self.path):
+            raise NotADirectoryError(
+                f"{shown(self.path)} is a file. Name the run directory that it is in."
+            )
         found = {}
         with os.scandir(self.path) as entries:
             for entry in entries:

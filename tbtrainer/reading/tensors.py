@@ -8,6 +8,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
+# Anybody may claim any shape for one element.
+MOST_COPIES = 2**16
 _DT_STRING = 7
 _DT_BFLOAT16, _DT_HALF = 14, 19
 # By number of `DataType`: the dtype of NumPy and the field with values that are not packed bytes.
@@ -50,11 +52,12 @@ def array_of(proto: Any) -> NDArray[Any]:
         proto: A `TensorProto`.
 
     Returns:
-        The elements in the shape of the tensor. bfloat16 becomes float32.
+        The elements in the shape of the tensor. bfloat16 becomes float32. A single element stands
+        for all, up to `MOST_COPIES`, as in TensorFlow.
 
     Raises:
         UnreadableValue: The dtype is not numeric, or there are more or fewer elements than the
-            shape has. A single element stands for all, as in TensorFlow.
+            shape has.
     """
     if proto.dtype not in _DTYPES:
         raise UnreadableValue(f"a tensor of dtype {proto.dtype} has no numbers")
@@ -69,12 +72,10 @@ def array_of(proto: Any) -> NDArray[Any]:
         elements = _listed(getattr(proto, field), dtype)
     elements = _as_floats(elements, proto.dtype)
     count = math.prod(shape)
-    if any(size < 0 for size in shape) or (len(elements) not in (1, count)):
+    is_repeated = len(elements) == 1 and count <= MOST_COPIES
+    if any(size < 0 for size in shape) or not (is_repeated or len(elements) == count):
         raise UnreadableValue(f"a tensor of shape {shape} has {len(elements)} elements")
-    if len(elements) == count:
-        return elements.reshape(shape)
-    # Without memory for the copies, because anybody may claim any shape.
-    return np.broadcast_to(elements.reshape([1] * len(shape)), shape)
+    return (elements if len(elements) == count else np.repeat(elements, count)).reshape(shape)
 
 
 def number_of(tensor: bytes) -> float | None:

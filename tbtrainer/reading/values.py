@@ -14,6 +14,8 @@ from tbtrainer.reading.histograms import HistogramValue, from_message, from_tens
 from tbtrainer.reading.tensors import UnreadableValue, array_of, strings_of
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Width and height are smaller.
+_MOST_PIXELS = 2**31
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def _image(value: Any) -> ImageValue:
         width, height = int(strings[0]), int(strings[1])
     except ValueError:
         raise UnreadableValue("the width or height of an image is no number") from None
+    if not (0 <= width < _MOST_PIXELS and 0 <= height < _MOST_PIXELS):
+        raise UnreadableValue("the width or height of an image is no number of pixels")
     return ImageValue(width, height, tuple(strings[2:]))
 
 

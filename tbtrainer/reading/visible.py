@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbtrainer.reading.batch import Batch
-from tbtrainer.reading.index import Progress, RunIndex, segments_in
+from tbtrainer.reading.index import Progress, RunIndex
 from tbtrainer.reading.records import Rows
+from tbtrainer.reading.replaced import Replaced
 from tbtrainer.reading.run_files import Folder
 from tbtrainer.reading.scanner import Scan
-from tbtrainer.reading.sessions import Replaced
+from tbtrainer.reading.segments import parts_of
 
 
 def visible_rows(
@@ -37,19 +38,22 @@ def visible_rows(
     wanted = _wanted(index, tags)
     total = sum(file.end for file in index.files)
     done = 0
-    for number, file in enumerate(index.files):
-        own = [place for place, s in enumerate(index.segments) if s.file == number]
+    segments_of: list[list[int]] = [[] for _ in index.files]
+    for place, segment in enumerate(index.segments):
+        segments_of[segment.file].append(place)
+    for file, own in zip(index.files, segments_of, strict=True):
         if not file.end or not _has_wanted(index, own, wanted):
             done += file.end
             continue
         with folder.open(file.name) as opened:
-            part = 0
+            starts = 0
             for batch in Scan(opened, end=file.end):
                 numbers = index.tags.known_numbers(batch)
-                for start, rows in segments_in(batch):
-                    part += start is not None
-                    place = own[min(part, len(own) - 1)]
-                    found, tag = _chosen(batch, rows, numbers, wanted, replaced[place])
+                for part in parts_of(batch):
+                    starts += part.start is not None
+                    # More than the first pass found, if a training rewrote the file meanwhile.
+                    place = own[min(starts, len(own) - 1)]
+                    found, tag = _chosen(batch, part.rows, numbers, wanted, replaced[place])
                     if len(found):
                         yield Rows(batch, found, tag, sessions[place], file.name)
                 if progress is not None:
@@ -66,8 +70,7 @@ def _wanted(index: RunIndex, tags: Collection[str] | None) -> NDArray[np.bool_]:
 
 def _has_wanted(index: RunIndex, segments: Sequence[int], wanted: NDArray[np.bool_]) -> bool:
     """Whether some segment has a value of a tag that is asked for."""
-    each = (index.segments[place].has_tags for place in segments)
-    return any(np.any(has & wanted[: len(has)]) for has in each)
+    return any(wanted[number] for place in segments for number in index.segments[place].first_steps)
 
 
 def _chosen(

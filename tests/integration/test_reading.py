@@ -134,6 +134,7 @@ def test_a_run_on_an_object_store_reads_the_same(
     resumed: Path, request: pytest.FixtureRequest
 ) -> None:
     store = fsspec.filesystem("memory")
+    store.store.clear()
     request.addfinalizer(store.store.clear)
     store.put(f"{resumed}/", "/bucket/run", recursive=True)
     remote = read_run("memory://bucket/run")

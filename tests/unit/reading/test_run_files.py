@@ -1,6 +1,7 @@
 """Which files of a directory are read, and in which order."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -92,15 +93,22 @@ def test_a_directory_that_is_missing_is_an_error(tmp_path: Path) -> None:
             read(tmp_path / "nothing")
 
 
+def test_an_event_file_in_the_place_of_a_run_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / NAME).touch()
+    with pytest.raises(NotADirectoryError, match="is a file. Name the run directory"):
+        read_run(tmp_path / NAME)
+
+
 # ---- URLs ----
 
 
 @pytest.fixture
-def store() -> "fsspec.AbstractFileSystem":
+def store() -> Iterator["fsspec.AbstractFileSystem"]:
     """An object store in memory."""
     opened = fsspec.filesystem("memory")
     opened.store.clear()
-    return opened
+    yield opened
+    opened.store.clear()
 
 
 def test_a_run_on_an_object_store_is_read(store: "fsspec.AbstractFileSystem") -> None:

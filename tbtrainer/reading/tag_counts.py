@@ -1,0 +1,52 @@
+"""Counts and steps of the values of each tag of a run."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbtrainer.reading.segments import TagSteps
+
+# Kinds of rows are smaller.
+_KINDS = 128
+
+
+class TagCounts:
+    """Counts and steps of the values of each tag of a run, by number of the tag.
+
+    Attributes:
+        first_steps: Step of the first value.
+        last_steps: Step of the last value.
+    """
+
+    def __init__(self) -> None:
+        self.first_steps: dict[int, int] = {}
+        self.last_steps: dict[int, int] = {}
+        self._counts: dict[int, dict[int, int]] = {}
+
+    def add(
+        self,
+        tag: NDArray[np.int32],
+        kind: NDArray[np.uint8],
+        steps: TagSteps,
+        numbers: NDArray[np.int32],
+    ) -> None:
+        """Adds values, in the order written.
+
+        Args:
+            tag: Indices into the tags of a batch. Shape (values,).
+            kind: Kinds of the rows. Shape (values,).
+            steps: Their steps by tag.
+            numbers: The number of each tag of the batch.
+        """
+        number = numbers[steps.tag].tolist()
+        for one, first, last in zip(number, steps.first.tolist(), steps.last.tolist(), strict=True):
+            self.first_steps.setdefault(one, first)
+            self.last_steps[one] = last
+        keys, counts = np.unique(tag * _KINDS + kind, return_counts=True)
+        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            local, row_kind = divmod(key, _KINDS)
+            known = self._counts.setdefault(int(numbers[local]), {})
+            known[row_kind] = known.get(row_kind, 0) + count
+
+    def of(self, number: int) -> dict[int, int]:
+        """Returns how many values of each kind of row a tag has."""
+        return dict(self._counts.get(number, {}))
