@@ -15,9 +15,10 @@ SOURCES := tbtrainer tests docs/examples setup.py
 
 # The oldest versions that setup.cfg allows, in an environment of its own.
 OLDEST := $(VENV)-oldest
-OLDEST_TESTS := $(addprefix tests/,unit/sharding unit/run unit/event_file \
+OLDEST_TESTS := $(addprefix tests/,unit/sharding unit/run unit/event_file unit/panels \
 	unit/test_arguments.py unit/observers/test_log_entries.py unit/test_metrics.py \
-	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py)
+	integration/test_drop_in.py integration/test_inside_the_loop.py integration/test_resume.py \
+	integration/test_panels_images.py)
 
 # Trackers that follow TensorBoard need older versions of some packages: another environment.
 TRACKERS := $(VENV)-trackers

@@ -12,6 +12,7 @@ from tbtrainer.redaction.urls import without_url_credentials
 from tbtrainer.redaction.values import (
     naming_key,
     redacted,
+    redacted_card,
     redacted_json,
     redacted_name,
     redacted_text,
@@ -23,6 +24,7 @@ __all__ = [
     "names_a_secret",
     "naming_key",
     "redacted",
+    "redacted_card",
     "redacted_json",
     "redacted_name",
     "redacted_text",

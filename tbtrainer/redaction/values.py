@@ -12,7 +12,7 @@ from tbtrainer.redaction.assignments import (
     secrets_of_command,
     without_assigned_secrets,
 )
-from tbtrainer.redaction.key_names import names_a_secret
+from tbtrainer.redaction.key_names import always_names_a_secret, names_a_secret
 from tbtrainer.redaction.tokens import HIDDEN, without_known_tokens, without_random_words
 from tbtrainer.redaction.urls import without_login_credentials, without_url_credentials
 
@@ -70,6 +70,25 @@ def redacted_name(name: str) -> str:
     Hexadecimal digits are shown, so that names that differ only in them stay different.
     """
     return _redacted_text(name, "id", _DEEPEST)
+
+
+def redacted_card(text: str, tag: str) -> str:
+    """Returns the text of a card with its secrets replaced by `<hidden>`.
+
+    The tag may name a secret that is the whole text. If its last part does so whatever the value
+    is, such as `password`, the whole text is hidden. Other names, such as that of the card
+    `eval/token_classes`, may be about something else: they hide a text of one word.
+
+    Example:
+        >>> redacted_card("open sesame", "door/password"), redacted_card("abc", "hub_token")
+        ('<hidden>', '<hidden>')
+        >>> redacted_card("| token | loss |", "eval/worst_token")
+        '| token | loss |'
+    """
+    words = len(text.split())
+    if words > 0 and always_names_a_secret(tag.rpartition("/")[2]):
+        return HIDDEN
+    return str(redacted(text, tag if words == 1 else ""))
 
 
 def redacted_json(values: Mapping[str, Any]) -> str:

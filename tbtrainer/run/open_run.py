@@ -21,7 +21,7 @@ from tbtrainer.records import (
     Scalar,
     Text,
 )
-from tbtrainer.redaction import redacted, shown
+from tbtrainer.redaction import redacted_card, shown
 from tbtrainer.run import hparams
 from tbtrainer.run.chart_layout import LAYOUT_TAG, layout_summary
 from tbtrainer.run.observer_states import ObserverStates
@@ -164,10 +164,7 @@ class OpenRun:
     # ---- Texts and lines ----
 
     def _write_text(self, record: Text, step: int) -> None:
-        # A tag such as `hub_token` may name a secret that is the whole text, and a secret is one
-        # word. A card such as `eval/token_classes` is about something else.
-        is_word = len(record.text.split()) == 1
-        text = str(redacted(record.text, record.tag if is_word else ""))
+        text = redacted_card(record.text, record.tag)
         if not record.once or self._is_new(record.tag, text.encode(errors="surrogatepass")):
             self.writer.add_text(record.tag, text, step)
 

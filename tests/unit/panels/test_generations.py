@@ -199,7 +199,7 @@ def test_a_compiled_model_is_not_compiled_again() -> None:
     model = gpt2()
     shown = evaluation(model)
     model.compile(backend=count)
-    expected = by_hand(gpt2(), Paragraphs(1).rows[0][: len(Paragraphs(1).rows[0]) // 2])
+    expected = by_hand(gpt2().eval(), Paragraphs(1).rows[0][: len(Paragraphs(1).rows[0]) // 2])
     assert generated(shown)["generated"][0] == expected
     assert compiled == 0
 

@@ -184,6 +184,28 @@ def test_a_tag_that_names_tokens_hides_one_word_only(card: str, shown: str, tmp_
     assert text(file, "eval/worst_token/text_summary") == shown
 
 
+@pytest.mark.parametrize(
+    "tag, shown",
+    [
+        ("door/password", "<hidden>"),
+        ("wallet/recoveryPhrase", "<hidden>"),
+        ("session_cookie", "<hidden>"),
+        ("eval/passwords/mistakes", "several plain words"),
+        ("hub_token", "several plain words"),
+        ("notes", "several plain words"),
+    ],
+)
+def test_a_tag_that_always_names_a_secret_hides_the_card(
+    tag: str, shown: str, tmp_path: Path
+) -> None:
+    run = made(tmp_path)
+    run.begin_training(None, "auto", None, str(tmp_path))
+    run.write([Text(tag, "several plain words")], 0)
+    run.close()
+    (file,) = event_files(tmp_path)
+    assert text(file, f"{tag}/text_summary") == shown
+
+
 @pytest.mark.parametrize("numbered", [False, True])
 def test_a_remote_run_continues_from_its_own_output_dir_only(
     numbered: bool, tmp_path: Path
