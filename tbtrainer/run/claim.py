@@ -101,6 +101,10 @@ class Claim:
             return True
         return bool(relative) and relative == self.relative and place != self.directory
 
+    def is_at(self, directory: str) -> bool:
+        """Whether the claim was written in a directory that has this real path, or this URL."""
+        return self.directory == _hash(directory)
+
     @classmethod
     def parsed(cls, data: bytes) -> "Claim":
         """Reads the content of a claim file, which anybody may have written.
