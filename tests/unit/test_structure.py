@@ -13,6 +13,8 @@ PACKAGE = ROOT / "tbtrainer"
 
 # A layer may import from those below it, and from itself.
 LAYERS = (
+    ("tbtrainer.__main__",),
+    ("tbtrainer.command_line",),
     ("tbtrainer.trainer",),
     ("tbtrainer.telemetry", "tbtrainer.signatures"),
     ("tbtrainer.given_arguments",),

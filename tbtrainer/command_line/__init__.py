@@ -1,0 +1,1 @@
+"""The command `tbtrainer`: it shows, compares, exports, follows and repairs runs."""

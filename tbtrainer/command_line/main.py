@@ -1,0 +1,119 @@
+"""The command `tbtrainer`: its commands, its help, and what becomes of errors."""
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from tbtrainer.command_line import compare, doctor, export, show, tail
+from tbtrainer.command_line.exit_codes import BROKEN, INTERRUPTED, USAGE, UsageError
+from tbtrainer.command_line.output import Output
+from tbtrainer.redaction import shown
+
+# Each module has `SUMMARY`, `add_arguments` and `run`.
+COMMANDS: dict[str, ModuleType] = {
+    "show": show,
+    "compare": compare,
+    "export": export,
+    "tail": tail,
+    "doctor": doctor,
+}
+_DESCRIPTION = """\
+Looks at the runs that tbtrainer, Trainer or another program wrote for TensorBoard.
+
+A run is a directory with event files, such as out/runs/Nov28_10-00-00_host. A local path or a URL
+that fsspec knows will do. If you name a directory with several runs below it, `show` lists them."""
+_EPILOG = """\
+exit codes:
+  0    done, and nothing is wrong
+  1    what was asked about is bad: --fail-if holds, doctor found a problem, a run failed
+  2    the command cannot be carried out as it was given: an unknown option, no such run
+  3    an error in tbtrainer itself
+  130  interrupted by Ctrl-C (tail ends with 0)
+
+Every command has --json for scripts, and its own help: tbtrainer show --help"""
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tbtrainer",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tbtrainer {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.DESCRIPTION,
+            epilog=f"{module.EPILOG}\nAll exit codes are listed by: tbtrainer --help",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        command.add_argument(
+            "--traceback", action="store_true", help="show where an error in tbtrainer itself is"
+        )
+        command.set_defaults(command=name, execute=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; see `tbtrainer.command_line.exit_codes`.
+
+    Args:
+        arguments: The words after `tbtrainer`; `None` for those of this process.
+
+    Raises:
+        SystemExit: The words are no command, or ask for help. argparse has printed what it is.
+    """
+    options = command_parser().parse_args(arguments)
+    logging.basicConfig(format="tbtrainer: %(message)s", level=logging.WARNING)
+    output = Output()
+    try:
+        code: int = options.execute(options, output)
+        return code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except (UsageError, OSError, ValueError) as error:
+        return _failed(options, output, error, USAGE)
+    except Exception as error:  # A bug. The user gets one line, and the rest on request.
+        if options.traceback:
+            traceback.print_exc()
+        return _failed(options, output, error, BROKEN)
+
+
+def _failed(options: argparse.Namespace, output: Output, error: Exception, code: int) -> int:
+    """Prints one line about an error: on standard error, and as JSON if that was asked for."""
+    message = str(error) if isinstance(error, UsageError) else _message(error)
+    if code == BROKEN:
+        what = f"{type(error).__name__}: {message}"
+        message = f"error in tbtrainer itself ({what}). --traceback shows where."
+    print(f"tbtrainer {options.command}: {message}", file=sys.stderr)
+    if getattr(options, "json", False):
+        output.json({"error": message})
+    return code
+
+
+def _message(error: Exception) -> str:
+    """Returns the text of an error without secrets and without the number of a system error."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return shown(error)
+    place = f"{shown(error.filename)}: " if error.filename else ""
+    return f"{place}{shown(error.strerror)}"
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tbtrainer")
+    except PackageNotFoundError:  # Run from a copy of the sources.
+        return "(not installed)"
