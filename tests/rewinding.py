@@ -33,12 +33,20 @@ def records(path: Path) -> list[bytes]:
 
 
 def crashed_at(moment: int, run: Path, kill: bool = False) -> bool:
-    """Rewinds, and ends at the call of this number that changes the disk.
+    """Rewinds, and ends at the call of this number that changes the disk; see `crash_at`."""
+    return crash_at(moment, lambda: rewind(str(run), 5), kill)
+
+
+def crash_at(moment: int, change: Callable[[], object], kill: bool = False) -> bool:
+    """Changes files, and ends at the call of this number that changes the disk.
 
     Args:
         moment: The number of the call.
-        run: The run directory.
+        change: Changes the files.
         kill: Whether the process ends there, so that it cleans up after nothing.
+
+    Returns:
+        Whether there was such a call.
     """
     calls = itertools.count()
     originals = {name: getattr(os, name) for name in ("fsync", "replace", "open", "chmod")}
@@ -57,7 +65,7 @@ def crashed_at(moment: int, run: Path, kill: bool = False) -> bool:
         for name, original in originals.items():
             patched.setattr(os, name, watched(original))
         try:
-            rewind(str(run), 5)
+            change()
         except Crash:
             return True
     return False
