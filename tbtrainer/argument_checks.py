@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any
 
@@ -78,6 +79,21 @@ def checked_targets(name: str, value: Any, allowed: tuple[str, ...]) -> list[str
             "or switch histograms off with histogram_strategy='no'."
         )
     return sorted(set(targets), key=allowed.index)
+
+
+def checked_packages(name: str, value: Any, allowed: tuple[str, ...]) -> list[str]:
+    """Returns names of packages that are installed, each once, in the order of `allowed`."""
+    packages = _listed(name, value)
+    for package in packages:
+        checked_choice(name, package, allowed)
+        found = find_spec(package)
+        # A folder of the same name, such as the one that wandb makes, has no origin.
+        if found is None or found.origin is None:
+            raise ValueError(
+                f"{name}={value!r} needs the package {package}, which is not installed; run "
+                f"`pip install {package}`, or leave it out."
+            )
+    return sorted(set(packages), key=allowed.index)
 
 
 def checked_panels(name: str, value: Any, known: tuple[str, ...]) -> list[Any]:

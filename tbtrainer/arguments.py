@@ -10,6 +10,7 @@ from tbtrainer.argument_checks import (
     checked_choice,
     checked_directory,
     checked_flag,
+    checked_packages,
     checked_panels,
     checked_patterns,
     checked_positive_number,
@@ -27,6 +28,7 @@ HISTOGRAM_TARGETS = ("parameters", "gradients")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
 NONFINITE_ACTIONS = ("log", "stop", "raise")
+MIRRORS = ("wandb", "trackio")
 RUN_RESUMES = ("auto", "new")
 TELEMETRY_ERRORS = ("warn", "raise")
 MIN_HISTOGRAM_BUCKETS = 8
@@ -87,6 +89,8 @@ class TensorBoardArguments:
         flops_per_token: Floating-point operations that one token costs in training, forward and
             backward pass together, for `throughput/mfu`. `None`: computed from the model's
             parameters and `config`, and left out where that is not possible.
+        mirror_to: Other trackers that get all scalars and histograms as well: `"wandb"`,
+            `"trackio"` or both. Begin a run of the tracker before `train()`; tbtrainer begins none.
         run_resume: Where a training that is resumed from a checkpoint writes. `"auto"`: to the run
             directory stored in the checkpoint. `"new"`: to a new one.
         event_file_private: Whether only their owner may read event files and files of JSON lines
@@ -169,6 +173,10 @@ class TensorBoardArguments:
             "from the model if not given."
         },
     )
+    mirror_to: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Other trackers that get all scalars and histograms: wandb, trackio."},
+    )
     run_resume: str = field(
         default="auto",
         metadata={"help": "A resumed training continues its run (auto) or begins another (new)."},
@@ -219,6 +227,7 @@ class TensorBoardArguments:
             "generation_prompts", self.generation_prompts, MOST_PROMPTS
         )
         self.flops_per_token = checked_positive_number("flops_per_token", self.flops_per_token)
+        self.mirror_to = checked_packages("mirror_to", self.mirror_to, MIRRORS)
         self.run_resume = checked_choice("run_resume", self.run_resume, RUN_RESUMES)
         self.event_file_private = checked_flag("event_file_private", self.event_file_private)
         self.event_file_fsync = checked_flag("event_file_fsync", self.event_file_fsync)

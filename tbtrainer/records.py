@@ -6,7 +6,7 @@ returned. They hold numbers and text, and no tensors.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,10 +22,13 @@ class Scalar:
     Attributes:
         tag: Name of the curve. The part before the first slash is its group in TensorBoard.
         value: A number; NaN and infinities are allowed.
+        is_logged: Whether `Trainer.log` was given it under this name. The callbacks of other
+            trackers then get it as well.
     """
 
     tag: str
     value: float
+    is_logged: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tbtrainer.evaluations import ObservedEvaluations
 from tbtrainer.given_arguments import telemetry_arguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.log_history import saved_as_json
+from tbtrainer.mirroring import check_mirrors, mirrors_of
 from tbtrainer.observers.best_metric import BestMetric, early_stopping_of
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
@@ -42,8 +43,8 @@ DRAIN_SECONDS = 10.0
 class Telemetry:
     """The run and the observers of one trainer.
 
-    Only `check` raises errors; all others are guarded, unless `telemetry_errors="raise"`. Ranks
-    that do not write call the observers as well, because an observer may communicate.
+    Only `check` and `training` raise errors; others are guarded, unless `telemetry_errors="raise"`.
+    Ranks that do not write call the observers as well, because an observer may communicate.
 
     Args:
         trainer: A `Trainer` whose `args` are set.
@@ -57,6 +58,7 @@ class Telemetry:
         isolation = Isolation(self._arguments.telemetry_errors)
         clock = Clock()
         self._writes: bool = trainer.is_world_process_zero()
+        self._mirrors = mirrors_of(trainer, self._arguments.mirror_to, isolation)
         self.run = RunSession(
             self._arguments.logging_dir,
             trainer.args.output_dir,
@@ -64,6 +66,7 @@ class Telemetry:
             isolation=isolation,
             private=self._arguments.event_file_private,
             fsync=self._arguments.event_file_fsync,
+            mirrors=self._mirrors,
         )
         measurements = StepMeasurements(isolation)
         rates = LearningRates()
@@ -162,7 +165,12 @@ class Telemetry:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Keeps the run's files open during a training, and flushes them when SIGTERM comes."""
+        """Keeps the run's files open during a training, and flushes them when SIGTERM comes.
+
+        Raises:
+            ValueError: A tracker of `mirror_to` has no run. On all ranks.
+        """
+        check_mirrors(self._mirrors, self._trainer.args, self._given, self._writes)
         self._run_has_begun = False
         # Python runs signal handlers only between bytecodes, so a rank blocked in a collective
         # could not run one; only world rank zero installs it.

@@ -18,6 +18,7 @@ from tbtrainer.observers.observer import Observer
 from tbtrainer.run import RunWriter, SilentWriter
 from tbtrainer.signatures import show_extended_signatures
 from tbtrainer.telemetry import Telemetry
+from tbtrainer.tensorboard_server import show_run
 
 # Type checkers see the attributes of `Trainer`. At run time the mixin has no base class, so that it
 # can be mixed into any subclass of `Trainer`.
@@ -77,6 +78,28 @@ class TBTrainerMixin(_AnyTrainer):
     @writer.setter
     def writer(self, writer: Any) -> None:
         self._tb_writer_of_user: RunWriter | SilentWriter = writer
+
+    def show(self, *, port: int = 0, height: int = 800) -> str | None:
+        """Opens TensorBoard on the run, and prints the URL, the port and the command.
+
+        In a notebook (Jupyter, Colab, VS Code) the page is below the cell. Elsewhere the server
+        runs in a child process, and this method does not wait. The server listens on localhost
+        only. A second call uses the server that is running. It ends with the Python process.
+
+        Before a training this chooses the run directory. A training that is resumed afterwards
+        continues the run of its checkpoint, so call this method again then.
+
+        Args:
+            port: The port to listen on; 0 for a free one.
+            height: Of the page in a notebook, in pixels.
+
+        Returns:
+            The URL. `None` on ranks other than world rank zero, which do nothing, and if
+            TensorBoard does not start. One warning then says why.
+        """
+        with self._tb.observers.guarded("start TensorBoard"):
+            return show_run(self._tb.run, port, height)
+        return None
 
     def add_observer(self, observer: Observer) -> None:
         """Adds an observer of your own, which is called after the built-in ones.

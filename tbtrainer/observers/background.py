@@ -1,5 +1,6 @@
 """Makes and writes records in another thread, while the training continues."""
 
+import contextvars
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -37,7 +38,9 @@ class Background:
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="tbtrainer-records")
-        self._pending.append(self._thread.submit(self._run, make, step, place))
+        # In the caller's context, where a library may keep its current run.
+        run = contextvars.copy_context().run
+        self._pending.append(self._thread.submit(run, self._run, make, step, place))
         while len(self._pending) > _BACKLOG:
             self._pending.popleft().result()
 

@@ -59,7 +59,10 @@ class LogEntries(Observer):
                 continue
             shown = _without_secrets(names, shown)
             tag = stock_tag(key)
-            records.append(Text(tag, shown) if isinstance(shown, str) else Scalar(tag, shown))
+            if isinstance(shown, str):
+                records.append(Text(tag, shown))
+            else:
+                records.append(Scalar(tag, shown, is_logged=path in entry))
         return records
 
     def _leaves(

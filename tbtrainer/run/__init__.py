@@ -7,6 +7,7 @@ from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS
 from tbtrainer.run.claim import claim_run_directory
 from tbtrainer.run.directory import check_run_directory
+from tbtrainer.run.mirrors import Mirrors
 from tbtrainer.run.rewind import rewind
 from tbtrainer.run.termination import flushed_on_sigterm
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINT_SECONDS",
     "Counters",
+    "Mirrors",
     "RunSession",
     "RunWriter",
     "SilentWriter",

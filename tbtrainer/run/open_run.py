@@ -24,6 +24,7 @@ from tbtrainer.records import (
 from tbtrainer.redaction import redacted_card, shown
 from tbtrainer.run import hparams
 from tbtrainer.run.chart_layout import LAYOUT_TAG, layout_summary
+from tbtrainer.run.mirrors import Mirrors
 from tbtrainer.run.observer_states import ObserverStates
 from tbtrainer.run.projector import Projector
 from tbtrainer.run.rewind import remove_summaries
@@ -50,6 +51,7 @@ class OpenRun:
         cards: Digests of what is written only if it has changed, by tag.
         earlier: Tags of `cards` that an earlier session has written, and not yet this one.
         lines: The writers of its files of JSON lines, by the name of the file.
+        mirrors: Pass scalars and histograms on to other trackers.
         states: Writes the states of observers to checkpoints.
         projector: Writes the files of the Projector.
     """
@@ -62,6 +64,7 @@ class OpenRun:
     cards: dict[str, str] = field(default_factory=dict)
     earlier: set[str] = field(default_factory=set)
     lines: dict[str, JsonLinesWriter] = field(default_factory=dict)
+    mirrors: Mirrors = field(default_factory=Mirrors)
     states: ObserverStates = field(default_factory=ObserverStates)
     projector: Projector = field(init=False)
     _has_ended: bool = False
@@ -110,6 +113,7 @@ class OpenRun:
                     "HistogramRecord, an Image, a PrCurve, an Embedding or a JsonLine of "
                     "tbtrainer.records."
                 )
+            self.mirrors.put(record, step)
         for embedding in embeddings:
             self.projector.write(embedding, step)
 
@@ -131,7 +135,11 @@ class OpenRun:
     # ---- Flushing and closing: one limit holds for all files together ----
 
     def flush(self, wait_seconds: float | None) -> None:
-        """Flushes the event files and the files of JSON lines; see `RunSession.flush`."""
+        """Flushes the event files and the files of JSON lines; see `RunSession.flush`.
+
+        A slow tracker delays a checkpoint by no more than a log call.
+        """
+        self.mirrors.flush()
         if wait_seconds is None:
             # The threads of the files of lines write without delay, and a log call waits for none.
             self.writer.flush()
@@ -160,6 +168,7 @@ class OpenRun:
         close_writer()
         for lines in writers:
             lines.end_close(max(0.0, deadline - time.monotonic()))
+        self.mirrors.close(max(0.0, deadline - time.monotonic()))
 
     # ---- Texts and lines ----
 

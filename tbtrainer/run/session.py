@@ -18,6 +18,7 @@ from tbtrainer.run.claim import (
 )
 from tbtrainer.run.continuing import found_run, rewind_run, states_in
 from tbtrainer.run.directory import check_run_directory, default_run_directory, named_run_directory
+from tbtrainer.run.mirrors import Mirrors
 from tbtrainer.run.open_run import OpenRun
 from tbtrainer.run.resume import Continued, Training
 from tbtrainer.run.silent_writer import SilentWriter
@@ -46,6 +47,7 @@ class RunSession:
         private: Whether the run's files are readable by this user only.
         fsync: Whether a checkpoint also forces the event files to the disk, and a line of a
             `JsonLine` its file.
+        mirrors: Pass scalars and histograms on to other trackers; `None` for none.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class RunSession:
         isolation: Isolation | None = None,
         private: bool = False,
         fsync: bool = False,
+        mirrors: Mirrors | None = None,
     ) -> None:
         self._named = named_run_directory(logging_dir)
         self._output_dir = os.path.abspath(output_dir)
@@ -67,6 +70,7 @@ class RunSession:
         self._isolation = isolation
         self._file_mode = 0o600 if private else 0o666
         self._fsync = fsync
+        self._mirrors = mirrors or Mirrors()
         self._run: OpenRun | None = None
         self._saved_observers: Mapping[str, Any] = {}
         self._trains = False
@@ -256,7 +260,9 @@ class RunSession:
             sync=self._fsync,
             isolation=self._isolation,
         )
-        return OpenRun(writer, run_id, self._output_dir, self._file_mode, self._fsync)
+        return OpenRun(
+            writer, run_id, self._output_dir, self._file_mode, self._fsync, mirrors=self._mirrors
+        )
 
     def _close_run(self) -> None:
         """Closes the current run. The next record opens another."""

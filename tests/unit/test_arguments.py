@@ -10,7 +10,12 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from tbtrainer import TBSeq2SeqTrainingArguments, TBTrainingArguments, TensorBoardArguments
+from tbtrainer import (
+    TBSeq2SeqTrainingArguments,
+    TBTrainingArguments,
+    TensorBoardArguments,
+    argument_checks,
+)
 from tbtrainer.given_arguments import telemetry_arguments
 
 
@@ -38,6 +43,8 @@ from tbtrainer.given_arguments import telemetry_arguments
         ("flops_per_token", 0, "a number above 0, or None"),
         ("flops_per_token", float("inf"), "a number above 0, or None"),
         ("flops_per_token", "many", "a number above 0, or None"),
+        ("mirror_to", ["tensorflow"], "wandb, trackio"),
+        ("mirror_to", 5, "a text or a list of texts"),
         ("run_resume", "never", "auto, new"),
         ("event_file_private", "yes", "True or False"),
         ("event_file_fsync", 1, "True or False"),
@@ -107,6 +114,28 @@ def test_too_many_prompts_are_refused(tmp_path: Path) -> None:
 def test_prompts_may_be_none_a_text_or_several(given: Any, kept: Any, tmp_path: Path) -> None:
     args = TBTrainingArguments(output_dir=str(tmp_path), generation_prompts=given)
     assert args.generation_prompts == kept
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(argument_checks, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="mirror_to=.*pip install trackio"):
+        TBTrainingArguments(output_dir=str(tmp_path), mirror_to=["trackio"])
+
+
+def test_a_folder_of_the_same_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_tracker").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="not installed"):
+        argument_checks.checked_packages("mirror_to", ["some_tracker"], ("some_tracker",))
+
+
+def test_a_tracker_may_be_given_as_text_and_counts_once() -> None:
+    for given in ("torch", ["torch", "torch"]):
+        assert argument_checks.checked_packages("mirror_to", given, ("torch",)) == ["torch"]
 
 
 def test_one_pattern_may_be_given_as_text(tmp_path: Path) -> None:

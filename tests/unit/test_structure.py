@@ -20,10 +20,11 @@ LAYERS = (
     ("tbtrainer.given_arguments",),
     (
         *("tbtrainer.steps", "tbtrainer.evaluations", "tbtrainer.log_history"),
-        *("tbtrainer.wrapping", "tbtrainer.stock_callback"),
+        *("tbtrainer.mirroring", "tbtrainer.wrapping", "tbtrainer.stock_callback"),
     ),
     ("tbtrainer.step_guard", "tbtrainer.step_findings", "tbtrainer.second_forward"),
     ("tbtrainer.observers", "tbtrainer.metrics"),
+    ("tbtrainer.tensorboard_server",),
     ("tbtrainer.run",),
     ("tbtrainer.reading",),
     ("tbtrainer.event_file",),

@@ -1,5 +1,6 @@
 """Records that are made in a thread beside the training."""
 
+import contextvars
 import logging
 import threading
 from collections.abc import Iterable
@@ -95,3 +96,19 @@ def test_a_task_after_close_starts_the_thread_again() -> None:
     background.submit(one_record, 2, "test")
     background.close()
     assert written.steps == [1, 2]
+
+
+def test_a_task_runs_in_the_context_of_its_caller() -> None:
+    current_run: contextvars.ContextVar[str] = contextvars.ContextVar("current_run", default="none")
+    seen: list[str] = []
+
+    def make() -> Iterable[Record]:
+        seen.append(current_run.get())
+        return ()
+
+    background = Background(lambda records, step: None, Isolation("raise"))
+    for run in ("first", "second"):
+        current_run.set(run)
+        background.submit(make, 1, "make")
+    background.close()
+    assert seen == ["first", "second"]

@@ -11,6 +11,7 @@ import torch
 from transformers.integrations.integration_utils import rewrite_logs
 
 from tbtrainer.observers.log_entries import MOST_NUMBERS, LogEntries, class_names, stock_tag
+from tbtrainer.records import Scalar
 
 
 def records(logs: Mapping[str, Any], observer: LogEntries | None = None) -> list[tuple[str, Any]]:
@@ -226,3 +227,16 @@ def test_numbers_have_the_tags_and_values_of_the_stock_callback(logs: dict[str, 
 
 def test_an_int_beyond_float_range_ends_at_infinity() -> None:
     assert records({"huge": -(10**400)}) == [("train/huge", float("-inf"))]
+
+
+def test_only_what_callbacks_get_too_counts_as_logged() -> None:
+    entry = {"loss": 0.5, "eval_accuracy": np.float32(0.25), "f1": {"a": 1.0}, "per": [1.0, 2.0]}
+    found = LogEntries(lambda: []).entry_logged(1, entry)
+    logged = {record.tag: record.is_logged for record in found if isinstance(record, Scalar)}
+    assert logged == {
+        "train/loss": True,
+        "eval/accuracy": True,
+        "train/f1/a": False,
+        "train/per/0": False,
+        "train/per/1": False,
+    }

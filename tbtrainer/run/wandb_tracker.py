@@ -1,0 +1,56 @@
+"""Weights & Biases as the target of a mirror."""
+
+import sys
+from typing import Any
+
+from tbtrainer.records import Histogram
+from tbtrainer.run.tracker import STEP_KEY, Row, numpy_histogram
+
+
+class WandbTracker:
+    """Adds rows to the run that `wandb.init` began, with `train/global_step` as the axis.
+
+    wandb numbers its rows itself and refuses a number that is lower than the last one. A histogram
+    is ready later than the scalars of its step, so rows are not in the order of their steps.
+    Therefore the step is a value of the row, and `define_metric` makes it the axis of each tag.
+    """
+
+    name = "wandb"
+    how_to_begin = "wandb.init(project=...)"
+
+    def __init__(self) -> None:
+        # The run whose metrics are defined, and their names.
+        self._run: Any = None
+        self._defined: set[str] = set()
+
+    def current_run(self) -> Any | None:
+        """Returns `wandb.run`, also if the program has not imported wandb."""
+        return getattr(sys.modules.get("wandb"), "run", None)
+
+    def follows_event_files(self) -> bool:
+        """Returns whether `sync_tensorboard=True` or `wandb.tensorboard.patch` is in effect."""
+        # wandb 0.17 to 0.31 list there what they have replaced in torch and tensorboard.
+        patched = getattr(sys.modules.get("wandb"), "patched", None) or {}
+        return bool(patched.get("tensorboard"))
+
+    def send(self, run: Any, step: int, row: Row) -> None:
+        """Logs one row. wandb takes histograms of up to 512 buckets."""
+        self._define(run, row)
+        kind = sys.modules["wandb"].Histogram
+        values = {
+            tag: kind(np_histogram=numpy_histogram(value, kind.MAX_LENGTH))
+            if isinstance(value, Histogram)
+            else value
+            for tag, value in row.items()
+        }
+        run.log({**values, STEP_KEY: step})
+
+    def _define(self, run: Any, row: Row) -> None:
+        """Makes the step the axis of tags that are new in a run."""
+        if run is not self._run:
+            self._run, self._defined = run, set()
+            run.define_metric(STEP_KEY)
+        for tag in row:
+            if tag not in self._defined:
+                self._defined.add(tag)
+                run.define_metric(tag, step_metric=STEP_KEY)
