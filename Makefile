@@ -51,7 +51,7 @@ test-distributed: $(STAMPS)/test $(STAMPS)/deepspeed  ## run DDP, FSDP, tensor p
 test-oldest: $(OLDEST)/stamps/oldest  ## run tests with the oldest versions that setup.cfg allows
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(OLDEST_TESTS)
 
-test-trackers: $(TRACKERS)/stamps/trackers  ## run the tests with wandb, SwanLab, MLflow and ClearML
+test-trackers: $(TRACKERS)/stamps/trackers  ## run the tests with wandb, Trackio, SwanLab, MLflow and ClearML
 	$(TRACKERS)/bin/python -m pytest tests/trackers
 
 lint: $(STAMPS)/test  ## check format, style and types

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tbtrainer.event_file.waiting import LOG_SECONDS
 from tbtrainer.event_file.writer import this_process
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import Histogram
@@ -75,10 +74,9 @@ def rows_of(values: Iterable[Value]) -> list[RowOfRun]:
 class Mirror:
     """Sends values to one tracker, in a thread that ends when none is left.
 
-    The training never waits for the tracker, apart from `flush`. If more than `MOST_WAITING` values
-    wait, the oldest are dropped, with one warning; the event file has them. An error of the tracker
-    goes to `isolation`, and later values are sent nevertheless. Copies of a mirror in other
-    processes send nothing.
+    Only `close` waits for the tracker. If more than `MOST_WAITING` values wait, the oldest are
+    dropped, with one warning; the event file has them. An error of the tracker goes to `isolation`,
+    and later values are sent nevertheless. Copies of a mirror in other processes send nothing.
 
     Args:
         tracker: Where the values go.
@@ -93,13 +91,11 @@ class Mirror:
         self._waiting: deque[Value] = deque()
         self._thread: threading.Thread | None = None
         self._is_sending = False
-        # Whether a log call waited in vain, and not all values have been sent since.
-        self._is_slow = False
+        # Whether the waiting values are to be sent now.
+        self._is_due = False
         # Whether `close` waited in vain, and no row has been sent since.
         self._is_hung = False
-        # Callers that are waiting now.
-        self._waiters = 0
-        # An error that `isolation` raised in the thread, for the next `flush`.
+        # An error that `isolation` raised in the thread, for the next caller.
         self._raised: Exception | None = None
         self._warned_of: set[str] = set()
 
@@ -124,15 +120,19 @@ class Mirror:
                 self._thread = thread
 
     def flush(self) -> None:
-        """Waits until all values are sent, for as long as a log call may wait.
-
-        After a wait that was too short it does not wait until all values were sent once.
+        """Makes the thread send the waiting values now, and does not wait for it.
 
         Raises:
             Exception: An error of the tracker, with `telemetry_errors="raise"`.
         """
-        if not self._is_slow:
-            self._is_slow = not self._wait(LOG_SECONDS)
+        if self._process != this_process():
+            return
+        with self._changed:
+            self._is_due = self._thread is not None
+            self._changed.notify_all()
+            raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
 
     def close(self, seconds: float) -> None:
         """Waits until all values are sent, and warns if some are not.
@@ -140,30 +140,22 @@ class Mirror:
         Args:
             seconds: The longest wait. After one that was too short it does not wait until the
                 tracker has taken a row.
+
+        Raises:
+            Exception: As `flush`.
         """
-        if not self._is_hung and not self._wait(seconds):
-            self._is_hung = True
+        if self._process != this_process() or self._is_hung:
+            return
+        self.flush()
+        with self._changed:
+            self._is_hung = not self._changed.wait_for(self._is_idle, seconds)
+        if self._is_hung:
             self.warn_once(
                 f"The last values have not been sent to {self.tracker.name}, because it does not "
                 "answer. They are sent if it answers before the process ends. The event file has "
                 "all of them."
             )
-
-    def _wait(self, seconds: float) -> bool:
-        """Waits at most `seconds`. Returns whether all values are sent."""
-        if self._process != this_process():
-            return True
-        with self._changed:
-            self._waiters += 1
-            self._changed.notify_all()
-            try:
-                is_sent = self._changed.wait_for(self._is_idle, seconds)
-            finally:
-                self._waiters -= 1
-            raised, self._raised = self._raised, None
-        if raised is not None:
-            raise raised
-        return is_sent
+        self.flush()  # For an error of the last values.
 
     def warn_once(self, warning: str) -> None:
         """Logs a warning, unless it has been logged before."""
@@ -179,10 +171,10 @@ class Mirror:
     def _send_waiting(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiters > 0, GATHER_SECONDS)
+                self._changed.wait_for(lambda: self._is_due, GATHER_SECONDS)
+                self._is_due = False
                 if not self._waiting:
                     self._thread = None
-                    self._is_slow = False
                     return
                 values = list(self._waiting)
                 self._waiting.clear()
@@ -206,5 +198,5 @@ class Mirror:
                 self._raised = raised
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the state of a copy, which sends nothing."""
-        return {"_process": None, "_is_slow": False, "_is_hung": False}
+        """Returns the state of a copy, which sends nothing: it has no thread and no lock."""
+        return {"_process": None}

@@ -93,7 +93,7 @@ class Mirrors:
         mirror.put(Value(run, step, record.tag, shown))
 
     def flush(self) -> None:
-        """Waits until all values are sent, for as long as a log call may wait."""
+        """Makes the threads send the waiting values now, and does not wait for them."""
         for mirror in self._mirrors.values():
             mirror.flush()
 

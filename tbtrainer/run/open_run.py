@@ -137,7 +137,7 @@ class OpenRun:
     def flush(self, wait_seconds: float | None) -> None:
         """Flushes the event files and the files of JSON lines; see `RunSession.flush`.
 
-        A slow tracker delays a checkpoint by no more than a log call.
+        It does not wait for other trackers.
         """
         self.mirrors.flush()
         if wait_seconds is None:

@@ -77,23 +77,18 @@ def test_a_caller_does_not_wait_for_a_tracker_that_hangs(
     assert [step for step, _, _ in tracker.sent] == [1, 2, 3]
 
 
-def test_log_calls_wait_again_once_the_tracker_answers(
+def test_a_log_call_sends_what_waits_at_once(
     mirror: Mirror, tracker: FakeTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
-    wait = mirror._wait
-    monkeypatch.setattr(mirror, "_wait", lambda seconds: waits.append(seconds) or wait(seconds))
-    tracker.answers.clear()
+    monkeypatch.setattr(module, "GATHER_SECONDS", HANG_SECONDS)
     put(mirror, 1)
     mirror.flush()
-    mirror.flush()
-    assert len(waits) == 1
-    tracker.answers.set()
-    mirror.close(HANG_SECONDS)
-    assert [step for step, _, _ in tracker.sent] == [1]
-    mirror._thread and mirror._thread.join(HANG_SECONDS)
-    mirror.flush()
-    assert len(waits) == 3
+    assert tracker.asked.wait(HANG_SECONDS)
+
+
+def test_values_are_sent_without_a_log_call(mirror: Mirror, tracker: FakeTracker) -> None:
+    put(mirror, 1)
+    assert tracker.asked.wait(HANG_SECONDS)
 
 
 def test_values_that_were_not_sent_are_named_once(
@@ -145,7 +140,7 @@ def test_an_error_is_raised_in_the_training_if_asked_for(tracker: FakeTracker) -
     put(mirror, 1)
     with pytest.raises(OSError, match="no route to host"):
         mirror.close(HANG_SECONDS)
-    mirror.close(HANG_SECONDS)
+    mirror.close(HANG_SECONDS)  # It is raised once.
 
 
 def test_no_thread_is_left_when_all_is_sent(mirror: Mirror) -> None:
