@@ -79,7 +79,7 @@ class Telemetry:
                 measurements,
                 reports,
                 rates,
-                EvaluationPanels(self._panel_setting, self._running_evaluations, isolation),
+                EvaluationPanels(self._panel_setting, lambda: self._evaluations.running, isolation),
                 LogEntries(lambda: class_names(trainer.model)),
                 BestMetric(partial(early_stopping_of, trainer)),
                 self._hparams,
@@ -118,9 +118,6 @@ class Telemetry:
 
     def _panel_setting(self, step: int, dataset: str | None) -> PanelSetting:
         return panel_setting(self._trainer, self._arguments, step, dataset)
-
-    def _running_evaluations(self) -> list[int]:
-        return self._evaluations.running
 
     # ---- A run ----
 

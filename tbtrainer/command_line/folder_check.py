@@ -5,25 +5,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tbtrainer.command_line.checked_files import CheckedFiles
 from tbtrainer.command_line.progress import Advanced
 from tbtrainer.command_line.record_damage import Damage, damages_of
 from tbtrainer.command_line.step_repeats import StepRepeats
 from tbtrainer.reading import wire
-from tbtrainer.reading.index import RunIndex, index_of, segments_in
+from tbtrainer.reading.index import RunIndex, index_of
+from tbtrainer.reading.replaced import Replaced, replaced
 from tbtrainer.reading.run_files import EventFile
 from tbtrainer.reading.scanner import Scan
-from tbtrainer.reading.sessions import (
-    NO_STEP,
-    Replaced,
-    Segment,
-    Session,
-    replaced,
-    session_numbers,
-    sessions_of,
-)
+from tbtrainer.reading.segments import Segment, parts_of
+from tbtrainer.reading.sessions import Session, session_numbers, sessions_of
 
 # Clocks of two processes of one machine are the same, but a record's time is taken before it is
 # written.
@@ -103,7 +96,7 @@ class FolderCheck:
 
     def _share_a_tag(self, one: int, other: int) -> bool:
         return any(
-            _have_a_tag_in_common(first.first_steps, second.first_steps)
+            not first.first_steps.keys().isdisjoint(second.first_steps)
             for first in self._segments_of_session[one]
             for second in self._segments_of_session[other]
         )
@@ -122,7 +115,7 @@ def check_folder(
     index = index_of(files, event_files, advanced)
     names = [file.name for file in index.files]
     numbers = session_numbers(index.segments, names, [None] * len(names))
-    hidden = replaced(index.segments, numbers)
+    hidden = replaced(index.segments, numbers, len(index.tags.names))
     replaced_values, repeats = _second_pass(files, index, hidden, advanced)
     damages = {}
     for file in index.files:
@@ -156,8 +149,9 @@ def _second_pass(
         with files.open(file.name) as opened:
             for batch in Scan(opened, end=file.end):
                 numbers = index.tags.numbers(batch)
-                for start, rows in segments_in(batch):
-                    segment += start is not None
+                for part in parts_of(batch):
+                    rows = part.rows
+                    segment += part.start is not None
                     if rows.stop <= rows.start:
                         continue
                     tag, step, kind = numbers[batch.tag[rows]], batch.step[rows], batch.kind[rows]
@@ -176,10 +170,7 @@ def _second_pass(
 
 def _steps_back(first: Segment, second: Segment) -> bool:
     """Whether some tag has a step in the second segment that is not beyond those of the first."""
-    tags = min(len(first.last_steps), len(second.first_steps))
-    return bool(np.any(first.last_steps[:tags] >= second.first_steps[:tags]))
-
-
-def _have_a_tag_in_common(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
-    tags = min(len(one), len(other))
-    return bool(np.any((one[:tags] != NO_STEP) & (other[:tags] != NO_STEP)))
+    return any(
+        first.largest_steps[tag] >= second.first_steps[tag]
+        for tag in first.largest_steps.keys() & second.first_steps.keys()
+    )

@@ -24,7 +24,7 @@ from tbtrainer.command_line.terminal_text import shown_tag
 from tbtrainer.event_file.names import is_remote
 from tbtrainer.event_file.records import framed, size_of, unframed, whole_records
 from tbtrainer.reading import wire
-from tbtrainer.reading.sessions import Replaced
+from tbtrainer.reading.replaced import Replaced
 
 _COPY_BYTES = 2**20
 # How many records are looked at together.
