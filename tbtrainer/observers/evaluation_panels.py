@@ -58,7 +58,7 @@ def panel_setting(
 
 
 class EvaluationPanels(Observer):
-    """Calls the panels in every evaluation. With several ranks its end has up to six collectives.
+    """Calls the panels in every evaluation. With several ranks its end has up to seven collectives.
 
     Args:
         setting: Returns what is chosen, at a step and for the dataset of an evaluation.

@@ -38,7 +38,7 @@ def kept_of_all_ranks(
 ) -> list[tuple[OpenPanel, KeptOfAllRanks]]:
     """Returns what the panels have kept, on world rank zero. Waits for the device.
 
-    With several ranks this is up to three collectives. A panel whose parts do not fit each other,
+    With several ranks this is up to four collectives. A panel whose parts do not fit each other,
     or of which a rank cannot say what it kept, is left out.
 
     Args:
@@ -49,6 +49,9 @@ def kept_of_all_ranks(
 
     Returns:
         What each of the others has kept; nothing on other ranks.
+
+    Raises:
+        MemoryError: On all ranks, if one has not enough memory for it.
     """
     parts, groups = [], []
     for panel in panels:
@@ -59,7 +62,14 @@ def kept_of_all_ranks(
             report(panel, error)
         parts.append(part)
         groups.append(numbers)
-    packet = pickle.dumps((seen, parts))
+    try:
+        packet = pickle.dumps((seen, parts))
+    except Exception as error:
+        # The other ranks wait for this one.
+        for panel in panels:
+            report(panel, error)
+        parts = [_Part(has_failed=True)] * len(panels)
+        packet, groups = pickle.dumps((seen, parts)), [_NOTHING] * len(panels)
     gathered = gather_on_rank_zero(packet, groups, [digest(part.layout) for part in parts])
     # They come from processes of this training.
     received = [pickle.loads(packet) for packet in gathered.packets]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.sharding.agreement import collective_device
-from tbtrainer.sharding.world import own_rank, world_size
+from tbtrainer.sharding.world import own_rank, reduce_max, world_size
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ def gather_on_rank_zero(
 ) -> Gathered:
     """Gathers bytes, and adds up groups of numbers, of all ranks.
 
-    With several ranks this is at most three collectives. The first one says how much each rank has,
-    and so which of the others follow.
+    With several ranks this is at most four collectives. The first one says how much each rank has,
+    and so which of the others follow. The second one says whether every rank has the memory for it:
+    a rank that failed between two collectives would let the others wait.
 
     Args:
         packet: This rank's bytes; their number may differ between ranks.
@@ -40,17 +41,40 @@ def gather_on_rank_zero(
             on every other rank. A rank may have no numbers in a group.
         meanings: 48 bits for each group that say what its numbers are. The numbers of a group are
             added if they are equal on all ranks that have some.
+
+    Raises:
+        MemoryError: On all ranks, if one has not enough memory for what the ranks have together.
     """
     if world_size() == 1:
         return Gathered([packet], list(groups))
     device = collective_device()
+    failed = torch.zeros(1, dtype=torch.int64, device=device)
     own = [len(packet)]
     for numbers, meaning in zip(groups, meanings, strict=True):
         own += [len(numbers), meaning]
     everyone = _of_all_ranks(own, device)
     lengths = [_agreed_length(everyone, group) for group in range(len(groups))]
-    sums = _summed(groups, lengths, device)
-    return Gathered(_packets(packet, [rank[0] for rank in everyone], device), sums)
+    sizes = [rank[0] for rank in everyone]
+    buffers, error = None, None
+    try:
+        buffers = _buffers(packet, sizes, groups, lengths, device)
+    except Exception as caught:
+        error = caught
+        failed.fill_(1)
+    reduce_max(failed)
+    if buffers is None or failed.item():
+        raise MemoryError(
+            f"a rank has no memory for {sum(sizes):,} bytes and {sum(map(_size, lengths)):,} "
+            "numbers of all ranks"
+        ) from error
+    if len(buffers.numbers) > 0:
+        dist.reduce(buffers.numbers, 0)
+    if len(buffers.packet) > 0:
+        dist.gather(buffers.packet, buffers.received, 0)
+    summed = buffers.numbers.cpu().split([_size(length) for length in lengths])
+    sums = [None if length is None else s for length, s in zip(lengths, summed, strict=True)]
+    received = zip(buffers.received or (), sizes, strict=buffers.received is not None)
+    return Gathered([row[:size].cpu().numpy().tobytes() for row, size in received], sums)
 
 
 def _of_all_ranks(own: list[int], device: torch.device) -> list[list[int]]:
@@ -71,32 +95,40 @@ def _agreed_length(everyone: list[list[int]], group: int) -> int | None:
     return max((length for length, _ in kinds), default=0)
 
 
-def _summed(
-    groups: Sequence[Tensor], lengths: Sequence[int | None], device: torch.device
-) -> list[Tensor | None]:
-    """Adds up the groups that mean the same on all ranks, in one collective if there are any."""
-    sent = torch.zeros(sum(length or 0 for length in lengths), dtype=torch.float64, device=device)
-    parts = sent.split([length or 0 for length in lengths])
-    for part, numbers in zip(parts, groups, strict=True):
-        if len(numbers) == len(part):
-            part.copy_(numbers)
-    if len(sent) > 0:
-        dist.reduce(sent, 0)
-    summed = sent.cpu().split([length or 0 for length in lengths])
-    return [None if length is None else part for part, length in zip(summed, lengths, strict=True)]
+def _size(length: int | None) -> int:
+    return length or 0
 
 
-def _packets(packet: bytes, sizes: list[int], device: torch.device) -> list[bytes]:
-    """Gathers the bytes of all ranks on world rank zero, each filled up to the longest."""
-    longest = max(sizes)
-    if longest == 0:
-        return [b""] * len(sizes) if own_rank() == 0 else []
-    sent = torch.zeros(longest, dtype=torch.uint8, device=device)
+@dataclass(frozen=True)
+class _Buffers:
+    """What a rank sends and receives, on the device of the collectives.
+
+    Attributes:
+        numbers: Those of the groups that are added, one group after the other; 0 for a group of
+            which this rank has none. float64, as many on every rank.
+        packet: This rank's bytes, filled up to the longest packet of all ranks. uint8.
+        received: Where world rank zero receives the packets, one per rank; `None` on other ranks.
+    """
+
+    numbers: Tensor
+    packet: Tensor
+    received: list[Tensor] | None
+
+
+def _buffers(
+    packet: bytes,
+    sizes: Sequence[int],
+    groups: Sequence[Tensor],
+    lengths: Sequence[int | None],
+    device: torch.device,
+) -> _Buffers:
+    """Returns buffers that hold what this rank sends."""
+    numbers = torch.zeros(sum(map(_size, lengths)), dtype=torch.float64, device=device)
+    for part, own in zip(numbers.split([*map(_size, lengths)]), groups, strict=True):
+        if len(own) == len(part):
+            part.copy_(own)
+    sent = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     if packet:
         sent[: len(packet)] = torch.frombuffer(bytearray(packet), dtype=torch.uint8).to(device)
-    if own_rank() != 0:
-        dist.gather(sent, None, 0)
-        return []
-    received = [torch.zeros_like(sent) for _ in sizes]
-    dist.gather(sent, received, 0)
-    return [r[:size].cpu().numpy().tobytes() for r, size in zip(received, sizes, strict=True)]
+    received = [torch.zeros_like(sent) for _ in sizes] if own_rank() == 0 else None
+    return _Buffers(numbers, sent, received)

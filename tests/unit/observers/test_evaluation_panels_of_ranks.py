@@ -114,8 +114,8 @@ def test_panels_switched_off_take_one_small_collective() -> None:
     assert len(Ranks(2, lambda rank: []).collectives) == 1
 
 
-def test_a_panel_takes_five_collectives_at_most() -> None:
-    assert len(Ranks(2, lambda rank: [Counted(), Counted("b")]).collectives) == 5
+def test_panels_take_six_collectives_at_most() -> None:
+    assert len(Ranks(2, lambda rank: [Counted(), Counted("b")]).collectives) == 6
 
 
 def test_ranks_that_divide_layers_show_an_example_once() -> None:

@@ -1,12 +1,15 @@
 """What panels kept on all ranks: joined by panel, and a fault of one leaves the others whole."""
 
+import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from tbtrainer.panels import Kept, KeptOfAllRanks
+from tbtrainer.panels import Kept, KeptOfAllRanks, all_ranks
 from tbtrainer.panels.all_ranks import kept_of_all_ranks
 from tbtrainer.panels.open_panel import OpenPanel, Place
 from tests.panel_evaluations import evaluation
@@ -131,3 +134,17 @@ def test_what_one_rank_cannot_copy_is_left_out() -> None:
     assert list(found.shown) == ["panel 1"]
     assert values_in(found.shown["panel 1"]) == [2, 4]
     assert found.reports == [(1, "panel 0", "division by zero")]
+
+
+def test_a_rank_that_cannot_pack_its_parts_meets_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dumps(sent: object) -> bytes:
+        if dist.get_rank() == 1 and "value" in repr(sent):
+            raise MemoryError("no memory")
+        return pickle.dumps(sent)
+
+    monkeypatch.setattr(all_ranks, "pickle", SimpleNamespace(dumps=dumps, loads=pickle.loads))
+    found = Together([kept(1), kept(2)], [kept(3), kept(4)])
+    assert found.shown == {}
+    assert found.reports == [(1, "panel 0", "no memory"), (1, "panel 1", "no memory")]

@@ -1,7 +1,10 @@
 """Bytes of every rank on world rank zero, and sums of numbers that mean the same."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tbtrainer.sharding.gathering import Gathered, gather_on_rank_zero
@@ -77,13 +80,42 @@ def test_a_group_that_means_different_things_is_not_added(other: tuple[Tensor, i
 
 
 def test_only_what_there_is_takes_a_collective() -> None:
-    assert gathered((b"", []), (b"", []))[1] == ["all_gather"]
-    assert gathered((b"a", []), (b"", []))[1] == ["all_gather", "gather"]
+    agreed = ["all_gather", "all_reduce RedOpType.MAX"]
+    assert gathered((b"", []), (b"", []))[1] == agreed
+    assert gathered((b"a", []), (b"", []))[1] == [*agreed, "gather"]
     everything = (b"a", [(numbers(1), 5)]), (b"", [(numbers(1), 5)])
-    assert gathered(*everything)[1] == ["all_gather", "reduce", "gather"]
+    assert gathered(*everything)[1] == [*agreed, "reduce", "gather"]
 
 
 def test_this_ranks_numbers_stay_as_they_are() -> None:
     own = numbers(1, 2)
     gathered((b"", [(own, 5)]), (b"", [(numbers(3, 4), 5)]))
     assert own.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("poor", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_a_rank_without_memory_fails_on_all_alike(
+    poor: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = torch.zeros
+
+    def limited(*shape: int, **options: Any) -> Tensor:
+        if dist.get_rank() == poor and options["dtype"] == dtype:
+            raise MemoryError("no memory")
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", limited)
+    causes: list[BaseException | None] = []
+
+    def gather(rank: int) -> None:
+        with pytest.raises(
+            MemoryError, match="a rank has no memory for 3 bytes and 1 numbers"
+        ) as e:
+            gather_on_rank_zero(b"abc" if rank == 0 else b"", [numbers(1)], [5])
+        causes.append(e.value.__cause__)
+
+    ranks = ThreadedRanks(3)
+    ranks.run(gather)
+    assert ranks.collectives == ["all_gather", "all_reduce RedOpType.MAX"]
+    assert sorted(map(str, causes)) == ["None", "None", "no memory"]
