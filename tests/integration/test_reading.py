@@ -187,7 +187,7 @@ def writing(tmp_path: Path) -> Iterator[RunWriter]:
     writer.close()
 
 
-def test_a_running_training_is_read_as_far_as_it_was_written(
+def test_a_running_training_is_read_as_far_as_written(
     writing: RunWriter, tmp_path: Path
 ) -> None:
     for step in range(1, 4):

@@ -74,7 +74,7 @@ def test_runs_with_other_datasets_share_a_chart() -> None:
 
 
 @pytest.mark.parametrize("datasets", [True, False])
-def test_a_metric_whose_name_another_ends_with_has_its_own_chart(datasets: bool) -> None:
+def test_metrics_with_equal_ends_have_charts_of_their_own(datasets: bool) -> None:
     values = {"accuracy": 0.5, "balanced_accuracy": 0.5}
     metrics = EvaluationMetrics()
     metrics.add(ended({f"eval_{name}": value for name, value in values.items()}))
@@ -124,7 +124,7 @@ def test_every_pattern_matches_a_declared_tag_or_one_of_stock() -> None:
     assert [p for p in patterns if not any(re.match(p, tag) for tag in known)] == []
 
 
-def test_the_layout_is_written_once_and_again_for_a_new_metric() -> None:
+def test_the_layout_is_written_again_for_a_new_metric() -> None:
     observer = in_training()
     assert len(list(observer.logging_step(2))) == 1
     assert list(observer.logging_step(4)) == []

@@ -117,7 +117,7 @@ def test_a_training_that_was_stopped_for_nan_is_no_success() -> None:
     assert list(observer.ended(None)) == [HParamsEnd(False)]
 
 
-def test_a_training_that_fails_in_its_first_step_has_a_row() -> None:
+def test_a_training_that_fails_at_once_has_a_row() -> None:
     assert kinds(in_training().ended(ValueError())) == [HParamsRow, HParamsEnd]
 
 

@@ -93,7 +93,7 @@ def test_a_directory_that_is_missing_is_an_error(tmp_path: Path) -> None:
             read(tmp_path / "nothing")
 
 
-def test_an_event_file_in_the_place_of_a_run_is_an_error(tmp_path: Path) -> None:
+def test_an_event_file_in_place_of_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).touch()
     with pytest.raises(NotADirectoryError, match="is a file. Name the run directory"):
         read_run(tmp_path / NAME)
@@ -130,7 +130,7 @@ def test_a_path_after_file_colon_is_local(tmp_path: Path) -> None:
     assert len(list(read_run(folder.as_uri()).iter_records())) == 1
 
 
-def test_a_fault_of_a_store_is_a_file_that_cannot_be_read(
+def test_a_fault_of_a_store_is_an_unreadable_file(
     store: "fsspec.AbstractFileSystem", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.pipe_file(f"/bucket/run/{NAME}", scalar("loss", 1, 2.0))

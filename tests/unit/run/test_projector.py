@@ -48,7 +48,7 @@ def test_the_latest_vectors_of_a_tag_replace_the_earlier(tmp_path: Path) -> None
     assert len(np.loadtxt(tmp_path / sets(tmp_path)[1][1])) == 2
 
 
-def test_the_files_of_the_set_before_stay_and_older_ones_go(tmp_path: Path) -> None:
+def test_files_of_the_set_before_stay_older_ones_go(tmp_path: Path) -> None:
     projector = Projector(str(tmp_path), 0o666)
     projector.write(embedding("eval/other"), 1)
     read = []
