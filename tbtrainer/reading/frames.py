@@ -178,8 +178,13 @@ def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _frame(pandas: Any, names: list[str], columns: dict[str, Any]) -> "pandas.DataFrame":
-    """Returns a frame whose tags are categories: one copy of each name."""
-    tags = pandas.Categorical.from_codes(columns["tag"], names).remove_unused_categories()
+    """Returns a frame whose tags are categories: one copy of each name that is used."""
+    used = np.flatnonzero(np.bincount(columns["tag"], minlength=len(names)))
+    # `remove_unused_categories` sorts all rows, which needs as much memory as the frame.
+    codes = np.zeros(len(names), np.int32)
+    codes[used] = np.arange(len(used))
+    columns["tag"] = codes[columns["tag"]]
+    tags = pandas.Categorical.from_codes(columns["tag"], [names[number] for number in used])
     return pandas.DataFrame({**columns, "tag": tags}, copy=False)
 
 

@@ -17,7 +17,7 @@ from tbtrainer.reading.replaced import Replaced, replaced
 from tbtrainer.reading.run_files import Folder, event_files, folder_of
 from tbtrainer.reading.segments import tag_steps
 from tbtrainer.reading.sessions import Session, session_numbers, sessions_of
-from tbtrainer.reading.tag_counts import TagCounts
+from tbtrainer.reading.tag_counts import TagCounts, tag_infos
 from tbtrainer.reading.tensors import UnreadableValue
 from tbtrainer.reading.values import decoded
 from tbtrainer.reading.visible import visible_rows
@@ -80,22 +80,7 @@ class Run:
 
     def tags(self) -> dict[str, TagInfo]:
         """Returns what the run has under each tag, in the order in which the tags appear."""
-        table, counts = self._index.tags, self._counts
-        found = {}
-        for number, name in enumerate(table.names):
-            kinds: dict[str, int] = {}
-            for row_kind, count in counts.of(number).items():
-                kind = table.kind(number, row_kind)
-                kinds[kind] = kinds.get(kind, 0) + count
-            if kinds:
-                found[name] = TagInfo(
-                    kind=max(kinds, key=lambda kind: kinds[kind]),
-                    count=sum(kinds.values()),
-                    first_step=counts.first_steps[number],
-                    last_step=counts.last_steps[number],
-                    description=table.metadata(number).description,
-                )
-        return found
+        return tag_infos(self._index.tags, self._counts)
 
     # ---- Values one after another ----
 

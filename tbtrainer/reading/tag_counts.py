@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tbtrainer.reading.records import TagInfo
 from tbtrainer.reading.segments import TagSteps
+from tbtrainer.reading.tag_table import TagTable
 
 # Kinds of rows are smaller.
 _KINDS = 128
@@ -50,3 +52,22 @@ class TagCounts:
     def of(self, number: int) -> dict[int, int]:
         """Returns how many values of each kind of row a tag has."""
         return dict(self._counts.get(number, {}))
+
+
+def tag_infos(table: TagTable, counts: TagCounts) -> dict[str, TagInfo]:
+    """Returns what a run has under each tag that has values; see `Run.tags`."""
+    found = {}
+    for number, name in enumerate(table.names):
+        kinds: dict[str, int] = {}
+        for row_kind, count in counts.of(number).items():
+            kind = table.kind(number, row_kind)
+            kinds[kind] = kinds.get(kind, 0) + count
+        if kinds:
+            found[name] = TagInfo(
+                kind=max(kinds, key=lambda kind: kinds[kind]),
+                count=sum(kinds.values()),
+                first_step=counts.first_steps[number],
+                last_step=counts.last_steps[number],
+                description=table.metadata(number).description,
+            )
+    return found
