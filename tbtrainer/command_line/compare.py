@@ -21,7 +21,6 @@ from tbtrainer.command_line.tag_choice import add_tags_argument, matching, worth
 from tbtrainer.command_line.terminal_text import number, printable, shown_tag
 from tbtrainer.redaction import redacted_name, redacted_text, shown
 
-SUMMARY = "arguments that differ, metrics side by side, and a check for CI"
 DESCRIPTION = """\
 Shows which arguments differ between runs, and their metrics side by side. The first run is the
 baseline.

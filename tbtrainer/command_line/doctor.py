@@ -22,7 +22,6 @@ from tbtrainer.event_file.json_lines import MOST_BYTES, lines_of_a_run
 from tbtrainer.event_file.names import is_remote
 from tbtrainer.redaction import redacted_text, shown
 
-SUMMARY = "checks the files of a run, and repairs them"
 DESCRIPTION = """\
 Checks the files of a run: records that are incomplete or whose checksum is wrong, the order of the
 files, values that a resumed training has replaced, sessions that wrote at the same time, steps that

@@ -21,7 +21,6 @@ from tbtrainer.event_file.names import is_event_file
 from tbtrainer.reading import Run
 from tbtrainer.redaction import shown
 
-SUMMARY = "the scalars of a run as CSV, JSON lines or Parquet"
 DESCRIPTION = """\
 Writes the scalars of a run at full resolution, one row each: tag, step, wall_time (seconds since
 1970), value, session (0 for the first training, 1 after a resume, and so on).

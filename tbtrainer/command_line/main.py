@@ -5,20 +5,20 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from types import ModuleType
+from importlib import import_module
 
-from tbtrainer.command_line import compare, doctor, export, show, tail
 from tbtrainer.command_line.exit_codes import BROKEN, INTERRUPTED, USAGE, UsageError
 from tbtrainer.command_line.output import Output
 from tbtrainer.redaction import shown
 
-# Each module has `SUMMARY`, `add_arguments` and `run`.
-COMMANDS: dict[str, ModuleType] = {
-    "show": show,
-    "compare": compare,
-    "export": export,
-    "tail": tail,
-    "doctor": doctor,
+# What each command does, for the help. The command is in the module of its name, which has
+# `DESCRIPTION`, `EPILOG`, `add_arguments` and `run`.
+COMMANDS = {
+    "show": "what a run is, its status, last and best values, health",
+    "compare": "arguments that differ, metrics side by side, and a check for CI",
+    "export": "the scalars of a run as CSV, JSON lines or Parquet",
+    "tail": "follows a run while it is written",
+    "doctor": "checks the files of a run, and repairs them",
 }
 _DESCRIPTION = """\
 Looks at the runs that tbtrainer, Trainer or another program wrote for TensorBoard.
@@ -36,8 +36,13 @@ exit codes:
 Every command has --json for scripts, and its own help: tbtrainer show --help"""
 
 
-def command_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the command line."""
+def command_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of the command line.
+
+    Args:
+        chosen: The command that is parsed. Only its module is imported, because NumPy and the
+            reader take most of the time that `tbtrainer --help` would take.
+    """
     parser = argparse.ArgumentParser(
         prog="tbtrainer",
         description=_DESCRIPTION,
@@ -47,21 +52,28 @@ def command_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tbtrainer {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=module.SUMMARY,
-            description=module.DESCRIPTION,
-            epilog=f"{module.EPILOG}\nAll exit codes are listed by: tbtrainer --help",
+            help=summary,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module.add_arguments(command)
-        command.add_argument(
-            "--traceback", action="store_true", help="show where an error in tbtrainer itself is"
-        )
-        command.set_defaults(command=name, execute=module.run)
+        if name == chosen:
+            _complete(command, name)
     return parser
+
+
+def _complete(command: argparse.ArgumentParser, name: str) -> None:
+    """Adds the arguments and the help of a command."""
+    module = import_module(f"tbtrainer.command_line.{name}")
+    command.description = module.DESCRIPTION
+    command.epilog = f"{module.EPILOG}\nAll exit codes are listed by: tbtrainer --help"
+    module.add_arguments(command)
+    command.add_argument(
+        "--traceback", action="store_true", help="show where an error in tbtrainer itself is"
+    )
+    command.set_defaults(command=name, execute=module.run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The words are no command, or ask for help. argparse has printed what it is.
     """
-    options = command_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    options = command_parser(chosen).parse_args(words)
     logging.basicConfig(format="tbtrainer: %(message)s", level=logging.WARNING)
     output = Output()
     try:

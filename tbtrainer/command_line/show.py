@@ -17,7 +17,6 @@ from tbtrainer.command_line.show_text import MOST_CURVES, best_of, shown_run, sh
 from tbtrainer.command_line.tag_choice import add_tags_argument, matching, worth_showing
 from tbtrainer.redaction import redacted_name, redacted_text, shown
 
-SUMMARY = "what a run is, its status, last and best values, health"
 DESCRIPTION = """\
 Shows a run on one page: whether it is finished, failed or running, its model and the arguments that
 differ from the defaults, its health, what takes more time than it should, and the last and the best

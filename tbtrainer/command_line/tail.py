@@ -16,7 +16,6 @@ from tbtrainer.command_line.writing_process import Presence, writing_process
 from tbtrainer.reading import NotARun
 from tbtrainer.redaction import redacted_name, redacted_text, shown
 
-SUMMARY = "follows a run while it is written"
 DESCRIPTION = """\
 Prints the last values of a run, and then new ones as they are written, one line per step. Reports
 about NaN and infinities are printed, too.

@@ -88,7 +88,9 @@ def test_a_run_is_shown_as_it_was_logged(name: str, trained: dict[str, Trained])
 def test_the_page_of_a_run_names_what_matters(trained: dict[str, Trained]) -> None:
     done = tbtrainer("show", trained["ours"].run)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "steps 2 to 10" in done.stdout and "health      good" in done.stdout
+    assert "status      finished" in done.stdout and "steps 2 to 10" in done.stdout
+    assert "health      good" in done.stdout
+    assert re.search(r"learning_rate +0.001 +\(default 5e-05\)", done.stdout)
     assert all(tag in done.stdout for tag in ("train/loss", "eval/loss", "grad_norm/total"))
     assert "grad_norm_per_block" not in done.stdout
     assert "grad_norm_per_block" in tbtrainer("show", trained["ours"].run, "--all").stdout
