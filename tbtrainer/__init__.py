@@ -44,10 +44,14 @@ _MODULES = {
     "TensorBoardArguments": "tbtrainer.arguments",
     "read_run": "tbtrainer.reading",
 }
+# Documented ones, which `import tbtrainer` alone makes usable.
+_SUBMODULES = ("metrics", "panels", "reading", "records")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used."""
+    """Imports a public name or a documented submodule when it is first used."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"tbtrainer.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULES[name]), name)

@@ -40,7 +40,7 @@ class MarginChart:
 class ChartLayout:
     """The charts of the *Custom Scalars* dashboard. The last layout of a run counts.
 
-    It is left out if it is already the last one of the run, as after a resume, and if somebody has
+    It is left out if it is already the last one of the run, as after a resume, and if the user has
     called a method of the writer such as `add_custom_scalars`.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Where the records of an event file are torn or damaged, and where whole ones go on."""
+"""Where the records of an event file are torn or damaged, and where whole ones continue."""
 
 from dataclasses import dataclass
 from typing import BinaryIO

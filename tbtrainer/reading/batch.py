@@ -79,8 +79,8 @@ class ScannedPiece:
         end: Where the first record begins that was not read.
         needed: How many bytes that record has, as far as is known.
         is_damaged: Whether that record has a wrong checksum, or is no event.
-        is_full: Whether reading stopped because there are many rows, and goes on at `end`.
-        resume: If that record was read in part: where it goes on, from the begin of the record.
+        is_full: Whether reading stopped because there are many rows, and continues at `end`.
+        resume: If that record was read in part: where reading continues, from its beginning.
     """
 
     batch: Batch

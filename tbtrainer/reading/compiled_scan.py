@@ -94,7 +94,7 @@ class CompiledScan:
         if status != _UNUSUAL:
             return piece
         if found.events:
-            # The caller goes on at the unusual record, which is then the first one.
+            # The caller continues at the unusual record, which is then the first one.
             return replace(piece, is_full=True)
         return _by_protobuf(data, found.end, found.needed, position)
 
@@ -144,7 +144,7 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def _by_protobuf(data: bytes, begin: int, size: int, position: int) -> ScannedPiece:
-    """Reads one record; the caller then goes on after it."""
+    """Reads one record; the caller then continues after it."""
     piece = portable_scan.scan_piece(data[begin : begin + size], 0, position)
     batch = replace(piece.batch, data=data, offset=piece.batch.offset + begin)
     return replace(piece, batch=batch, end=begin + piece.end, is_full=not piece.is_damaged)

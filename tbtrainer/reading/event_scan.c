@@ -66,7 +66,7 @@ typedef struct {
     int64_t rows, tags, events;
     /* Where the first record begins that was not read whole, and its size as far as is known. */
     int64_t end, needed;
-    /* If that record was begun: where its next value is, from the begin of the record. */
+    /* If that record was begun: where its next value is, from the beginning of the record. */
     int64_t resume;
     double first_wall_time;
 } Found;
@@ -508,7 +508,7 @@ static int add_event(const Event *event, Bytes payload, const uint8_t *record, c
  * found: `end` and `resume` say where to begin; the other fields are set.
  *
  * Returns why it stopped. NEEDS_BYTES: a record is not whole; `needed` is its size, or that of the
- * header. DAMAGED: a checksum is wrong. FULL: there is no room for more rows; go on with the same
+ * header. DAMAGED: a checksum is wrong. FULL: there is no room for more rows; continue with the same
  * `end` and `resume`. UNUSUAL: the record at `end`, of `needed` bytes, is left to protobuf.
  */
 int32_t tbtrainer_scan(const uint8_t *data, int64_t size, Table *table, Found *found)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 from tbtrainer.event_file.json_lines import lines_of_a_run
@@ -27,7 +28,10 @@ def health_lines(folder: Folder, *, with_removed: bool) -> list[dict[str, Any]]:
             continue
         with folder.open(name) as file:
             lines = lines_of_a_run(file.read(MOST_BYTES)) or []
-        found += [_numbers(json.loads(line)) for line in lines]
+        for line in lines:
+            # tbtrainer writes no values that are nested so deeply.
+            with suppress(RecursionError):
+                found.append(_numbers(json.loads(line)))
     return sorted(found, key=lambda line: line["time"])
 
 

@@ -21,7 +21,7 @@ class HParams:
     Attributes:
         values: The hyper-parameters by name: numbers, texts and booleans. Empty if there are none.
         metrics: Tags of the metrics that the dashboard shows beside them.
-        status: "success", "failure" or "running" as the run's end says; `None` if it says nothing.
+        status: "success", "failure" or "running"; `None` if the run has no end status.
         start_time: When the session began, in seconds since 1970; `None` if unknown.
         end_time: When it ended; `None` if unknown.
     """

@@ -20,19 +20,21 @@ class RemoteFolder:
 
     def files(self) -> dict[str, int]:
         """Returns names and sizes of the objects."""
-        self._opened.invalidate_cache()
-        entries: Iterable[dict[str, Any]] = self._opened.ls(self._root, detail=True)
+        with _as_os_error():
+            self._opened.invalidate_cache()
+            entries: Iterable[dict[str, Any]] = self._opened.ls(self._root, detail=True)
         return {
-            posixpath.basename(entry["name"]): int(entry["size"] or 0)
+            posixpath.basename(entry["name"]): int(entry.get("size") or 0)
             for entry in entries
             if entry["type"] == "file"
         }
 
     def event_files_below(self) -> list[str]:
         """Returns the event files in the directory and below."""
-        self._opened.invalidate_cache()
         prefix = f"{self._root}/"
-        paths = [p.removeprefix(prefix) for p in self._opened.find(self._root)]
+        with _as_os_error():
+            self._opened.invalidate_cache()
+            paths = [p.removeprefix(prefix) for p in self._opened.find(self._root)]
         return sorted(path for path in paths if is_event_file(posixpath.basename(path)))
 
     def open(self, name: str) -> BinaryIO:

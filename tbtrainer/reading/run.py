@@ -21,6 +21,7 @@ from tbtrainer.reading.tag_counts import TagCounts, tag_infos
 from tbtrainer.reading.tensors import UnreadableValue
 from tbtrainer.reading.values import decoded
 from tbtrainer.reading.visible import visible_rows
+from tbtrainer.redaction import shown
 
 if TYPE_CHECKING:
     import pandas
@@ -63,7 +64,7 @@ class Run:
         self._progress = progress
 
     def __repr__(self) -> str:
-        return f"Run({self.path!r})"
+        return f"Run({shown(self.path)!r})"
 
     # ---- What there is ----
 

@@ -7,6 +7,7 @@ files of a directory below belong to a run of their own.
 import os
 import posixpath
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
@@ -21,7 +22,7 @@ from tbtrainer.redaction import shown
 
 # How many runs an error names.
 _NAMED_RUNS = 10
-# A longer file beside the event files is not read.
+# More of a file beside the event files is not read. tbtrainer writes at most 1 MiB.
 MOST_BYTES = 2**24
 
 
@@ -87,8 +88,10 @@ class LocalFolder:
         found = {}
         with os.scandir(self.path) as entries:
             for entry in entries:
-                if entry.is_file():
-                    found[entry.name] = entry.stat().st_size
+                # A training may remove a file meanwhile.
+                with suppress(FileNotFoundError):
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
         return found
 
     def event_files_below(self) -> list[str]:

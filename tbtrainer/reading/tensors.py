@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
-# Anybody may claim any shape for one element.
+# A file from elsewhere may claim any shape for one element.
 MOST_COPIES = 2**16
 _DT_STRING = 7
 _DT_BFLOAT16, _DT_HALF = 14, 19
@@ -75,7 +75,12 @@ def array_of(proto: Any) -> NDArray[Any]:
     is_repeated = len(elements) == 1 and count <= MOST_COPIES
     if any(size < 0 for size in shape) or not (is_repeated or len(elements) == count):
         raise UnreadableValue(f"a tensor of shape {shape} has {len(elements)} elements")
-    return (elements if len(elements) == count else np.repeat(elements, count)).reshape(shape)
+    elements = elements if len(elements) == count else np.repeat(elements, count)
+    try:
+        return elements.reshape(shape)
+    except (ValueError, OverflowError):
+        # More dimensions than NumPy has, or a size of no elements that is too large for it.
+        raise UnreadableValue(f"a tensor has {len(shape)} dimensions, or too large ones") from None
 
 
 def number_of(tensor: bytes) -> float | None:

@@ -187,9 +187,7 @@ def writing(tmp_path: Path) -> Iterator[RunWriter]:
     writer.close()
 
 
-def test_a_running_training_is_read_as_far_as_written(
-    writing: RunWriter, tmp_path: Path
-) -> None:
+def test_a_running_training_is_read_as_far_as_written(writing: RunWriter, tmp_path: Path) -> None:
     for step in range(1, 4):
         for tag in ("train/loss", f"new/{step}"):
             writing.add_scalar(tag, step / 2, step)

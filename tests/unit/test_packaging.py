@@ -154,3 +154,10 @@ def test_every_page_of_documentation_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")]
     assert [str(page) for page in pages if str(page) not in navigation] == []
+
+
+@pytest.mark.parametrize("name", ["metrics", "panels", "reading", "records"])
+def test_submodules_are_there_after_the_import(name: str) -> None:
+    code = f"import tbtrainer; print(tbtrainer.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"tbtrainer.{name}"

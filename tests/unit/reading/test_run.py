@@ -336,3 +336,19 @@ def test_a_file_of_another_program_is_not_health(tmp_path: Path) -> None:
     (tmp_path / NAME).touch()
     (tmp_path / "health.jsonl").write_text('{"pulse": 70}\n')
     assert read_run(tmp_path).health == []
+
+
+def test_health_that_is_nested_too_deeply_is_left_out(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("a", 1, 1)
+    deep = '{"step": 1, "time": 2.0, "a": ' + "[" * 900 + "]" * 900 + "}\n"
+    (tmp_path / "health.jsonl").write_text(deep + '{"step": 3, "time": 4.0}\n')
+    assert [line["step"] for line in read_run(tmp_path).health] == [3]
+
+
+def test_a_run_shows_no_credentials(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("a", 1, 1)
+    run = read_run(tmp_path)
+    run.path = "s3://key:planted-secret@bucket/run"
+    assert "planted-secret" not in repr(run)

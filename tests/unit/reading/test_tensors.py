@@ -39,7 +39,15 @@ def test_a_forged_shape_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "shape"), [(b"12345", []), (b"1234" * 2, [3]), (b"", [2]), (b"1234", [-1])]
+    ("content", "shape"),
+    [
+        (b"12345", []),
+        (b"1234" * 2, [3]),
+        (b"", [2]),
+        (b"1234", [-1]),
+        (b"1234", [1] * 70),
+        (b"", [2**62, 2**62, 0]),
+    ],
 )
 def test_a_tensor_with_wrong_elements_is_refused(content: bytes, shape: list[int]) -> None:
     proto = TensorProto(dtype=1, tensor_content=content)
