@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +13,7 @@ from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.panels.nested import first_tensor, is_tensor
 from tbtrainer.redaction import redacted_name
 from tbtrainer.sharding.ranks import ModelParallelSizes
-from tbtrainer.sharding.world import own_rank
+from tbtrainer.sharding.world import own_rank, world_size
 from tbtrainer.wrapping import only_output_of, wrapped_on_instance
 
 
@@ -46,6 +46,8 @@ class ObservedEvaluations:
         self._running: list[_Running] = []
         # Inputs and outputs of the forward pass of the batch that is being predicted.
         self._forward: tuple[Mapping[str, Any], Any] | None = None
+        # Whether the evaluation that began last has gathered the predictions of all its batches.
+        self._is_gathered = False
 
     @property
     def running(self) -> list[int]:
@@ -55,6 +57,11 @@ class ObservedEvaluations:
     @contextmanager
     def observed(self, prefix: str, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
         """Shows the beginning and the end of an evaluation, which may be inside a training.
+
+        With several ranks it is also shown if an error passes after the last batch, as one of
+        `compute_metrics` on this rank alone, which a user may catch. The other ranks then have
+        metrics, and wait for this one in the collectives of the observers. After an error in the
+        middle of an evaluation they wait for it in those of `Trainer`.
 
         Args:
             prefix: The `metric_key_prefix` of `evaluate`.
@@ -68,15 +75,24 @@ class ObservedEvaluations:
         # It becomes a part of tags and file names.
         dataset = None if prefix == "eval" else redacted_name(prefix.removeprefix("eval_"))
         began = time.perf_counter()
+        has_ended = False
 
         def ended(metrics: dict[str, float]) -> None:
+            nonlocal has_ended
+            has_ended = True
             seconds = time.perf_counter() - began
             evaluation = Evaluation(MappingProxyType(dict(metrics)), dataset, seconds, is_part)
             self._observers.evaluation_ended(step, evaluation)
 
         with self._open(is_evaluation=True):
+            self._is_gathered = False
             self._observers.evaluation_begins(step, dataset)
-            yield ended
+            try:
+                yield ended
+            except Exception:
+                if self._is_gathered and not has_ended and world_size() > 1:
+                    ended({})
+                raise
 
     @contextmanager
     def prediction(self) -> Iterator[None]:
@@ -89,15 +105,41 @@ class ObservedEvaluations:
         is_first = is_evaluation and not any(outer.is_evaluation for outer in self._running)
         self._running.append(_Running(next(self._numbers), is_evaluation))
         try:
-            with self._outputs_seen() if is_first else nullcontext():
+            with self._wrapped() if is_first else nullcontext():
                 yield
         finally:
             self._running.pop()
             # After an error, so that it is not kept until the next evaluation.
             self._forward = None
 
-    def _outputs_seen(self) -> Any:
-        return wrapped_on_instance(self._trainer, "compute_loss", self._observed_forward)
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
+        wrappers = {
+            "compute_loss": self._observed_forward,
+            "compute_metrics": self._observed_metrics,
+            "evaluation_loop": self._observed_loop,
+            "prediction_loop": self._observed_loop,  # Of transformers 4.57.
+        }
+        with ExitStack() as stack:
+            for name, wrapper in wrappers.items():
+                stack.enter_context(wrapped_on_instance(self._trainer, name, wrapper))
+            yield
+
+    def _observed_loop(self, loop: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found = loop(*args, **kwargs)
+        self._gathered()
+        return found
+
+    def _observed_metrics(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # With `batch_eval_metrics` it is called after each batch, and only the last call is True.
+        if kwargs.get("compute_result", True):
+            self._gathered()
+        return compute(*args, **kwargs)
+
+    def _gathered(self) -> None:
+        # Not if `compute_metrics` itself predicts something.
+        if self._running and self._running[-1].is_evaluation:
+            self._is_gathered = True
 
     def _observed_forward(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a `compute_loss`, and keeps what the model was given and what it returned.

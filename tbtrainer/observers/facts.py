@@ -67,7 +67,8 @@ class Evaluation:
     """An evaluation that has ended.
 
     Attributes:
-        metrics: What `evaluate` returns.
+        metrics: What `evaluate` returns; empty if it raised an error on this rank, and other ranks
+            may have metrics.
         dataset: What `metric_key_prefix` says beside `eval`: `Trainer` adds the key of a dataset in
             a dictionary of datasets. `None` if it says nothing else.
         seconds: The time that it took on this rank.

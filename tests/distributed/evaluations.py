@@ -231,6 +231,30 @@ def with_other_panels() -> Any:
     return evaluated(Rows() if dist.get_rank() != 1 else Rows(name="Other"))
 
 
+def with_failing_metrics() -> Any:
+    """The metrics raise an error on rank one, which the script catches, and then no more."""
+    panel, examples = Rows(), []
+
+    def score_later(prediction: Any) -> dict[str, float]:
+        if dist.get_rank() == 1 and not examples:
+            raise RuntimeError("no score")
+        return score(prediction)
+
+    args = arguments(
+        TBTrainingArguments,
+        directory() / "failing",
+        per_device_eval_batch_size=4,
+        evaluation_panels=["auto", panel],
+    )
+    made = trainer(TBTrainer, args, eval_dataset=Numbered(), compute_metrics=score_later)
+    for _ in range(2):
+        try:
+            examples.append(made.evaluate()["eval_examples"])
+        except RuntimeError as error:
+            examples.append(str(error))
+    return {"examples": examples, "seen": [drawn["seen"] for drawn in panel.drawn]}
+
+
 def with_stock_trainer() -> Any:
     """An evaluation by stock `Trainer`, to compare metrics with."""
     return evaluated(stock=True)

@@ -31,6 +31,7 @@ OTHERS = {
     "with_every_rank_reading": 3,
     "with_failing_panels": 3,
     "with_other_panels": 3,
+    "with_failing_metrics": 3,
     "in_training": 3,
 }
 # A rank does not know how many examples the others have.
@@ -151,6 +152,13 @@ def test_ranks_with_other_panels_evaluate_without(case: Callable[[str], Case]) -
     assert [rank["drawn"] for rank in found] == [[[]]] * 3
     said = [[m for m in rank["warnings"] if "differs between ranks" in m] for rank in found]
     assert [len(messages) for messages in said] == [1, 0, 0]
+
+
+def test_metrics_failing_on_one_rank_let_no_other_wait(case: Callable[[str], Case]) -> None:
+    found = case("with_failing_metrics")
+    assert [rank["examples"][0] for rank in found] == [ROWS, "no score", ROWS]
+    assert [rank["examples"][1] for rank in found] == [ROWS] * 3
+    assert [rank["seen"] for rank in found] == [[ROWS, ROWS], [], []]
 
 
 def test_metrics_losses_and_random_states_are_stocks(case: Callable[[str], Case]) -> None:
