@@ -18,6 +18,13 @@ from tbtrainer.health_tags import (
     NONFINITE_LOSSES,
     SKIPPED_STEPS,
 )
+from tbtrainer.histogram_tags import (
+    GRADIENTS,
+    PARAMETERS,
+    UPDATE_RATIO,
+    UPDATE_UNCHANGED,
+    UPDATES,
+)
 from tbtrainer.panel_tags import (
     CALIBRATION,
     CONFUSION_MATRIX,
@@ -69,21 +76,6 @@ from tbtrainer.speed_tags import (
 )
 from tbtrainer.tag import Kind, Tag
 
-PARAMETERS = Tag(
-    "parameters/<name>",
-    "histogram",
-    "",
-    "Elements of the whole parameter after the optimizer step.",
-    "snapshot steps",
-)
-GRADIENTS = Tag(
-    "gradients/<name>",
-    "histogram",
-    "",
-    "Elements of the whole gradient: accumulated, summed over ranks, before clipping, without the "
-    "float16 loss scale.",
-    "snapshot steps",
-)
 GRAD_NORM_TOTAL = Tag(
     "grad_norm/total",
     "scalar",
@@ -191,6 +183,9 @@ TAGS: tuple[Tag, ...] = (
     GRAD_NORM_PER_PARAMETER,
     PARAMETERS,
     GRADIENTS,
+    UPDATES,
+    UPDATE_RATIO,
+    UPDATE_UNCHANGED,
     NONFINITE_LOSSES,
     NONFINITE_GRADIENTS,
     SKIPPED_STEPS,

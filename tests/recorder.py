@@ -15,6 +15,7 @@ from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.observers.training import Training
+from tbtrainer.observers.updates import Updates
 from tbtrainer.records import HistogramRecord, Record
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import ParameterTable
@@ -40,8 +41,9 @@ class Recorder:
         **arguments: Any,
     ) -> None:
         self.writer = writer
+        histograms = Histograms()
         self._observers = ObserverSet(
-            [Histograms()],
+            [histograms, Updates(histograms)],
             self._write,
             writes=writer is not None,
             isolation=Isolation(action),

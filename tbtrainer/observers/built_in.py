@@ -25,6 +25,7 @@ from tbtrainer.observers.spike_scores import SpikeScores
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.observers.step_times import StepMarks, StepTimes, TelemetryMarks
 from tbtrainer.observers.throughput import Throughput
+from tbtrainer.observers.updates import Updates
 from tbtrainer.run import RunSession
 
 
@@ -48,6 +49,7 @@ def built_in_observers(
     - At a logging step `RecordCounters` comes before all that write records, so that records of
       this step do not count as waiting. `Throughput` follows, so that its window ends before the
       work of the others.
+    - `Updates` follows `Histograms`, whose sums of the parameters it uses.
     - `measurements` comes before the observers that show what it has read.
     - `CustomScalars` remembers the metrics of an evaluation before `hparams` shows them.
     - `OverheadFraction` ends the window of the clock, so it comes last. Observers that a user adds
@@ -65,6 +67,7 @@ def built_in_observers(
         hparams: Shows the hyper-parameters, with the metrics of evaluations.
     """
     times = StepTimes(clock)
+    histograms = Histograms()
     return [
         StepMarks(times),
         RecordCounters(run),
@@ -82,7 +85,8 @@ def built_in_observers(
         EvaluationHealth(reports),
         panels,
         best,
-        Histograms(),
+        histograms,
+        Updates(histograms),
         rates,
         Memory(),
         Checkpoints(),

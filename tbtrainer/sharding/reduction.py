@@ -35,12 +35,14 @@ class AllRanks:
 
     Args:
         rows: The rows of the snapshots, equal on every rank.
+        sums_beside: Whether snapshots may have numbers `beside`, which are added up with the other
+            sums and take 8 bytes more per row. Equal on every rank.
 
     Attributes:
         counts_dtype: int32 if no count can exceed it, else int64. The sizes of the rows decide.
     """
 
-    def __init__(self, rows: SnapshotRows) -> None:
+    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
         count, device = len(rows.names), rows.device
         self.counts_dtype = rows.smallest_counts_dtype
         self._total = counter_count(rows)
@@ -48,7 +50,8 @@ class AllRanks:
         self._extremes = torch.zeros(2 * count, dtype=torch.float64, device=device)
         # The counts of elements are sent as float64, which is exact up to 2**53. The last number is
         # that of the ranks that failed.
-        self._sums = torch.zeros(len(_ADDED) * count + 1, dtype=torch.float64, device=device)
+        self._fields = len(_ADDED) + sums_beside
+        self._sums = torch.zeros(self._fields * count + 1, dtype=torch.float64, device=device)
         size = min(self._total, self._piece)
         self._nothing = torch.zeros(size, dtype=self.counts_dtype, device=device)
 
@@ -77,19 +80,27 @@ class AllRanks:
             dist.all_reduce(sent, dist.ReduceOp.SUM)
 
     def _reduce_sums(self, snapshot: Snapshot | None) -> None:
-        places, failed = self._sums[:-1].view(len(_ADDED), -1), self._sums[-1]
+        places, failed = self._sums[:-1].view(self._fields, -1), self._sums[-1]
+        self._sums.zero_()
+        added = [] if snapshot is None else self._added(snapshot)
+        for place, values in zip(places, added, strict=False):
+            place.copy_(values)
         if snapshot is None:
-            self._sums.zero_()
             failed.fill_(1.0)
         else:
-            for name, place in zip(_ADDED, places, strict=True):
-                place.copy_(getattr(snapshot.statistics, name))
             failed.copy_(snapshot.failed_ranks)
         dist.all_reduce(self._sums, dist.ReduceOp.SUM)
+        for place, values in zip(places, added, strict=False):
+            values.copy_(place)
         if snapshot is not None:
-            for name, place in zip(_ADDED, places, strict=True):
-                getattr(snapshot.statistics, name).copy_(place)
             snapshot.failed_ranks.copy_(failed)
+
+    def _added(self, snapshot: Snapshot) -> list[Tensor]:
+        """Returns what is added up over ranks, in the order in which it is sent."""
+        added = [getattr(snapshot.statistics, name) for name in _ADDED]
+        if snapshot.beside is not None and self._fields > len(_ADDED):
+            added.append(snapshot.beside)
+        return added
 
 
 def reduce_sum(values: Tensor) -> None:

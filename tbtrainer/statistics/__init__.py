@@ -6,6 +6,7 @@ from tbtrainer.statistics.buckets import (
     LINEAR_BUCKET_COUNT,
     LINEAR_MAX_ELEMENTS,
 )
+from tbtrainer.statistics.differences import Differences, TensorCopies
 from tbtrainer.statistics.measure import (
     measure,
     measure_linear,
@@ -16,6 +17,7 @@ from tbtrainer.statistics.merge import histograms
 from tbtrainer.statistics.narrow import PreviousExtremes
 from tbtrainer.statistics.rows import SnapshotRows
 from tbtrainer.statistics.snapshot import Reduction, Snapshot, WholeTensors, take_snapshot
+from tbtrainer.statistics.sources import Source
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 __all__ = [
@@ -23,10 +25,13 @@ __all__ = [
     "BUCKET_EDGES",
     "LINEAR_BUCKET_COUNT",
     "LINEAR_MAX_ELEMENTS",
+    "Differences",
     "PreviousExtremes",
     "Reduction",
     "Snapshot",
     "SnapshotRows",
+    "Source",
+    "TensorCopies",
     "TensorStatistics",
     "WholeTensors",
     "histograms",

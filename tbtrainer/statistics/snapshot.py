@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tbtrainer.statistics.counters import Counters
-from tbtrainer.statistics.measure import measure_into, measure_linear_into
 from tbtrainer.statistics.narrow import NarrowRows, PreviousExtremes, ends_of_pass
 from tbtrainer.statistics.readers.choice import Backend
 from tbtrainer.statistics.rows import SnapshotRows
+from tbtrainer.statistics.sources import GivenTensors, Source
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 
@@ -25,6 +25,8 @@ class Snapshot:
         counters: The counters of the statistics and of the linear pass, in one piece.
         narrow: The rows beside `rows.linear_rows` that have a linear pass in this snapshot.
         failed_ranks: Number of ranks that could not measure and added no elements. int64, shape ().
+        beside: What was measured beside the tensors, a number per row. float64, shape (rows,), on
+            `rows.device`; `None` if there is nothing.
         copied_event: Fires when the copy to main memory is complete; `None` if no copy is running.
     """
 
@@ -33,6 +35,7 @@ class Snapshot:
     counters: Counters
     narrow: NarrowRows
     failed_ranks: Tensor
+    beside: Tensor | None = None
     copied_event: torch.cuda.Event | None = None
 
     @property
@@ -85,6 +88,7 @@ class Snapshot:
             statistics=TensorStatistics(**copies),
             counters=counters,
             failed_ranks=copy(self.failed_ranks),
+            beside=None if self.beside is None else copy(self.beside),
             copied_event=event,
         )
 
@@ -128,12 +132,13 @@ class WholeTensors:
 
 @torch.no_grad()
 def take_snapshot(
-    parts: Callable[[], Sequence[Tensor | None]],
+    parts: Callable[[], Sequence[Tensor | None] | Source],
     rows: SnapshotRows,
     reduction: Reduction,
     loss_scale: Tensor | None = None,
     backend: Backend = "auto",
     previous: PreviousExtremes | None = None,
+    beside: Callable[[], Tensor] | None = None,
 ) -> Snapshot:
     """Measures this rank's parts of all tensors and combines the parts of all ranks.
 
@@ -143,8 +148,8 @@ def take_snapshot(
 
     Args:
         parts: Returns this rank's part of each tensor, in the order of `rows.row_of`; `None` for a
-            tensor of which it has no part. It is called here, so that a rank on which it fails
-            takes part in the reductions too.
+            tensor of which it has no part. Or a `Source` of them. It is called here, so that a rank
+            on which it fails takes part in the reductions too.
         rows: The rows of the snapshot.
         reduction: How the ranks are combined; `WholeTensors()` if no tensor is sharded.
         loss_scale: Loss scale that every element is divided by, a scalar tensor.
@@ -152,6 +157,9 @@ def take_snapshot(
         previous: The extremes of the previous snapshot of these tensors. They decide which large
             tensors get a linear pass, and are replaced by those of this snapshot. `None`: no large
             tensor gets one.
+        beside: Returns this rank's share of a sum per row, which `Snapshot.beside` holds for all
+            ranks together. float64, shape (rows,), on `rows.device`. A reduction over ranks has to
+            be made for it.
 
     Returns:
         The snapshot of the whole tensors, on `rows.device`.
@@ -162,10 +170,12 @@ def take_snapshot(
     error: Exception | None = None
     statistics = snapshot = None
     try:
-        tensors = parts()
+        found = parts()
+        source = GivenTensors(found) if isinstance(found, Sequence) else found
         counters = Counters.zeros(rows, reduction.counts_dtype or _counts_dtype(rows))
         measured = TensorStatistics.empty(len(rows.names), rows.device, counters.buckets)
-        measure_into(measured, tensors, loss_scale, backend, rows.row_of)
+        source.measure_into(measured, rows.row_of, loss_scale, backend)
+        measured_beside = None if beside is None else beside()
         statistics = measured
     except Exception as caught:
         error = caught
@@ -174,8 +184,10 @@ def take_snapshot(
         try:
             narrow = NarrowRows() if previous is None else previous.narrow_rows()
             failed_ranks = torch.zeros((), dtype=torch.int64, device=rows.device)
-            measured_rows = Snapshot(rows, statistics, counters, narrow, failed_ranks)
-            _linear_pass(measured_rows, tensors, loss_scale, backend)
+            measured_rows = Snapshot(
+                rows, statistics, counters, narrow, failed_ranks, measured_beside
+            )
+            _linear_pass(measured_rows, source, loss_scale, backend)
             snapshot = measured_rows
         except Exception as caught:
             error = caught
@@ -198,20 +210,13 @@ def _counts_dtype(rows: SnapshotRows) -> torch.dtype:
 
 
 def _linear_pass(
-    snapshot: Snapshot,
-    tensors: Sequence[Tensor | None],
-    loss_scale: Tensor | None,
-    backend: Backend,
+    snapshot: Snapshot, source: Source, loss_scale: Tensor | None, backend: Backend
 ) -> None:
     """Adds the linear pass to a snapshot whose extremes are those of the whole tensors."""
     rows, line_of = snapshot.rows, snapshot.linear_line_of
-    chosen, lines = [], []
-    for row, tensor in zip(rows.row_of, tensors, strict=True):
-        if row in line_of:
-            chosen.append(tensor)
-            lines.append(line_of[row])
+    lines = [line_of.get(row) for row in rows.row_of]
     minimum, maximum = ends_of_pass(rows, snapshot.statistics, snapshot.narrow)
-    measure_linear_into(snapshot.linear, chosen, minimum, maximum, loss_scale, backend, lines)
+    source.linear_into(snapshot.linear, lines, minimum, maximum, loss_scale, backend)
 
 
 _side_streams: dict[torch.device, torch.cuda.Stream] = {}

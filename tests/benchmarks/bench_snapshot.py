@@ -6,6 +6,8 @@ The same tensors in one run, in turns; the table shows medians and ratios to tbt
 `wandb.watch` computes (wandb 0.22, `TorchHistory.log_tensor_stats`) is rebuilt from its steps:
 flatten, drop what is not finite, `min`, `max`, `histc` in 64 bins, and the copy to a list.
 
+A second table compares the targets of the histograms with each other, one target per snapshot.
+
     python tests/benchmarks/bench_snapshot.py --model minilm
 """
 
@@ -21,6 +23,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
+from tbtrainer.arguments import HISTOGRAM_TARGETS
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics.readers import choice
@@ -97,6 +100,66 @@ def by_wandb_watch(model: torch.nn.Module) -> Callable[[], None]:
     return snapshot
 
 
+class Target:
+    """Takes snapshots of one target around steps that change every parameter.
+
+    Args:
+        name: One of `histogram_targets`.
+        model: With gradients.
+        directory: The run directory.
+        device: Of the model.
+    """
+
+    def __init__(
+        self, name: str, model: torch.nn.Module, directory: str, device: torch.device
+    ) -> None:
+        self._table = parameter_table(model, is_world_process_zero=True)
+        writer = RunWriter(directory)
+        self._recorder = Recorder(self._table, writer, device, histogram_targets=[name])
+        self._model, self._device = model, device
+        self._step = 0
+
+    @torch.no_grad()
+    def seconds(self) -> tuple[float, float]:
+        """Returns the seconds that training waits, and those until the records are written.
+
+        The step itself is in neither. The device's work is in both.
+        """
+        self._step += 1
+        gradients = self._table.gradients()
+        before = seconds(lambda: self._recorder.gradients(self._step, gradients), self._device)
+        for parameter in self._model.parameters():
+            parameter.add_(parameter.grad, alpha=-1e-3)
+        after = seconds(lambda: self._recorder.parameters(self._step), self._device)
+        drained = seconds(self._recorder.drain, self._device)
+        return before + after, before + after + drained
+
+
+def compare_targets(
+    model: torch.nn.Module, directory: str, device: torch.device, repeats: int
+) -> None:
+    """Takes snapshots of each target in turn and prints a table."""
+    targets = {
+        name: Target(name, model, f"{directory}/{name}", device) for name in HISTOGRAM_TARGETS
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in targets}
+    for round_ in range(repeats + 1):
+        for name, target in targets.items():
+            taken = target.seconds()
+            if round_:
+                times[name].append(taken)
+    medians = {
+        name: [statistics.median(column) for column in zip(*values, strict=True)]
+        for name, values in times.items()
+    }
+    print("\n| target | training waits | until written | times parameters | and until written |")
+    print("|---|---|---|---|---|")
+    waits_of, written_of = medians["parameters"]
+    for name, (waits, written) in medians.items():
+        ratios = f"{waits / waits_of:.2f} | {written / written_of:.2f}"
+        print(f"| {name} | {waits:.4f} s | {written:.4f} s | {ratios} |")
+
+
 def seconds(function: Callable[[], None], device: torch.device) -> float:
     """Seconds of one call, the device's work included."""
     began = time.perf_counter()
@@ -111,12 +174,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=sorted(MODELS), default="minilm")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--only-targets", action="store_true", help="print the second table alone")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     device = torch.device(options.device)
-    model = MODELS[options.model]().to(device)
+    model = MODELS[options.model]().to(device, getattr(torch, options.dtype))
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * 1e-3
+    if not options.only_targets:
+        compare_ways(model, device, options.model, options.repeats)
+    print(f"\n{options.model}, {options.dtype}: {sum(p.numel() for p in model.parameters()):,}")
+    with tempfile.TemporaryDirectory() as directory:
+        compare_targets(model, directory, device, max(options.repeats, 7))
+
+
+def compare_ways(model: torch.nn.Module, device: torch.device, name: str, repeats: int) -> None:
+    """Takes a snapshot in each way in turn and prints a table."""
     elements = 2 * sum(parameter.numel() for parameter in model.parameters())
     tensors = 2 * sum(1 for _ in model.parameters())
     with tempfile.TemporaryDirectory() as directory:
@@ -128,19 +202,21 @@ def main() -> None:
             "add_histogram": by_add_histogram(model, f"{directory}/theirs"),
             "wandb.watch's computation": by_wandb_watch(model),
         }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for round_ in range(options.repeats + 1):
-            for name, way in ways.items():
+        times: dict[str, list[float]] = {way_name: [] for way_name in ways}
+        for round_ in range(repeats + 1):
+            for way_name, way in ways.items():
                 taken = seconds(way, device)
                 if round_:
-                    times[name].append(taken)
+                    times[way_name].append(taken)
     ours = statistics.median(times["tbtrainer"])
-    print(f"\n{options.model}: {elements:,} elements in {tensors} tensors, {device}")
+    print(f"\n{name}: {elements:,} elements in {tensors} tensors, {device}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("| snapshot by | seconds | ns per element | times tbtrainer |\n|---|---|---|---|")
-    for name, values in times.items():
+    for way_name, values in times.items():
         median = statistics.median(values)
-        print(f"| {name} | {median:.4f} | {median / elements * 1e9:.2f} | {median / ours:.1f} |")
+        print(
+            f"| {way_name} | {median:.4f} | {median / elements * 1e9:.2f} | {median / ours:.1f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer.arguments import HISTOGRAM_TARGETS
 from tests.distributed.launch import launch, needs_deepspeed
 from tests.distributed.training_modes import CHANGES, SHOWN
 from tests.events import Histogram, event_files, histograms, scalars, text
@@ -68,6 +69,8 @@ def test_the_training_is_unchanged_on_every_rank(trained: Trained) -> None:
 def assert_alike(file: Path, ddp: Path, mode: str) -> None:
     expected, shown = histograms(ddp), histograms(file)
     assert shown.keys() == expected.keys()
+    groups = {tag.partition("/")[0] for tag, _ in shown}
+    assert groups == set(HISTOGRAM_TARGETS)
     for key, reference in expected.items():
         histogram: Histogram = shown[key]
         assert histogram.count == reference.count == histogram.counts.sum(), key
@@ -102,6 +105,17 @@ def test_the_gradient_norms_are_those_of_ddp(trained: Trained, ddp: Path) -> Non
         for f in (ddp, file)
     )
     assert shown == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_curves_of_updates_are_those_of_ddp(trained: Trained, ddp: Path) -> None:
+    _, _, file = trained
+    for group in ("update_ratio/", "update_unchanged/"):
+        expected, shown = (
+            {(tag, step): v for tag, step, v in scalars(f) if tag.startswith(group)}
+            for f in (ddp, file)
+        )
+        assert len(expected) > 30
+        assert shown == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_card_of_the_model_counts_whole_tensors(trained: Trained, ddp: Path) -> None:

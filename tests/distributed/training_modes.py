@@ -19,6 +19,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer.arguments import HISTOGRAM_TARGETS
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
 from tests.tiny import arguments, classifier, equal, trainer
 
@@ -28,7 +29,8 @@ CHANGES: dict[str, Any] = {
     "gradient_accumulation_steps": 2,
 }
 SHOWN = {
-    "histogram_steps": 2,
+    "histogram_steps": 1,
+    "histogram_targets": list(HISTOGRAM_TARGETS),
     "norm_detail": "parameter",
     # Looks at every step, and makes no difference as long as all is finite.
     "nonfinite_action": "stop",

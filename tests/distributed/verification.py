@@ -12,7 +12,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tbtrainer.sharding import AllRanks, ParameterTable, parameter_table
-from tbtrainer.statistics import Snapshot, SnapshotRows, WholeTensors, measure, take_snapshot
+from tbtrainer.statistics import (
+    Differences,
+    Snapshot,
+    SnapshotRows,
+    Source,
+    TensorCopies,
+    WholeTensors,
+    measure,
+    take_snapshot,
+)
 
 STEPS = 3
 CPU = torch.device("cpu")
@@ -88,7 +97,7 @@ class Collected(logging.Handler):
 
 
 def verify(case: Case) -> Verdict:
-    """Trains some steps, and compares parameters and gradients at each."""
+    """Trains some steps, and compares parameters, gradients and updates at each."""
     verdict = Verdict()
     handler = Collected(verdict.warnings)
     logging.getLogger("tbtrainer").addHandler(handler)
@@ -97,8 +106,10 @@ def verify(case: Case) -> Verdict:
     verdict.names = [row.name for row in table.rows]
     for step in range(STEPS):
         last = step == STEPS - 1
+        before: list[tuple[list[Tensor | None], TensorCopies]] = []
 
-        def observe(last: bool = last, step: int = step) -> None:
+        def observe(last: bool = last, step: int = step, before: Any = before) -> None:
+            before.append((case.full_parameters(table), TensorCopies.of(table.parameters())))
             if last and case.plants_gradients:
                 verdict.planted += plant("gradients", table, table.gradients(), float("nan"))
             loss_scale = case.loss_scale()
@@ -110,12 +121,22 @@ def verify(case: Case) -> Verdict:
             compare(verdict, place, table, table.gradients(), full, loss_scale)
 
         case.train_step(observe, step)
+        ((full_before, copies),) = before
+        pairs = zip(case.full_parameters(table), full_before, strict=True)
+        updates = [subtracted(after, earlier) for after, earlier in pairs]
+        source = Differences(table.parameters(), copies)
+        compare(verdict, f"updates of step {step}", table, source, updates, None)
         if last:
             verdict.planted += plant("parameters", table, table.parameters(), float("inf"))
         place = f"parameters after step {step}"
         compare(verdict, place, table, table.parameters(), case.full_parameters(table), None)
     logging.getLogger("tbtrainer").removeHandler(handler)
     return verdict
+
+
+def subtracted(after: Tensor | None, before: Tensor | None) -> Tensor | None:
+    """What a step added to a whole parameter, exact but for float32's own rounding."""
+    return None if after is None or before is None else after.float() - before.float()
 
 
 @torch.no_grad()
@@ -142,20 +163,22 @@ def plant(
 
 
 def whole_snapshot(
-    table: ParameterTable, parts: Sequence[Tensor | None], loss_scale: Tensor | None
+    table: ParameterTable, parts: Sequence[Tensor | None] | Source, loss_scale: Tensor | None
 ) -> Snapshot:
     """A snapshot with a row for each tensor, reduced where that is needed."""
     names = [row.name for row in table.rows]
     rows = SnapshotRows.of(names, [row.global_count for row in table.rows], CPU)
-    reduction = AllRanks(rows) if table.needs_reduction else WholeTensors()
-    return take_snapshot(lambda: parts, rows, reduction, loss_scale)
+    reduction = AllRanks(rows, sums_beside=True) if table.needs_reduction else WholeTensors()
+    own = [0 if part is None else part.numel() for part in table.parameters()]
+    beside = torch.tensor(own, dtype=torch.float64)
+    return take_snapshot(lambda: parts, rows, reduction, loss_scale, beside=lambda: beside)
 
 
 def compare(
     verdict: Verdict,
     place: str,
     table: ParameterTable,
-    parts: Sequence[Tensor | None],
+    parts: Sequence[Tensor | None] | Source,
     full: Sequence[Tensor | None],
     loss_scale: Tensor | None,
 ) -> None:
@@ -166,6 +189,9 @@ def compare(
     found = snapshot.statistics
     problems = snapshot.rows.count_mismatches(found.count.tolist())
     verdict.differences += [f"{place}: {problem}" for problem in problems.values()]
+    assert snapshot.beside is not None
+    if snapshot.beside.tolist() != [row.global_count for row in table.rows]:
+        verdict.differences.append(f"{place}: the numbers beside were not added up")
     buckets = measure(full, CPU, loss_scale).buckets
     for index, (row, tensor) in enumerate(zip(table.rows, full, strict=True)):
         expected = _reference(tensor, loss_scale)

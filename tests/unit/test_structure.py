@@ -38,8 +38,8 @@ LAYERS = (
     ("tbtrainer.statistics",),
     (
         *("tbtrainer.tags", "tbtrainer.health_tags", "tbtrainer.speed_tags", "tbtrainer.tag"),
-        *("tbtrainer.panel_tags", "tbtrainer.run_tags", "tbtrainer.errors"),
-        *("tbtrainer.records", "tbtrainer.dashboard_records"),
+        *("tbtrainer.panel_tags", "tbtrainer.run_tags", "tbtrainer.histogram_tags"),
+        *("tbtrainer.records", "tbtrainer.dashboard_records", "tbtrainer.errors"),
     ),
 )
 # What stands aside: the run knows tags and values, the statistics know tensors.

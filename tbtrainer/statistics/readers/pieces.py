@@ -10,7 +10,12 @@ def in_order_of_memory(tensor: Tensor) -> Tensor:
 
     The view of a transposed or channels-last tensor is contiguous.
     """
-    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+    return tensor.permute(order_of_memory(tensor))
+
+
+def order_of_memory(tensor: Tensor) -> list[int]:
+    """Returns the dimensions of a tensor ordered by stride, the largest stride first."""
+    return sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
 
 
 def pieces(tensor: Tensor, most_elements: int, most_copied: int) -> Iterator[Tensor]:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from tbtrainer import TensorBoardArguments
-from tbtrainer.observers import histograms as module
+from tbtrainer.observers import watched_tensors as module
 from tbtrainer.observers.facts import Gradients
-from tbtrainer.observers.histograms import Histograms, histogram_records
+from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.schedule import SnapshotSchedule
+from tbtrainer.observers.watched_tensors import histogram_records
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
@@ -88,7 +89,7 @@ def test_the_default_device_of_torch_does_not_matter(tmp_path: Path) -> None:
 class Counted(WholeTensors):
     """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
 
-    def __init__(self, rows: SnapshotRows) -> None:
+    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
         self.reached: list[tuple[str, bool]] = []
 
     def reduce_extremes(self, statistics: Any) -> None:

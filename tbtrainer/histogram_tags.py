@@ -1,0 +1,42 @@
+"""The tags of the snapshots: histograms, and the numbers that follow from them."""
+
+from tbtrainer.tag import Tag
+
+PARAMETERS = Tag(
+    "parameters/<name>",
+    "histogram",
+    "",
+    "Elements of the whole parameter after the optimizer step.",
+    "snapshot steps",
+)
+GRADIENTS = Tag(
+    "gradients/<name>",
+    "histogram",
+    "",
+    "Elements of the whole gradient: accumulated, summed over ranks, before clipping, without the "
+    "float16 loss scale.",
+    "snapshot steps",
+)
+UPDATES = Tag(
+    "updates/<name>",
+    "histogram",
+    "",
+    "What the optimizer step added to each element of the whole parameter.",
+    "snapshot steps, if `histogram_targets` names `updates`",
+)
+UPDATE_RATIO = Tag(
+    "update_ratio/<block>",
+    "scalar",
+    "",
+    "Root mean square of what the optimizer step added to the trained parameters of one block, "
+    "over the root mean square of these parameters after the step.",
+    "snapshot steps, if `histogram_targets` names `updates`",
+)
+UPDATE_UNCHANGED = Tag(
+    "update_unchanged/<block>",
+    "scalar",
+    "share, 0 to 1",
+    "Share of the elements of one block's trained parameters that the optimizer step left as they "
+    "were.",
+    "snapshot steps, if `histogram_targets` names `updates`",
+)
