@@ -198,7 +198,7 @@ class LayerWiseDummyOptimizer(torch.optim.SGD):
     """Is called like that of transformers whose steps are taken in the backward pass."""
 
 
-def test_steps_in_the_backward_pass_are_left_out_with_a_reason(
+def test_steps_in_the_backward_pass_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     args = arguments(
