@@ -136,21 +136,21 @@ MEMORY_HOST = Tag(
     "logging steps",
 )
 DEVICE_UTILIZATION = Tag(
-    "device/utilization",
+    "hardware/utilization",
     "scalar",
     "share, 0 to 1",
     "Share of the driver's last sample period in which world rank zero's device ran a kernel.",
     "logging steps, on CUDA with `nvidia-ml-py`",
 )
 DEVICE_POWER = Tag(
-    "device/power",
+    "hardware/power",
     "scalar",
     "W",
     "Power that world rank zero's device uses.",
     "logging steps, on CUDA with `nvidia-ml-py`",
 )
 DEVICE_TEMPERATURE = Tag(
-    "device/temperature",
+    "hardware/temperature",
     "scalar",
     "°C",
     "Temperature of world rank zero's device.",

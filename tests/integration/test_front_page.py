@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,19 @@ def test_each_run_has_columns_of_its_own_metrics(runs: Path) -> None:
 def test_a_run_has_no_second_directory(runs: Path) -> None:
     for run in ("datasets", "resumed", "own"):
         assert {file.parent for file in event_files(runs / run)} == {runs / run}
+
+
+# ---- The first screen ----
+
+
+def test_evaluation_and_gradient_norms_come_first(server: TensorBoardServer) -> None:
+    # The page of time series opens the first two groups and folds the others.
+    shown = {
+        plugin: server.ask(f"plugin/{plugin}/tags")["datasets"]
+        for plugin in ("scalars", "images", "histograms")
+    }
+    cards = Counter(tag.split("/")[0] for tags in shown.values() for tag in tags)
+    assert sorted(cards)[:2] == ["eval", "grad_norm"]
+    named = {"grad_norm_per_block", "gradients", "parameters"}
+    # `eval` has the metrics of the user, of each dataset.
+    assert {g: n for g, n in cards.items() if n > 12 and g not in named | {"eval"}} == {}

@@ -64,3 +64,19 @@ def test_a_users_metric_called_like_a_card_has_no_description() -> None:
 
 def test_a_scalar_names_its_unit() -> None:
     assert tags.description_of("throughput/checkpoint_seconds").endswith("Unit: s.")
+
+
+def test_evaluation_and_gradient_norms_are_the_first_groups() -> None:
+    # TensorBoard's page of time series opens the first two groups, in the order of their names.
+    on_the_page = ("scalar", "image", "histogram")
+    groups = {tag.name.split("/")[0] for tag in tags.TAGS if tag.kind in on_the_page}
+    assert sorted(groups)[:2] == ["eval", "grad_norm"]
+
+
+@pytest.mark.parametrize(
+    "group",
+    sorted({tag.name.split("/")[0] for tag in tags.TAGS if "<" not in tag.name} - {"eval"}),
+)
+def test_a_group_is_small_enough_to_be_looked_at_whole(group: str) -> None:
+    # TensorBoard shows twelve cards of a group on one page.
+    assert len([tag for tag in tags.TAGS if tag.name.startswith(f"{group}/")]) <= 12

@@ -139,8 +139,8 @@ def test_the_driver_reports_what_the_device_has(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     observer = Memory()
     observer.run_begins(0, training_on("cuda:0"))
-    of_driver = {tag: value for tag, value in shown(observer).items() if "device/" in tag}
-    assert of_driver == {"device/utilization": 0.75, "device/temperature": 61}
+    of_driver = {tag: value for tag, value in shown(observer).items() if "hardware/" in tag}
+    assert of_driver == {"hardware/utilization": 0.75, "hardware/temperature": 61}
 
 
 def test_a_copy_while_a_driver_is_known_is_possible(
@@ -152,5 +152,5 @@ def test_a_copy_while_a_driver_is_known_is_possible(
     observer = Memory()
     observer.run_begins(0, training_on("cuda:0"))
     copied = copy.deepcopy(observer)
-    assert not any("device/" in tag for tag in shown(copied))
-    assert any("device/" in tag for tag in shown(observer))
+    assert not any("hardware/" in tag for tag in shown(copied))
+    assert any("hardware/" in tag for tag in shown(observer))
