@@ -50,7 +50,7 @@ class WandbTracker:
         if run is not self._run:
             self._run, self._defined = run, set()
             run.define_metric(STEP_KEY)
-        for tag in row:
-            if tag not in self._defined:
-                self._defined.add(tag)
-                run.define_metric(tag, step_metric=STEP_KEY)
+        # wandb would read a star as a pattern of names.
+        for tag in [tag for tag in row if tag not in self._defined and "*" not in tag]:
+            run.define_metric(tag, step_metric=STEP_KEY)
+            self._defined.add(tag)

@@ -27,10 +27,14 @@ TIMES = ("_runtime", "_per_second")
 
 
 class Note(Observer):
-    """Shows a card with a secret, and a value under a tag of `Trainer`'s group."""
+    """Shows a card with a secret, a value in `Trainer`'s group, and one with an unusual tag."""
 
     def logging_step(self, step: int) -> list[Text | Scalar]:
-        return [Text("note", "token=hf_MARKER7f3a9cMARKER7f3a9cMARKER7f3"), Scalar("train/own", 1)]
+        return [
+            Text("note", "token=hf_MARKER7f3a9cMARKER7f3a9cMARKER7f3"),
+            Scalar("train/own", 1),
+            Scalar("own/a*b.c d", float("nan")),
+        ]
 
 
 def digest(model: torch.nn.Module) -> str:
