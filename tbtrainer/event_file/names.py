@@ -13,6 +13,8 @@ CLAIM = ".tbtrainer-run"
 # `add_scalars` and `add_hparams` of `SummaryWriter` make such directories.
 PART_OF_RUN = ".part-of-run"
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+# Begin of the names of event files that loaders read first, because they order files by name.
+_FIRST = "events.out.tfevents.0000000000."
 _REMOVED = re.compile(r"(.*)\.removed-after-\d+\.[0-9a-f]{8}", re.DOTALL)
 
 
@@ -49,6 +51,20 @@ def event_file_name(existing: Iterable[str], number: int) -> str:
     times = [found[1] for name in existing if (found := _EVENT_FILE.match(name))]
     moment = max([f"{int(time.time()):010d}", *map(_after, times)])
     return f"events.out.tfevents.{moment}.{socket.gethostname()}.{os.getpid()}-{number}"
+
+
+def first_file_name(end: str) -> str:
+    """Returns the name of an event file that loaders read before all others of its directory.
+
+    Args:
+        end: End of the name.
+    """
+    return f"{_FIRST}{socket.gethostname()}.{end}"
+
+
+def is_first_file(name: str) -> bool:
+    """Whether `first_file_name` returns a file of this name."""
+    return name.startswith(_FIRST)
 
 
 def removed_name(path: str, step: int, checksum: int) -> str:

@@ -1,10 +1,13 @@
 """The hyper-parameters of a run, as TensorBoard's HParams dashboard shows them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from tbtrainer.reading.records import Record
 
 EXPERIMENT = "_hparams_/experiment"
 SESSION_START = "_hparams_/session_start_info"
@@ -21,8 +24,9 @@ class HParams:
     Attributes:
         values: The hyper-parameters by name: numbers, texts and booleans. Empty if there are none.
         metrics: Tags of the metrics that the dashboard shows beside them.
-        status: "success", "failure" or "running"; `None` if the run has no end status.
-        start_time: When the session began, in seconds since 1970; `None` if unknown.
+        status: "success", "failure" or "running" as the end of the last session says. `None` if it
+            has no end: it runs, or was killed.
+        start_time: When the last session began, in seconds since 1970; `None` if unknown.
         end_time: When it ended; `None` if unknown.
     """
 
@@ -33,11 +37,34 @@ class HParams:
     end_time: float | None = None
 
 
+def read_hparams(records: Iterable[Record]) -> HParams:
+    """Returns the hyper-parameters of a run.
+
+    As in TensorBoard, the columns are the first ones that were written. The rest is of the last
+    session.
+
+    Args:
+        records: Those under `TAGS`, in the order read.
+    """
+    found: dict[str, bytes] = {}
+    for record in records:
+        if not isinstance(record.value, bytes):
+            continue
+        if record.tag == SESSION_START:
+            # An end before it is that of the session before.
+            found.pop(SESSION_END, None)
+        if record.tag == EXPERIMENT:
+            found.setdefault(EXPERIMENT, record.value)
+        else:
+            found[record.tag] = record.value
+    return hparams_of(found)
+
+
 def hparams_of(latest: dict[str, bytes]) -> HParams:
     """Returns the hyper-parameters of a run.
 
     Args:
-        latest: By tag of `TAGS`, the content of the plugin's metadata at its latest value.
+        latest: By tag of `TAGS`, the content of the plugin's metadata at the value that counts.
     """
     experiment = _parsed(latest.get(EXPERIMENT)).experiment
     start = _parsed(latest.get(SESSION_START)).session_start_info

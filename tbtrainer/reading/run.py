@@ -10,7 +10,7 @@ import numpy as np
 from tbtrainer.reading import frames, wire
 from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.health import health_lines
-from tbtrainer.reading.hparams import TAGS, HParams, hparams_of
+from tbtrainer.reading.hparams import TAGS, HParams, read_hparams
 from tbtrainer.reading.index import Progress, RunIndex, ScannedFile, index_of
 from tbtrainer.reading.records import Record, Rows, ScalarChunk, TagInfo
 from tbtrainer.reading.replaced import Replaced, replaced
@@ -142,12 +142,7 @@ class Run:
     @cached_property
     def hparams(self) -> HParams:
         """The hyper-parameters of the run, its metrics and its end status."""
-        latest = {
-            record.tag: record.value
-            for record in self.iter_records(TAGS)
-            if isinstance(record.value, bytes)
-        }
-        return hparams_of(latest)
+        return read_hparams(self.iter_records(TAGS))
 
     @cached_property
     def health(self) -> list[dict[str, Any]]:

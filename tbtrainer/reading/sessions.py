@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tbtrainer.event_file.names import is_first_file
 from tbtrainer.reading.segments import Segment
 
 # tbtrainer's own names have a hyphen before the last number; see `event_file_name`.
@@ -41,10 +42,10 @@ def session_numbers(
 ) -> list[int]:
     """Returns the number of the session of each segment.
 
-    A session begins with a START record, and with each file. Two kinds of files continue one: those
-    that tbtrainer begins without a START record in a process that has written a file before, and
-    those with what a rewind took out. The empty segment before a START record has the number of
-    the session before.
+    A session begins with a START record, and with each file. Three kinds of files begin none: those
+    that tbtrainer begins without a START record in a process that has written a file before, those
+    with what a rewind took out, and those that tbtrainer names so that they are read first. The
+    empty segment before a START record has the number of the session before.
 
     Args:
         segments: All segments, in the order read.
@@ -61,7 +62,7 @@ def session_numbers(
         process = own[1] if own else ""
         if original is not None and original in of_file:
             number = of_file[original]
-        elif segment.start_step is None and not segment.values:
+        elif is_first_file(name) or (segment.start_step is None and not segment.values):
             number = max(latest, 0)
         elif segment.start_step is None and process in of_process:
             number = of_process[process]

@@ -5,7 +5,6 @@ So a run and what its user adds to it have the same columns: those of both.
 """
 
 import os
-import socket
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Experiment
 from torch.utils.tensorboard.summary import hparams, scalar
 
-from tbtrainer.event_file.names import PART_OF_RUN
+from tbtrainer.event_file.names import PART_OF_RUN, first_file_name
 from tbtrainer.event_file.records import framed
 from tbtrainer.event_file.storage import storage_of
 from tbtrainer.event_file.writer import EventFileWriter
@@ -26,8 +25,6 @@ from tbtrainer.run.time_limit import while_opening
 
 # TensorBoard shows so many columns of hyper-parameters at first.
 _SHOWN_AT_FIRST = 5
-# The name of an event file that loaders read before all others: they order files by name.
-_FIRST_FILE = "events.out.tfevents.0000000000.{host}.hparams{end}"
 
 
 class AddedHParams:
@@ -134,7 +131,7 @@ class AddedHParams:
 
     def _write_first(self, directory: str, columns: Experiment, moment: float) -> None:
         end = "" if directory == self._directory else PART_OF_RUN
-        name = _FIRST_FILE.format(host=socket.gethostname(), end=end)
+        name = first_file_name(f"hparams{end}")
         summary: Summary = experiment_summary(columns)
         events = [
             Event(wall_time=moment, file_version="brain.Event:2"),

@@ -121,6 +121,13 @@ def test_tags_have_kinds_and_descriptions_of_the_declaration(resumed: Path) -> N
     assert [name for name in known if not found[name].description] == []
 
 
+def test_hyper_parameters_and_end_of_a_run_are_read(resumed: Path) -> None:
+    found = read_run(resumed).hparams
+    assert found.values["learning_rate"] == 1e-3 and found.values["total_steps"] == 12
+    assert "eval/loss" in found.metrics
+    assert found.status == "success"
+
+
 def test_the_health_of_a_sound_run_is_empty(resumed: Path) -> None:
     assert read_run(resumed).health == []
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from tbtrainer import read_run
 from tbtrainer.reading import ImageValue, Run
@@ -103,6 +104,15 @@ def test_hyper_parameters_are_read(written: Path) -> None:
     found = read_run(written).hparams
     assert found.values == {"rate": 0.5, "name": "a", "flag": True}
     assert (found.metrics, found.status) == (("best",), "success")
+
+
+def test_a_session_that_runs_has_no_status_of_the_one_before(tmp_path: Path) -> None:
+    first, second = (hparams({"rate": rate}, {f"best_{rate}": 1.0}) for rate in (0.5, 0.25))
+    with SummaryWriter(str(tmp_path)) as writer:
+        for summary in (*first, *second[:2]):
+            writer._get_file_writer().add_summary(summary, 0)
+    # TensorBoard takes the first columns, too.
+    assert read_run(tmp_path).hparams == HParams({"rate": 0.25}, ("best_0.5",))
 
 
 def test_a_run_without_hyper_parameters_has_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import SummaryWriter
 
+from tbtrainer.event_file.names import first_file_name
 from tbtrainer.event_file.records import file_header, framed
 from tbtrainer.reading import Run
 from tbtrainer.run import RunWriter, rewind
@@ -179,6 +180,14 @@ def test_rewound_values_survive_the_loss_of_their_file(tmp_path: Path) -> None:
     rewound(tmp_path)
     min(tmp_path.glob("events.out.tfevents*")).unlink()
     assert [step for _, step, _ in shown(tmp_path, include_rewound=True)] == [6, 7, 8, 9, 6, 7]
+
+
+def test_a_file_that_is_read_first_begins_no_session(tmp_path: Path) -> None:
+    rewound(tmp_path)
+    (tmp_path / first_file_name("hparams")).write_bytes(file_header(None) + scalar("early", 0, 1))
+    assert {session for _, _, session in shown(tmp_path)} == {0, 1}
+    first, second = Run(tmp_path).sessions
+    assert (first.start_step, len(first.files), second.start_step) == (0, 2, 6)
 
 
 # ---- What is said of a session ----
