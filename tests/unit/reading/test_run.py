@@ -106,7 +106,7 @@ def test_hyper_parameters_are_read(written: Path) -> None:
     assert (found.metrics, found.status) == (("best",), "success")
 
 
-def test_a_session_that_runs_has_no_status_of_the_one_before(tmp_path: Path) -> None:
+def test_a_running_session_has_no_status_of_an_earlier_one(tmp_path: Path) -> None:
     first, second = (hparams({"rate": rate}, {f"best_{rate}": 1.0}) for rate in (0.5, 0.25))
     with SummaryWriter(str(tmp_path)) as writer:
         for summary in (*first, *second[:2]):
