@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import tbtrainer.observers.histograms
+import tbtrainer.observers.watched_tensors
 import tbtrainer.telemetry
 from tbtrainer import TBTrainer, TBTrainingArguments
 from tests.events import event_files, scalars
@@ -226,10 +226,10 @@ def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("a bug")
 
-    original = getattr(tbtrainer.observers.histograms, place)
+    original = getattr(tbtrainer.observers.watched_tensors, place)
     calls = iter([broken] * 5)
     monkeypatch.setattr(
-        tbtrainer.observers.histograms, place, lambda *a, **k: next(calls, original)(*a, **k)
+        tbtrainer.observers.watched_tensors, place, lambda *a, **k: next(calls, original)(*a, **k)
     )
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trained(tmp_path, expected)

@@ -22,11 +22,17 @@ CPU = torch.device("cpu")
 TENSORS = [torch.randn(70), None, torch.tensor([0.0, torch.nan]), torch.randn(70_000)]
 
 
+# Process groups of tests that have ended. Their destructor waits for gloo's threads, and holds the
+# GIL meanwhile. If such a thread is releasing a tensor, it waits for the GIL (seen with torch 2.6).
+_ENDED: list[Any] = []
+
+
 @pytest.fixture
 def one_rank() -> Iterator[None]:
     """A process group of this process alone."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
+    _ENDED.append(dist.group.WORLD)
     dist.destroy_process_group()
 
 
