@@ -13,6 +13,11 @@ from tbtrainer.run.wandb_tracker import WandbTracker
 TRACKERS: dict[str, Callable[[], Tracker]] = {"wandb": WandbTracker, "trackio": TrackioTracker}
 
 
+def _has_none(name: str) -> bool:
+    """Says that a trainer has no callback. Not a lambda: a copy of a run is pickled with it."""
+    return False
+
+
 class Mirrors:
     """Passes the records of a run to the mirrors of the trackers that the user chose.
 
@@ -27,7 +32,7 @@ class Mirrors:
 
     def __init__(
         self,
-        has_callback: Callable[[str], bool] = lambda name: False,
+        has_callback: Callable[[str], bool] = _has_none,
         isolation: Isolation | None = None,
     ) -> None:
         self._has_callback = has_callback

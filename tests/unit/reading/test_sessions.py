@@ -146,7 +146,7 @@ def test_later_files_of_a_writer_belong_to_its_session(tmp_path: Path) -> None:
         newest = max(path.name for path in tmp_path.iterdir())
         (tmp_path / f"{newest}x").write_bytes(file_header(None))
     writer.close()
-    assert len(list(tmp_path.glob("*-?"))) == 3
+    assert len([path for path in tmp_path.iterdir() if not path.name.endswith("x")]) == 3
     assert shown(tmp_path) == [("loss", 0, 0), ("loss", 1, 0), ("loss", 2, 0)]
     assert len(Run(tmp_path).sessions) == 1
 
