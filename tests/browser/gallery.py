@@ -24,7 +24,7 @@ def text(run: str, card: str, height: int) -> View:
 
 VIEWS = {
     "mistakes": text("reviews", "mistakes", 620),
-    "perplexity_by_length": text("language", "perplexity_by_length", 330),
+    "perplexity_by_length": text("language", "perplexity_by_length", 560),
     "label_f1": text("several_labels", "label_f1", 420),
     "token_classes": text("token", "token_classes", 560),
     "token_mistakes": text("token", "token_mistakes", 620),
