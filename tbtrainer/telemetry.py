@@ -188,9 +188,8 @@ class Telemetry:
     def _show_end(self, error: BaseException | None) -> None:
         """Shows how the training ended, by an error or without one."""
         with self.observers.guarded("show how the training ended"):
-            # Writing nothing would open a run.
-            if records := list(self._hparams.ended(error)):
-                self.run.write(records, self.steps.count)
+            if self.run.is_open:
+                self.run.write(self._hparams.ended(error), self.steps.count)
 
     @contextmanager
     def attempt(self, checkpoint: str | None, trial: Any) -> Iterator[None]:

@@ -36,20 +36,30 @@ class EnvironmentCard(Observer):
     """Shows in which environment a training runs, as world rank zero sees it, without secrets."""
 
     def run_begins(self, step: int, training: Training) -> list[Deferred]:
-        """Returns the card, deferred, because git reads the working tree.
+        """Returns the card, deferred, because git and the packages are read from the disk.
 
         The run does not write it again while nothing has changed.
         """
         if not training.is_world_process_zero:
             return []
-        known = (_hardware_table(training.device), facts_table("Versions", _versions()))
-        directory, command = _working_directory(), command_line()
+        device, directory, command = training.device, _working_directory(), command_line()
+        return [Deferred(lambda: [environment_card(device, directory, command)])]
 
-        def made() -> list[Text]:
-            program = facts_table("Program", _program(directory, command))
-            return [Text(tags.RUN_ENVIRONMENT.name, sections((program, *known)), once=True)]
 
-        return [Deferred(made)]
+def environment_card(device: torch.device, directory: str, command: str) -> Text:
+    """Returns the card.
+
+    Args:
+        device: Of the training, on this process.
+        directory: The working directory.
+        command: The command line, without its secrets.
+    """
+    tables = (
+        facts_table("Program", _program(directory, command)),
+        facts_table("Hardware of world rank zero", _hardware(device)),
+        facts_table("Versions", _versions()),
+    )
+    return Text(tags.RUN_ENVIRONMENT.name, sections(tables), once=True)
 
 
 def command_line() -> str:
@@ -80,9 +90,9 @@ def _version_of(name: str) -> str:
         return ""
 
 
-def _hardware_table(device: torch.device) -> str:
+def _hardware(device: torch.device) -> dict[str, str]:
     processes, on_host = world_size(), os.environ.get("LOCAL_WORLD_SIZE", "")
-    facts = {
+    return {
         "host": code(socket.gethostname()),
         "system": cell(platform.platform()),
         "CPU": cell(_cpu_name()),
@@ -91,7 +101,6 @@ def _hardware_table(device: torch.device) -> str:
         "devices": _devices(device),
         "processes": f"{processes:,}" + (f", {on_host} on this host" if on_host else ""),
     }
-    return facts_table("Hardware of world rank zero", facts)
 
 
 def _working_directory() -> str:

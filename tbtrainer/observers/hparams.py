@@ -72,11 +72,12 @@ class HParams(Observer):
     def ended(self, error: BaseException | None) -> Records:
         """Returns how the training ended.
 
+        Also if it took no step, as when it is resumed after its last one: the run then has the row
+        of an earlier session. Without any row the run leaves the end out.
+
         Args:
             error: What ended it; `None` if it ended by itself.
         """
-        if self._row is None:
-            return ()
         # A search ends trials that are not promising by an error of this name (optuna).
         was_pruned = type(error).__name__ == "TrialPruned"
         is_success = (error is None or was_pruned) and not self._was_refused

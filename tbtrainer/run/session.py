@@ -105,6 +105,11 @@ class RunSession:
         """
         return self._opened_run().writer if self._writes else _SILENT
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a current run, so that writing a record opens none."""
+        return self._run is not None
+
     def _opened_run(self) -> OpenRun:
         if self._run is None:
             self._run = self._open_new()

@@ -100,6 +100,13 @@ def searched(directory: Path) -> None:
     )
 
 
+def resumed_after_its_end(directory: Path) -> None:
+    """Runs a training to its end, and resumes it from there, so that no step is left."""
+    saving = {"save_strategy": "steps", "save_steps": 10}
+    for checkpoint in (None, str(directory / "out" / "complete" / "checkpoint-10")):
+        trainer_of(directory, "complete", **saving).train(resume_from_checkpoint=checkpoint)
+
+
 def resumed(directory: Path) -> None:
     """Runs a training to its end, and again from step 5 with another rate, to an error."""
     saving = {"save_strategy": "steps", "save_steps": 5}
@@ -117,6 +124,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs")
     trainer_of(directory, "datasets").train()
     resumed(directory)
+    resumed_after_its_end(directory)
     own = trainer_of(directory, "own", eval_strategy="no")
     own.writer.add_custom_scalars({"Mine": {"My loss": ["Multiline", ["train/loss"]]}})
     own.train()
@@ -129,7 +137,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=[True, False], ids=["load_fast", "load_slow"])
 def server(runs: Path, request: pytest.FixtureRequest) -> Iterator[TensorBoardServer]:
     with tensorboard(runs, load_fast=request.param) as running:
-        for run in ("datasets", "own", "search/run-0", "search/run-1"):
+        for run in ("datasets", "complete", "own", "search/run-0", "search/run-1"):
             running.wait_for_run("scalars", run, "train/train_loss")
         for run in ("resumed", "killed", "died"):
             running.wait_for_run("scalars", run, "train/loss")
@@ -259,7 +267,7 @@ def metrics_in(group: dict[str, Any]) -> dict[str, tuple[int, float]]:
 
 def test_every_training_is_one_row(groups: dict[str, dict[str, Any]]) -> None:
     assert set(groups) == {
-        *("datasets", "resumed", "own", "killed", "died"),
+        *("datasets", "resumed", "complete", "own", "killed", "died"),
         *("search/run-0", "search/run-1"),
     }
 
@@ -270,6 +278,7 @@ def test_every_training_is_one_row(groups: dict[str, dict[str, Any]]) -> None:
         ("datasets", "SUCCESS"),
         # Its first session ended well, and the one that continued it by an error.
         ("resumed", "FAILURE"),
+        ("complete", "SUCCESS"),
         ("killed", "FAILURE"),
         ("died", "UNKNOWN"),
         ("search/run-1", "SUCCESS"),
@@ -311,7 +320,7 @@ def test_metrics_are_the_last_values_of_the_curves(
 ) -> None:
     tags = {metric["name"]["tag"] for metric in experiment["metricInfos"]}
     assert any(tag.endswith("accuracy") for tag in tags)
-    for run in ("datasets", "own", "search/run-0"):
+    for run in ("datasets", "complete", "own", "search/run-0"):
         shown = metrics_in(groups[run])
         assert set(shown) == tags & set(server.ask("plugin/scalars/tags")[run])
         for tag, (step, value) in shown.items():
