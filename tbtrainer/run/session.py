@@ -72,8 +72,7 @@ class RunSession:
         self._fsync = fsync
         self._mirrors = mirrors or Mirrors()
         self._run: OpenRun | None = None
-        self._saved_observers: Mapping[str, Any] = {}
-        self._trains = False
+        self._saved_observers, self._trains = _NO_STATES, False
 
     def check(self) -> None:
         """Checks that the run directory that the user asked for can be written to.
@@ -107,7 +106,7 @@ class RunSession:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a current run, so that writing a record opens none."""
+        """Whether writing a record opens no run."""
         return self._run is not None
 
     def _opened_run(self) -> OpenRun:
@@ -163,9 +162,8 @@ class RunSession:
 
     def write(self, records: Records, step: int) -> None:
         """Writes the records that observers returned, at `step`. Secrets in texts are hidden."""
-        if not self._writes:
-            return
-        self._opened_run().write(records, step)
+        if self._writes:
+            self._opened_run().write(records, step)
 
     def flush(self, wait_seconds: float | None = None) -> None:
         """Waits until what was written has been handed to the operating system.
@@ -202,9 +200,8 @@ class RunSession:
             observers: The states that observers keep over a resume, by name: JSON values. Those
                 that JSON or the marker cannot hold are left out, with one warning.
         """
-        if not self._writes:
-            return
-        self._opened_run().mark(checkpoint, step, observers)
+        if self._writes:
+            self._opened_run().mark(checkpoint, step, observers)
 
     # ---- A new run ----
 
