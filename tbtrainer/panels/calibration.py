@@ -56,7 +56,7 @@ class Calibration(Panel):
         if examples == 0:
             return []
         line = examples_line(examples, kept.seen)
-        title = f"Expected calibration error {found.expected_error:.3f}\n{line}"
+        title = f"Expected calibration error {found.expected_error:.3f}, {line}"
 
         def draw(figure: "Figure") -> None:
             write_title(figure, title)
@@ -120,6 +120,8 @@ def _draw_reliability(figure: "Figure", found: Reliability) -> None:
     from matplotlib.ticker import MaxNLocator
 
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    below.set(ylim=(0, 1.05 * found.examples.max()))
     held = found.examples > 0
     accuracy, confidence = found.accuracy[held], found.confidence[held]
     middle = ((np.arange(BINS) + 0.5) / BINS)[held]
@@ -132,10 +134,8 @@ def _draw_reliability(figure: "Figure", found: Reliability) -> None:
     ):
         above.bar(middle, gap, bottom=bottom, color=color, **bar, label=label)
     show_line(above, (0, 1), (0, 1), INK, linestyle=DASHES)
-    above.set(xlim=(0, 1), ylim=(0, 1))
     legend_above(above)
     below.bar(middle, found.examples[held], color=GREY, **bar)
-    below.set(ylim=(0, 1.05 * found.examples.max()))
     plain(above, upward="accuracy")
     above.tick_params(labelbottom=False)
     plain(below, "confidence", "examples")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbtrainer.panels.panel import PanelEvaluation
-from tbtrainer.panels.pictures import INK, WIDTH_INCHES, drawable_name, shortened, write_title
+from tbtrainer.panels.pictures import HEIGHT_INCHES, INK, drawable_name, shortened, write_title
 from tbtrainer.panels.plots import AS_IT_IS, name_axes, ticks, without_frame
 from tbtrainer.panels.tasks import class_labels
 
@@ -28,7 +28,7 @@ def rows_of(classes: int) -> int:
 
 def confusion_height(rows: int, title: str) -> float:
     """Returns inches: enough for a line of text per row, and for what is above and below."""
-    return max(WIDTH_INCHES, 1.1 + 0.12 * len(title.splitlines()) + 0.09 * rows)
+    return max(HEIGHT_INCHES, 0.5 + 0.12 * len(title.splitlines()) + 0.09 * rows)
 
 
 def names_of_axis(evaluation: PanelEvaluation, classes: Sequence[int]) -> list[str]:
@@ -70,7 +70,7 @@ def draw_confusion(
     every = 1 if columns <= 25 else 2
     named = range((columns - 1) % every, columns, every)  # The last column always has its name.
     names = [shortened(column_names[column], 12) for column in named]
-    rotation = 0 if columns * max(map(len, names)) <= 50 else 90
+    rotation = 0 if columns * max(map(len, names)) <= 60 else 90
     axes.set_xticks(named, names)
     without_frame(axes)
     ticks(axes, length=0, size=6, rotation=rotation)

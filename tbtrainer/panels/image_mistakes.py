@@ -19,9 +19,9 @@ from tbtrainer.records import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS = 4
+_COLUMNS = 8
 # Inches of a row of images with their texts, and of the title.
-_ROW, _TITLE = 1.12, 0.42
+_ROW, _TITLE = 0.8, 0.42
 
 
 class ImageMistakes(Panel):
@@ -92,7 +92,7 @@ def _images(kept: KeptOfAllRanks) -> list[NDArray[np.uint8]]:
 
 
 def _captions(kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> Any:
-    """Returns a text of two lines per image."""
+    """Returns a text of three lines per image."""
     assert kept.priority is not None
     columns = (kept.examples["label"], kept.examples["prediction"], kept.priority)
     for label, prediction, confidence in zip(*columns, strict=True):
@@ -100,7 +100,7 @@ def _captions(kept: KeptOfAllRanks, evaluation: PanelEvaluation) -> Any:
             shortened(drawable_name(class_label(evaluation, int(number)), int(number)), 9)
             for number in (label, prediction)
         )
-        yield f"{true}\n→ {found}, {confidence:.0%}"
+        yield f"{true}\n→ {found}\n{confidence:.0%}"
 
 
 def _draw(

@@ -74,14 +74,14 @@ class LossByPosition(Panel):
         means = np.divide(kept.totals["loss"], tokens, out=np.full(BINS, np.nan), where=tokens > 0)
         mean = float(kept.totals["loss"].sum() / tokens.sum())
         counted, left_out = int(tokens.sum()), int(kept.totals["not_finite"])
-        title = f"{counted:,} tokens of {kept.seen:,} examples\nmean loss {mean:.3g} (dashed)"
+        title = f"{counted:,} tokens of {kept.seen:,} examples, mean loss {mean:.3g} (dashed)"
         if left_out:
-            title += f", {left_out:,} tokens not finite"
+            title += f"\n{left_out:,} tokens not finite"
 
         def draw(figure: "Figure") -> None:
             _draw(figure, means, mean, title)
 
-        return [picture(evaluation.tag(self.name), draw, height=2.6)]
+        return [picture(evaluation.tag(self.name), draw)]
 
 
 def _positions(batch: PanelBatch, evaluation: PanelEvaluation, losses: TokenLosses) -> Tensor:

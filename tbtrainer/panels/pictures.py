@@ -11,9 +11,11 @@ from tbtrainer.records import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# TensorBoard shows a picture about 330 pixels wide, and larger on request. With this size and
-# resolution a font of 8 points is 10 pixels high on the card.
-WIDTH_INCHES = 3.4
+# A card of the Time Series page has room for a picture of about 370 x 215 pixels, and one of the
+# Images page for a width of 350 (TensorBoard 2.21). With this size a font of 7 points is 10 pixels
+# high there. The resolution is twice as high, for screens that have such pixels and for enlarged
+# pictures.
+WIDTH_INCHES, HEIGHT_INCHES = 3.7, 2.15
 DOTS_PER_INCH = 200
 # Opaque, so that the picture looks the same in the light and the dark page.
 BACKGROUND = "#fafafa"
@@ -32,7 +34,7 @@ _EAST_ASIAN_FONTS = (
 def picture(
     tag: str,
     draw: Callable[["Figure"], None],
-    height: float = WIDTH_INCHES,
+    height: float = HEIGHT_INCHES,
     width: float = WIDTH_INCHES,
 ) -> Image:
     """Returns what a function draws, as a picture.
@@ -62,6 +64,8 @@ def picture(
         frameon=True,
         layout=ConstrainedLayoutEngine(h_pad=0.04167, w_pad=0.04167, hspace=0.02, wspace=0.02),
     )
+    # Where the layout starts from.
+    figure.subplotpars.update(left=0.1, bottom=0.15, right=0.95, top=0.85, wspace=0.2, hspace=0.2)
     canvas = FigureCanvasAgg(figure)
     draw(figure)
     _set_own_style(figure)

@@ -152,6 +152,8 @@ def show_points(
     """
     from matplotlib.markers import MarkerStyle
 
+    # First, because the limits that matplotlib finds itself depend on its settings.
+    axes.set(xlim=across, ylim=upward)
     if len(points[0]) <= MOST_POINTS:
         size = 5 if len(points[0]) > 100 else 10
         dot = MarkerStyle("o", fillstyle="full")
@@ -160,7 +162,7 @@ def show_points(
         extent = (*across, *upward)
         axes.hexbin(
             *points,
-            gridsize=(34, 20),
+            gridsize=(40, 12),
             extent=extent,
             mincnt=1,
             bins="log",
@@ -169,7 +171,6 @@ def show_points(
             linewidths=0.3,
             edgecolors="face",
         )
-    axes.set(xlim=across, ylim=upward)
 
 
 def show_line(axes: "Axes", across: Any, upward: Any, color: str, **style: Any) -> None:

@@ -58,7 +58,7 @@ class _RegressionPlot(Panel, ABC):
         is_classifier = fit is not None and fit.is_binary and not names_regression(evaluation)
         if fit is None or is_classifier or len(points[0]) == 0:
             return []
-        title = f"R² {fit.r_squared:.3f}, RMSE {fit.rmse:.4g}\n"
+        title = f"R² {fit.r_squared:.3f}, RMSE {fit.rmse:.4g}, "
         title += examples_line(fit.examples, kept.seen)
         if len(points[0]) < fit.examples:
             title += f", {len(points[0]):,} of them shown"

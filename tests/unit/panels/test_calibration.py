@@ -73,7 +73,7 @@ def test_the_title_says_error_and_number_of_examples(monkeypatch: pytest.MonkeyP
     logits, labels = examples(150, 3)
     (record,) = drawn(Calibration(), list(split(logits, labels, 64)))
     error = reliability(logits, labels).expected_error
-    assert f"Expected calibration error {error:.3f}\n150 examples" in texts
+    assert f"Expected calibration error {error:.3f}, 150 examples" in texts
     assert record.tag == "eval/calibration"
 
 

@@ -51,7 +51,7 @@ SECOND = given([[4.0, 0.0], [9.0, 0.0]], [1, -100], images(2) + 7)
 def test_the_most_confident_mistake_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
     texts, found = shown(monkeypatch, FIRST, SECOND)
     captions = [text for text in texts if "\n→" in text]
-    assert captions == ["dog\n→ cat, 98%", "dog\n→ cat, 88%", "cat\n→ dog, 73%"]
+    assert captions == ["dog\n→ cat\n98%", "dog\n→ cat\n88%", "cat\n→ dog\n73%"]
     title = "All 3 mistakes in 4 of 5 examples\nlabel → prediction, its probability"
     assert title in texts
     assert [int(image[0, 0, 0]) for image in found] == [0, 0, 1]
@@ -93,7 +93,7 @@ def test_no_label_or_no_probability_is_no_mistake(label: int, logit: float) -> N
 def test_long_names_are_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {0: "golden retriever", 1: "automobile"}
     texts, _ = shown(monkeypatch, FIRST, id2label=names)
-    assert "auto…bile\n→ gold…ever, 88%" in texts
+    assert "auto…bile\n→ gold…ever\n88%" in texts
 
 
 def test_only_images_with_one_label_are_shown() -> None:

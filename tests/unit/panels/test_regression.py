@@ -84,7 +84,7 @@ def test_the_title_says_how_near_the_model_is(
     fit = fit_of(logits, labels)
     assert fit is not None
     line = f"{number} example{'s' if number > 1 else ''}"
-    assert f"R² {fit.r_squared:.3f}, RMSE {fit.rmse:.4g}\n{line}" in texts
+    assert f"R² {fit.r_squared:.3f}, RMSE {fit.rmse:.4g}, {line}" in texts
     assert record.tag == f"eval/{panel.name}"
 
 
