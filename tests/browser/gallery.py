@@ -60,7 +60,7 @@ VIEWS = {
     "token_classes": text("token", "token_classes", 560),
     "token_mistakes": text("token", "token_mistakes", 620),
     "worst_tokens": text("language", "worst_tokens", 620),
-    "perplexity_by_length": text("language", "perplexity_by_length", 420),
+    "perplexity_by_length": text("language", "perplexity_by_length", 560),
     "generations": text("language", "generations", 480),
     "pr_curves": View("#pr_curves&regexInput=images", CURVES, 760),
     "projector": View("#projector", FRAME, 760, settle_seconds=20.0),
