@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from tbtrainer import TBTrainer, TBTrainingArguments, read_run, tags
 from tbtrainer.reading import Run, find_runs
 from tbtrainer.run import RunWriter
+from tests.events import date_back
 from tests.tiny import arguments, trainer
 
 SAVING = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
@@ -160,6 +161,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_LOGGING_DIR", str(output / "logs"))
         trainer(Trainer, arguments(TrainingArguments, output, **changes)).train()
+        date_back(output / "logs")
         longer = arguments(TrainingArguments, output, **{**changes, "max_steps": 12})
         trainer(Trainer, longer).train(resume_from_checkpoint=str(output / "checkpoint-4"))
     return output / "logs"

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from tbtrainer import read_run
+from tbtrainer.event_file.records import file_header, framed
 from tbtrainer.reading import ImageValue, Run
 from tbtrainer.reading.hparams import HParams
 from tbtrainer.run import RunWriter
-from tests.event_bytes import scalar
+from tests.event_bytes import FIXED32, PART, field, metadata, scalar
 from tests.limits import HANG_SECONDS
 
 NAME = "events.out.tfevents.1700000001.host.1-0"
@@ -71,6 +73,25 @@ def test_a_tag_has_the_description_of_its_metadata(tmp_path: Path) -> None:
     writer.add_scalar("grad_norm/total", 1.0, 1)
     writer.close()
     assert "norm" in read_run(tmp_path).tags()["grad_norm/total"].description
+
+
+def test_the_first_metadata_of_a_tag_counts(tmp_path: Path) -> None:
+    for number, description in enumerate(["first", "second"]):
+        value = Summary.Value(tag="loss", simple_value=1, metadata=metadata("scalars", description))
+        event = Event(step=number, wall_time=number, summary=Summary(value=[value]))
+        name = f"events.out.tfevents.170000000{number}.host.{number}.0"
+        (tmp_path / name).write_bytes(framed(event.SerializeToString()))
+    info = read_run(tmp_path).tags()["loss"]
+    assert (info.description, info.first_step, info.last_step, info.count) == ("first", 0, 1, 2)
+
+
+def test_tags_that_are_no_text_share_a_name(tmp_path: Path) -> None:
+    values = [
+        field(1, PART, field(1, PART, tag) + field(2, FIXED32, b"\0\0\x80\x3f"))
+        for tag in (b"\xff", b"\xfe")
+    ]
+    (tmp_path / NAME).write_bytes(framed(field(5, PART, b"".join(values))))
+    assert read_run(tmp_path).scalars.tag.tolist() == ["\ufffd", "\ufffd"]
 
 
 def test_records_are_decoded_in_the_order_written(written: Path) -> None:
@@ -151,6 +172,16 @@ def test_a_picture_is_read_from_the_file_when_asked(written: Path) -> None:
     assert frame[["tag", "step", "width", "height"]].values.tolist() == [["picture", 2, 5, 4]]
     with Image.open(io.BytesIO(frame.image[0].read())) as picture:
         assert (picture.size, picture.getpixel((0, 0))) == ((5, 4), (200, 200, 200))
+
+
+def test_the_size_of_a_picture_is_that_of_its_bytes(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (7, 3)).save(picture, "PNG")
+    image = Summary.Image(encoded_image_string=picture.getvalue())
+    value = Summary.Value(tag="picture", image=image)
+    event = Event(summary=Summary(value=[value]))
+    (tmp_path / NAME).write_bytes(framed(event.SerializeToString()))
+    assert read_run(tmp_path).images[["width", "height"]].values.tolist() == [[7, 3]]
 
 
 def test_a_picture_of_a_rewritten_file_is_an_error(tmp_path: Path) -> None:
@@ -299,6 +330,8 @@ def test_a_file_that_is_rewritten_meanwhile_breaks_nothing(tmp_path: Path) -> No
     file.write_bytes(b"".join(scalar("other", step, step) for step in range(5)))
     assert list(run.iter_records()) == []
     assert len(run.scalars) == 0
+    file.write_bytes((file_header(0) + scalar("loss", 1, 1)) * 3)
+    assert len(list(run.iter_records())) <= 3
 
 
 def test_a_run_is_not_read_before_it_is_asked(tmp_path: Path) -> None:

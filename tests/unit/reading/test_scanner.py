@@ -275,8 +275,11 @@ class CountingFile(io.BytesIO):
 
 @each_scan
 @pytest.mark.parametrize("length", [2**31, 2**62, 2**63, 2**64 - 16, 2**64 - 1])
-def test_a_forged_length_costs_no_memory(scan: Callable[[], Any], length: int) -> None:
-    file = CountingFile(RECORDS[0] + forged(length) + b"x" * 50)
+@pytest.mark.parametrize("following", [50, 5000])
+def test_a_forged_length_costs_no_memory(
+    scan: Callable[[], Any], length: int, following: int
+) -> None:
+    file = CountingFile(RECORDS[0] + forged(length) + b"x" * following)
     pass_ = Scan(file, piece_bytes=1000, scan_piece=scan())
     assert sum(map(len, pass_)) == 1
     assert (pass_.end, pass_.reason) == (len(RECORDS[0]), "torn")

@@ -15,6 +15,7 @@ from tbtrainer.event_file.records import file_header, framed
 from tbtrainer.reading import Run
 from tbtrainer.run import RunWriter, rewind
 from tests.event_bytes import scalar
+from tests.events import date_back
 
 Value = tuple[str, int, int]
 
@@ -57,11 +58,21 @@ def test_a_start_replaces_tags_that_are_not_written_again(tmp_path: Path) -> Non
 
 def test_purge_step_holds_without_an_earlier_start(tmp_path: Path) -> None:
     for purge_step in (None, 3):
+        date_back(tmp_path)
         with SummaryWriter(str(tmp_path), purge_step=purge_step) as writer:
             for step in range(purge_step or 0, 6):
                 writer.add_scalar("loss", step, step)
     expected = [("loss", step, 0) for step in range(3)] + [("loss", step, 1) for step in (3, 4, 5)]
     assert shown(tmp_path) == expected
+
+
+def test_purge_step_replaces_tags_that_are_not_written_again(tmp_path: Path) -> None:
+    for purge_step, tag in ((None, "old"), (3, "new")):
+        date_back(tmp_path)
+        with SummaryWriter(str(tmp_path), purge_step=purge_step) as writer:
+            for step in range(6):
+                writer.add_scalar(tag, step, step)
+    assert (steps(tmp_path, "old"), steps(tmp_path, "new")) == ([0, 1, 2], list(range(6)))
 
 
 def test_a_first_start_of_step_zero_replaces_nothing(tmp_path: Path) -> None:
@@ -127,11 +138,19 @@ def test_writers_at_the_same_time_replace_nothing(tmp_path: Path) -> None:
 
 def test_a_stock_writer_that_begins_again_is_shown_once(tmp_path: Path) -> None:
     for number in range(2):
-        with SummaryWriter(str(tmp_path), filename_suffix=f".{number}") as writer:
+        date_back(tmp_path)
+        with SummaryWriter(str(tmp_path)) as writer:
             for step in range(4):
                 writer.add_scalar("loss", number, step)
     assert shown(tmp_path) == [("loss", step, 1) for step in range(4)]
     assert len(shown(tmp_path, include_rewound=True)) == 8
+
+
+def test_the_first_file_of_a_session_says_what_it_replaces(tmp_path: Path) -> None:
+    file(tmp_path, "01.host.1.0", scalars(range(10)))
+    file(tmp_path, "02.host.2-0", scalars(range(5, 8), wall_time=100))
+    file(tmp_path, "03.host.2-1", scalars(range(8, 12), wall_time=200))
+    assert shown(tmp_path) == [("loss", step, int(step >= 5)) for step in range(12)]
 
 
 # ---- tbtrainer's own files ----
