@@ -3,7 +3,6 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -116,7 +115,7 @@ class PanelEvaluation:
     examples: int
     generation_prompts: Sequence[str] | None = None
     first_batch: PanelBatch | None = None
-    metrics: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def tag(self, name: str) -> str:
         """Returns the tag of something that a panel shows: `eval/<name>`.
@@ -132,7 +131,7 @@ class PanelEvaluation:
 
     def with_metrics(self, metrics: Mapping[str, Any]) -> "PanelEvaluation":
         """Returns the same evaluation when it has ended."""
-        return replace(self, metrics=MappingProxyType(dict(metrics)))
+        return replace(self, metrics=dict(metrics))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from tbtrainer.isolation import Isolation
@@ -27,7 +26,8 @@ from tbtrainer.run.time_limit import while_opening
 
 logger = logging.getLogger(__name__)
 
-_NO_STATES: Mapping[str, Any] = MappingProxyType({})
+# Never changed. Not a `MappingProxyType`, which cannot be copied with the trainer.
+_NO_STATES: Mapping[str, Any] = {}
 
 
 class RunSession:

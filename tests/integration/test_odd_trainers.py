@@ -115,13 +115,21 @@ def test_a_copied_trainer_has_one_run_of_its_own(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
-def test_a_trainer_can_be_copied_while_it_trains(tmp_path: Path) -> None:
-    class Copies(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            copy.deepcopy(made)
+@pytest.mark.parametrize("moment", ["on_step_end", "on_log", "on_evaluate", "on_save"])
+def test_a_trainer_can_be_copied_while_it_trains(moment: str, tmp_path: Path) -> None:
+    copies = 0
 
-    made = trainer(TBTrainer, ours(tmp_path, histogram_steps=1), callbacks=[Copies()])
+    def copies_the_trainer(self: TrainerCallback, *args: Any, **kwargs: Any) -> None:
+        nonlocal copies
+        copy.deepcopy(made)
+        copies += 1
+
+    callback = type("Copies", (TrainerCallback,), {moment: copies_the_trainer})()
+    evaluating = {"eval_strategy": "steps", "eval_steps": 5}
+    args = ours(tmp_path, histogram_steps=1, **evaluating, **SAVING)
+    made = trainer(TBTrainer, args, callbacks=[callback])
     made.train()
+    assert copies
     assert losses(tmp_path) == [2, 4, 6, 8, 10]
 
 
