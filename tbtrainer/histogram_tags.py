@@ -40,3 +40,17 @@ UPDATE_UNCHANGED = Tag(
     "were.",
     "snapshot steps, if `histogram_targets` names `updates`",
 )
+
+_HISTOGRAMS = {"parameters": PARAMETERS, "gradients": GRADIENTS, "updates": UPDATES}
+
+
+def histogram_tag(target: str, name: str) -> str:
+    """Returns the tag of the histogram of one row.
+
+    Args:
+        target: One of `histogram_targets`, or a target of a user's own, whose tags are
+            `<target>/<name>`.
+        name: Name of the row.
+    """
+    tag = _HISTOGRAMS.get(target)
+    return f"{target}/{name}" if tag is None else tag.of(name)

@@ -8,7 +8,7 @@ from torch import Tensor
 from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.training import Training
-from tbtrainer.observers.watched_tensors import WatchedTensors
+from tbtrainer.observers.watched_parameters import WatchedParameters
 from tbtrainer.records import Deferred
 from tbtrainer.statistics import Snapshot
 
@@ -31,7 +31,8 @@ class Histograms(Observer):
 
     def __init__(self) -> None:
         # `None` outside of a training: the rows hold its parameters.
-        self._watched: WatchedTensors | None = None
+        self._watched: WatchedParameters | None = None
+        self._chosen: list[str] = []
         self.parameters_step = -1
         self.parameter_squares: Tensor | None = None
 
@@ -40,8 +41,8 @@ class Histograms(Observer):
 
         Kernels are compiled here, so that the first snapshot does not wait for the compiler.
         """
-        chosen = [t for t in training.arguments.histogram_targets if t in _TARGETS]
-        self._watched = WatchedTensors.of(training, chosen)
+        self._chosen = [t for t in training.arguments.histogram_targets if t in _TARGETS]
+        self._watched = WatchedParameters.of(training, self._chosen)
         self._watched.prepare()
         self.parameters_step = -1
         return ()
@@ -49,7 +50,7 @@ class Histograms(Observer):
     def gradients_ready(self, step: int, gradients: Gradients | None) -> list[Deferred]:
         """Returns the histograms of the gradients, if a snapshot is due."""
         watched = self._watched
-        if watched is None or not watched.shows("gradients") or not watched.is_due(step):
+        if watched is None or "gradients" not in self._chosen or not watched.tensors.is_due(step):
             return []
         table = watched.table
 
@@ -59,17 +60,18 @@ class Histograms(Observer):
             return table.measurable("gradient", table.selected(gradients.parts))
 
         loss_scale = None if gradients is None else gradients.loss_scale
-        snapshot = watched.take("gradients", parts, loss_scale)
-        return watched.deferred("gradients", step, snapshot)
+        snapshot = watched.tensors.take("gradients", parts, loss_scale)
+        return watched.tensors.deferred("gradients", step, snapshot)
 
     def step_taken(self, step: int) -> list[Deferred]:
         """Returns the histograms of the parameters, if a snapshot is due."""
-        is_due = self._watched is not None and self._watched.is_due(step)
+        is_due = self._watched is not None and self._watched.tensors.is_due(step)
         return self._parameters(step) if is_due else []
 
     def run_ends(self, step: int) -> list[Deferred]:
         """Returns the histograms of the parameters, unless `step_taken` did at this step."""
-        takes_any = self._watched is not None and self._watched.training.schedule.every > 0
+        watched = self._watched
+        takes_any = watched is not None and watched.tensors.training.schedule.every > 0
         return self._parameters(step) if takes_any else []
 
     def close(self) -> None:
@@ -78,13 +80,13 @@ class Histograms(Observer):
 
     def _parameters(self, step: int) -> list[Deferred]:
         watched = self._watched
-        if watched is None or not watched.shows("parameters") or step == self.parameters_step:
+        if watched is None or "parameters" not in self._chosen or step == self.parameters_step:
             return []
         self.parameters_step, self.parameter_squares = step, None
-        snapshot = watched.take("parameters", watched.table.parameters)
+        snapshot = watched.tensors.take("parameters", watched.table.parameters)
         if snapshot is not None:
             self.parameter_squares = _complete_squares(snapshot)
-        return watched.deferred("parameters", step, snapshot)
+        return watched.tensors.deferred("parameters", step, snapshot)
 
 
 def _complete_squares(snapshot: Snapshot) -> Tensor:

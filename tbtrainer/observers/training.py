@@ -1,6 +1,6 @@
 """`Training`: what an observer is given when a training begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from transformers.trainer_utils import IntervalStrategy, has_length
 
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.observers.schedule import SnapshotSchedule, agreed_schedule, steps_per_epoch
+from tbtrainer.observers.snapshot_records import SnapshotReader
 from tbtrainer.sharding import ParameterTable, parameter_table
 
 _NEVER = SnapshotSchedule(every=0, last=0)
@@ -32,6 +33,9 @@ class Training:
         device: The training's device on this rank. Differs between ranks.
         max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
         is_world_process_zero: Whether this is the rank that writes. Differs between ranks.
+        snapshot_readers: Functions that return more records of each snapshot than its histograms.
+            An observer adds its own in `run_begins`. They are called on world rank zero, in another
+            thread, one snapshot after another.
     """
 
     model: nn.Module
@@ -45,6 +49,7 @@ class Training:
     device: torch.device
     max_grad_norm: float
     is_world_process_zero: bool
+    snapshot_readers: list[SnapshotReader] = field(default_factory=list)
 
     @classmethod
     def of(cls, trainer: Any, model: nn.Module, arguments: TensorBoardArguments) -> "Training":

@@ -14,8 +14,8 @@ from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.training import Training
-from tbtrainer.observers.watched_tensors import WatchedTensors, histogram_records
-from tbtrainer.records import Deferred, HistogramRecord, Scalar
+from tbtrainer.observers.watched_parameters import WatchedParameters
+from tbtrainer.records import Deferred, Scalar
 from tbtrainer.sharding.parameter_names import block_name
 from tbtrainer.statistics import Differences, Snapshot, TensorCopies
 from tbtrainer.statistics.norms import TensorNorms
@@ -41,7 +41,7 @@ class Updates(Observer):
     def __init__(self, histograms: Histograms) -> None:
         self._histograms = histograms
         # `None` outside of a training, and if updates are not a target.
-        self._watched: WatchedTensors | None = None
+        self._watched: WatchedParameters | None = None
         # Reads the parameters where `histograms` does not.
         self._norms: TensorNorms | None = None
         self._copied_step = -1
@@ -64,20 +64,22 @@ class Updates(Observer):
                 )
             return ()
         reads_parameters = "parameters" not in targets
-        self._watched = WatchedTensors.of(training, ["updates"], sums_beside=reads_parameters)
+        self._watched = WatchedParameters.of(training, ["updates"], sums_beside=reads_parameters)
         self._watched.prepare()
         if reads_parameters:
-            self._norms = TensorNorms(len(self._watched.table.rows), self._watched.rows.device)
+            device = self._watched.tensors.rows.device
+            self._norms = TensorNorms(len(self._watched.table.rows), device)
+        training.snapshot_readers.append(update_curves)
         return ()
 
     def gradients_ready(self, step: int, gradients: Gradients | None) -> tuple[()]:
         """Copies the parameters, if a snapshot is due."""
         watched = self._watched
-        if watched is None or not watched.is_due(step):
+        if watched is None or not watched.tensors.is_due(step):
             return ()
         # Equal on every rank, also where the copy fails: all reach the collectives of the snapshot.
         self._copied_step, self._copies = step, None
-        if watched.takes_part:
+        if watched.tensors.takes_part:
             try:
                 self._copies = TensorCopies.of(_trained_parts(watched))
             except Exception as error:
@@ -101,12 +103,10 @@ class Updates(Observer):
             return Differences(watched.table.parameters(), copies)
 
         beside = None if self._norms is None else self._own_squares
-        snapshot = watched.take("updates", differences, beside=beside)
-        if snapshot is None or not watched.training.is_world_process_zero:
-            return []
-        on_host = replace(snapshot, beside=self._squares(step, snapshot)).to_host()
-        most = watched.training.arguments.histogram_buckets
-        return [Deferred(lambda: update_records(step, on_host, most))]
+        snapshot = watched.tensors.take("updates", differences, beside=beside)
+        if snapshot is not None:
+            snapshot = replace(snapshot, beside=self._squares(step, snapshot))
+        return watched.tensors.deferred("updates", step, snapshot)
 
     def close(self) -> None:
         """Releases the copies, the parameters, and the buffers for collectives."""
@@ -123,7 +123,7 @@ class Updates(Observer):
     def _own_squares(self) -> Tensor:
         """Returns the sum of squares of this rank's parameters, by row. float64, shape (rows,)."""
         assert self._watched is not None and self._norms is not None
-        rows = self._watched.rows
+        rows = self._watched.tensors.rows
         norms = torch.zeros(len(rows.row_of), dtype=self._norms.dtype, device=rows.device)
         self._norms.into(norms, self._watched.table.parameters())
         squares = (norms.double() * self._norms.unit).square()
@@ -132,22 +132,17 @@ class Updates(Observer):
         return out.index_add_(0, index, squares)
 
 
-def update_records(
-    step: int, snapshot: Snapshot, max_buckets: int
-) -> list[HistogramRecord | Scalar]:
-    """Waits until a snapshot of updates is in main memory, and returns its records.
+def update_curves(target: str, step: int, snapshot: Snapshot) -> list[Scalar]:
+    """Returns the curves of the blocks of which every row is completely measured.
 
     Args:
+        target: What the snapshot shows. There are curves of `"updates"` only.
         step: Optimizer step of the snapshot.
-        snapshot: Copied to the host, of the whole tensors. Its numbers `beside` are the sums of the
+        snapshot: In main memory, of the whole tensors. Its numbers `beside` are the sums of the
             squares of the parameters; without them there is no `update_ratio`.
-        max_buckets: The most buckets of a histogram.
     """
-    return [*histogram_records("updates", step, snapshot, max_buckets), *_curves(snapshot)]
-
-
-def _curves(snapshot: Snapshot) -> list[Scalar]:
-    """Returns the curves of the blocks of which every row is completely measured."""
+    if target != "updates":
+        return []
     rows, statistics = snapshot.rows, snapshot.statistics
     counts = statistics.count.tolist()
     incomplete = rows.count_mismatches(counts)
@@ -183,7 +178,7 @@ def _ratio(snapshot: Snapshot, of_block: Sequence[int]) -> float | None:
     return math.sqrt(mean_square / (squares / whole))
 
 
-def _trained_parts(watched: WatchedTensors) -> list[Tensor | None]:
+def _trained_parts(watched: WatchedParameters) -> list[Tensor | None]:
     """Returns this rank's part of each parameter that is not frozen at this moment."""
     rows = zip(watched.table.rows, watched.table.parameters(), strict=True)
     return [part if row.parameter.requires_grad else None for row, part in rows]

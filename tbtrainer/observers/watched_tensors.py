@@ -1,17 +1,20 @@
-"""Takes snapshots of the tensors of a training, and makes histograms of them."""
+"""Takes snapshots of tensors of a training, and has records made of them."""
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from tbtrainer import tags
-from tbtrainer.observers.row_groups import row_names
+from tbtrainer.observers.snapshot_records import (
+    SnapshotReader,
+    histogram_records,
+    read_by_all,
+)
 from tbtrainer.observers.training import Training
-from tbtrainer.records import Deferred, HistogramRecord
-from tbtrainer.sharding import AllRanks, ParameterTable
+from tbtrainer.records import Deferred
+from tbtrainer.sharding import AllRanks
 from tbtrainer.statistics import (
     PreviousExtremes,
     Reduction,
@@ -19,32 +22,25 @@ from tbtrainer.statistics import (
     SnapshotRows,
     Source,
     WholeTensors,
-    histograms,
     prepare,
     take_snapshot,
 )
 
-logger = logging.getLogger(__name__)
-
-_TAGS = {"parameters": tags.PARAMETERS, "gradients": tags.GRADIENTS, "updates": tags.UPDATES}
-
 
 @dataclass(frozen=True)
 class WatchedTensors:
-    """The tensors of a training that are shown.
+    """Tensors of a training that are shown at the steps of its snapshot schedule.
 
     Attributes:
         training: What is known of it.
-        table: The parameters chosen by name.
-        rows: The rows of a snapshot: one tensor each, or several.
+        rows: The rows of a snapshot, equal on every rank: one tensor each, or several.
         reduction: What puts the parts of all ranks together.
         previous: The extremes of the previous snapshot of each target.
-        takes_part: Whether this rank measures. If no tensor is sharded, world rank zero has all of
-            them whole and needs no other rank.
+        takes_part: Whether this rank measures. If every rank holds the same tensors, world rank
+            zero measures them and needs no other rank.
     """
 
     training: Training
-    table: ParameterTable
     rows: SnapshotRows
     reduction: Reduction
     previous: dict[str, PreviousExtremes]
@@ -52,37 +48,41 @@ class WatchedTensors:
 
     @classmethod
     def of(
-        cls, training: Training, targets: Collection[str], sums_beside: bool = False
+        cls,
+        training: Training,
+        targets: Collection[str],
+        names: Sequence[str],
+        counts: Sequence[int | None],
+        is_sharded: bool,
+        sums_beside: bool = False,
     ) -> "WatchedTensors":
-        """Chooses the tensors, as the arguments of the training say.
+        """Sets the rows and allocates the buffers. Does not communicate.
 
         Args:
             training: What is known of it.
-            targets: The targets that will be shown.
+            targets: The targets that will be shown with these rows.
+            names: Name of the row of each tensor. Tensors of the same name share a row. Equal on
+                every rank.
+            counts: Elements of each whole tensor, on all ranks together; `None` if not known
+                beforehand. Equal on every rank.
+            is_sharded: Whether ranks hold different elements, so that each snapshot is combined
+                over all ranks. Equal on every rank.
             sums_beside: Whether the snapshots have numbers `beside`.
         """
-        arguments = training.arguments
-        table = training.parameters.select(arguments.histogram_include, arguments.histogram_exclude)
-        names = [row.name for row in table.rows]
-        counts = [row.global_count for row in table.rows]
-        shared_names = row_names(names, counts, arguments.histogram_detail)
-        rows = SnapshotRows.of(shared_names, counts, training.device)
-        is_sharded = table.needs_reduction
+        rows = SnapshotRows.of(names, counts, training.device)
         reduction = AllRanks(rows, sums_beside) if is_sharded else WholeTensors()
         takes_part = training.is_world_process_zero or is_sharded
         previous = {target: PreviousExtremes(rows) for target in targets if takes_part}
-        return cls(training, table, rows, reduction, previous, takes_part)
+        return cls(training, rows, reduction, previous, takes_part)
 
-    def shows(self, target: str) -> bool:
-        """Returns whether a target was chosen."""
-        return target in self.training.arguments.histogram_targets
+    def prepare(self, dtypes: Collection[torch.dtype]) -> None:
+        """Compiles the kernels for the snapshots of this rank, if it takes any.
 
-    def prepare(self) -> None:
-        """Compiles the kernels for the snapshots of this rank, if it takes any."""
+        Args:
+            dtypes: Of the tensors.
+        """
         if self.takes_part and self.training.schedule.every > 0:
-            # DeepSpeed may keep the gradients of other dtypes in float32.
-            dtypes = {torch.float32, *(row.parameter.dtype for row in self.table.rows)}
-            prepare(dtypes, self.training.device)
+            prepare(set(dtypes), self.training.device)
 
     def is_due(self, step: int) -> bool:
         """Returns whether a snapshot is due at a step: the same on every rank."""
@@ -99,7 +99,7 @@ class WatchedTensors:
 
         Args:
             target: What is shown, such as `"parameters"`.
-            parts: Returns the part of each tensor that this rank counts, in the table's order.
+            parts: Returns the part of each tensor that this rank counts, in the order of the names.
             loss_scale: What the tensors are still multiplied by, a scalar tensor.
             beside: See `take_snapshot`.
 
@@ -118,7 +118,9 @@ class WatchedTensors:
         )
 
     def deferred(self, target: str, step: int, snapshot: Snapshot | None) -> list[Deferred]:
-        """Returns the histograms of a snapshot as a deferred record, on world rank zero.
+        """Returns the records of a snapshot, which are made later, on world rank zero.
+
+        They are its histograms, and what `Training.snapshot_readers` return.
 
         Args:
             target: What is shown, such as `"parameters"`.
@@ -129,44 +131,6 @@ class WatchedTensors:
             return []
         on_host = snapshot.to_host()
         most = self.training.arguments.histogram_buckets
-        return [Deferred(lambda: histogram_records(target, step, on_host, most))]
-
-
-def histogram_records(
-    target: str, step: int, snapshot: Snapshot, max_buckets: int
-) -> list[HistogramRecord]:
-    """Waits until a snapshot is in main memory, and returns its histograms.
-
-    Args:
-        target: What is shown, such as `"parameters"`.
-        step: Optimizer step of the snapshot.
-        snapshot: Copied to the host, of the whole tensors.
-        max_buckets: The most buckets of a histogram.
-    """
-    snapshot.wait()
-    incomplete = _incomplete_rows(target, step, snapshot)
-    return [
-        HistogramRecord(_TAGS[target].of(snapshot.rows.names[row]), histogram)
-        for row, histogram in enumerate(histograms(snapshot, max_buckets))
-        if histogram is not None and row not in incomplete
-    ]
-
-
-def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
-    """Returns the rows of which not every element was counted, and logs why."""
-    problems = snapshot.rows.count_mismatches(snapshot.statistics.count.tolist())
-    failed_ranks = int(snapshot.failed_ranks)
-    if failed_ranks and problems:
-        logger.warning(
-            "%d of %d histograms of the %s at step %d are left out, because %d rank(s) could "
-            "not measure their parts; see the warnings of those ranks.",
-            len(problems),
-            len(snapshot.rows.names),
-            target,
-            step,
-            failed_ranks,
-        )
-    elif problems:
-        for problem in problems.values():
-            logger.error("A histogram is left out because of a bug in tbtrainer: %s", problem)
-    return set(problems)
+        own: SnapshotReader = partial(histogram_records, max_buckets=most)
+        readers = [own, *self.training.snapshot_readers]
+        return [Deferred(partial(read_by_all, readers, target, step, on_host))]

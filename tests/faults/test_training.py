@@ -15,9 +15,9 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import tbtrainer.observers.watched_tensors
 import tbtrainer.telemetry
 from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer.observers import snapshot_records, watched_tensors
 from tests.events import event_files, scalars
 from tests.faults import disk
 from tests.tiny import arguments, trainer
@@ -226,11 +226,10 @@ def test_a_bug_in_the_telemetry_costs_one_warning_per_place(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("a bug")
 
-    original = getattr(tbtrainer.observers.watched_tensors, place)
+    module: Any = watched_tensors if place == "take_snapshot" else snapshot_records
+    original = getattr(module, place)
     calls = iter([broken] * 5)
-    monkeypatch.setattr(
-        tbtrainer.observers.watched_tensors, place, lambda *a, **k: next(calls, original)(*a, **k)
-    )
+    monkeypatch.setattr(module, place, lambda *a, **k: next(calls, original)(*a, **k))
     with caplog.at_level(logging.WARNING, logger="tbtrainer"):
         trained(tmp_path, expected)
     said = [r.getMessage() for r in caplog.records if "a bug" in r.getMessage()]

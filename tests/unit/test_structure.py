@@ -39,6 +39,7 @@ LAYERS = (
     (
         *("tbtrainer.tags", "tbtrainer.health_tags", "tbtrainer.speed_tags", "tbtrainer.tag"),
         *("tbtrainer.panel_tags", "tbtrainer.run_tags", "tbtrainer.histogram_tags"),
+        *("tbtrainer.norm_tags",),
         *("tbtrainer.records", "tbtrainer.dashboard_records", "tbtrainer.errors"),
     ),
 )

@@ -14,7 +14,7 @@ from tbtrainer.observers import watched_tensors as module
 from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.schedule import SnapshotSchedule
-from tbtrainer.observers.watched_tensors import histogram_records
+from tbtrainer.observers.snapshot_records import histogram_records
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
@@ -110,6 +110,7 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Histograms:
         schedule=SnapshotSchedule(every=2, last=10),
         device=CPU,
         is_world_process_zero=True,
+        snapshot_readers=[],
     )
     observer = Histograms()
     observer.run_begins(0, training)
@@ -118,8 +119,8 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Histograms:
 
 def reached(observer: Histograms) -> list[tuple[str, bool]]:
     assert observer._watched is not None
-    assert isinstance(observer._watched.reduction, Counted)
-    return observer._watched.reduction.reached
+    assert isinstance(observer._watched.tensors.reduction, Counted)
+    return observer._watched.tensors.reduction.reached
 
 
 def test_gradients_that_could_not_be_read_reach_both_reductions(sharded: Histograms) -> None:
