@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         TensorBoardArguments,
     )
     from tbtrainer.errors import NonFiniteError
+    from tbtrainer.observers.histogram_target import HistogramTarget
     from tbtrainer.observers.observer import Observer
     from tbtrainer.panels import Panel
     from tbtrainer.reading import read_run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "HistogramTarget",
     "NonFiniteError",
     "Observer",
     "Panel",
@@ -33,6 +35,7 @@ __all__ = [
 # Where each name comes from. It is imported when it is first used: `read_run` and the command line
 # start without PyTorch and transformers, which take seconds.
 _MODULES = {
+    "HistogramTarget": "tbtrainer.observers.histogram_target",
     "NonFiniteError": "tbtrainer.errors",
     "Observer": "tbtrainer.observers.observer",
     "Panel": "tbtrainer.panels",

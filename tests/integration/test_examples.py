@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tbtrainer import TBTrainer, TBTrainingArguments, panel_tags
+from tbtrainer import TBTrainer, TBTrainingArguments, panel_tags, read_run
 from tbtrainer.tag import Tag
 from tests.events import event_files, histograms, scalars, texts, values
 from tests.limits import HANG_SECONDS
@@ -172,6 +173,21 @@ def test_an_observer_of_ones_own_is_shown(tmp_path: Path) -> None:
     shown = {(tag, step): value for tag, step, value in scalars(file)}
     for step in (5, 10, 15, 20):
         assert shown["tokens/largest_norm", step] > shown["tokens/smallest_norm", step] > 0
+
+
+def test_tensors_of_an_observer_are_shown_as_histograms(tmp_path: Path) -> None:
+    script = tmp_path / "attention_entropy.py"
+    script.write_text((EXAMPLES / "attention_entropy.py").read_text())
+    run(script, str(tmp_path / "output"))
+    shown = read_run(run_directory(tmp_path / "output")).histograms
+    entropies = shown[shown.tag.str.startswith("attention_entropy/")]
+    heads = {f"transformer.h.{block}.attn.head_{head}" for block in (0, 1) for head in (0, 1)}
+    assert {tag.partition("/")[2] for tag in entropies.tag} == heads
+    assert set(entropies.step) == {5, 10, 15, 20}
+    # The first token sees itself alone, and the last one sixteen tokens.
+    assert set(entropies["count"]) == {8 * 16}
+    assert set(entropies["min"]) == {0.0}
+    assert entropies["max"].between(2.7, math.log(16) + 1e-5).all()
 
 
 @dataclass(frozen=True)

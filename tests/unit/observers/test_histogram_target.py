@@ -1,0 +1,135 @@
+"""A target of a user's own is counted as the built-in ones are, and refuses bad input."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tbtrainer import HistogramTarget, TensorBoardArguments
+from tbtrainer.observers import histogram_target as module
+from tbtrainer.observers import watched_tensors
+from tbtrainer.observers.schedule import SnapshotSchedule
+from tbtrainer.records import Deferred, HistogramRecord
+from tbtrainer.sharding import parameter_table
+from tbtrainer.statistics import SnapshotRows, WholeTensors
+
+CPU = torch.device("cpu")
+
+
+def training(is_zero: bool = True, **changes: Any) -> Any:
+    return SimpleNamespace(
+        arguments=TensorBoardArguments(**changes),
+        parameters=parameter_table(nn.Linear(3, 2), is_world_process_zero=is_zero),
+        schedule=SnapshotSchedule(every=2, last=10),
+        device=CPU,
+        is_world_process_zero=is_zero,
+        snapshot_readers=[],
+    )
+
+
+def histograms(deferred: Sequence[Deferred]) -> dict[str, Any]:
+    """The histograms of the only deferred record, by tag."""
+    (record,) = deferred
+    found = list(record.make())
+    assert all(isinstance(made, HistogramRecord) for made in found)
+    return {made.tag: made.histogram for made in found}  # type: ignore[union-attr]
+
+
+# ---- What is counted ----
+
+
+def test_tensors_of_one_name_are_counted_together() -> None:
+    target = HistogramTarget.of(training(), "heads", ["a", "b", "a"], "different")
+    given = [torch.tensor([1.0, -2.0]), torch.ones(3, 4), torch.tensor(5.0)]
+    found = histograms(target.records(2, lambda: given))
+    assert found["heads/a"].sum == 4.0
+    assert (found["heads/a"].minimum, found["heads/a"].maximum) == (-2.0, 5.0)
+    assert (found["heads/b"].count, found["heads/b"].sum) == (12, 12.0)
+
+
+def test_a_tensor_that_a_rank_lacks_is_left_out() -> None:
+    target = HistogramTarget.of(training(), "heads", ["a", "b"], "same")
+    assert set(histograms(target.records(4, lambda: [None, torch.ones(2)]))) == {"heads/b"}
+
+
+def test_tensors_like_parameters_have_their_names() -> None:
+    chosen = training(histogram_include=["weight"])
+    target = HistogramTarget.like_parameters(chosen, "average")
+    assert target.names == ("weight",)
+    found = histograms(target.records(2, lambda: [torch.full((2, 3), 7.0)]))
+    assert found["average/weight"].count == 6
+
+
+def test_nothing_is_computed_at_other_steps() -> None:
+    target = HistogramTarget.of(training(), "heads", ["a"], "different")
+    assert target.records(3, lambda: pytest.fail("not due")) == []
+
+
+def test_other_ranks_do_not_measure_what_is_the_same() -> None:
+    target = HistogramTarget.of(training(is_zero=False), "heads", ["a"], "same")
+    assert target.records(2, lambda: pytest.fail("not this rank's")) == []
+
+
+def test_a_graph_is_not_kept() -> None:
+    target = HistogramTarget.of(training(), "heads", ["a"], "different")
+    weight = torch.ones(2, requires_grad=True)
+    assert histograms(target.records(2, lambda: [weight * 3]))["heads/a"].sum == 6.0
+
+
+# ---- Errors ----
+
+
+class Counted(WholeTensors):
+    """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
+
+    reached: list[tuple[str, bool]]
+
+    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
+        Counted.reached = []
+
+    def reduce_extremes(self, statistics: Any) -> None:
+        self.reached.append(("extremes", statistics is not None))
+
+    def reduce_counts(self, snapshot: Any) -> None:
+        self.reached.append(("counts", snapshot is not None))
+
+
+def fails() -> list[Tensor | None]:
+    raise RuntimeError("the hook did not run")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (fails, "the hook did not run"),
+        (lambda: [torch.ones(2)] * 3, "'heads' has 1 names, but 3 tensors were given"),
+        (lambda: [torch.ones(2, dtype=torch.complex64)], "heads/a cannot be shown: its elements"),
+    ],
+)
+def test_tensors_that_fail_reach_both_reductions(
+    tensors: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "world_size", lambda: 2)
+    monkeypatch.setattr(watched_tensors, "AllRanks", Counted)
+    target = HistogramTarget.of(training(), "heads", ["a"], "different")
+    with pytest.raises(Exception, match=message):
+        target.records(2, tensors)
+    assert Counted.reached == [("extremes", False), ("counts", False)]
+
+
+@pytest.mark.parametrize(
+    ("target", "names", "on_ranks", "message"),
+    [
+        ("a/b", ["x"], "same", "target='a/b' is not a plain name"),
+        ("gradients", ["x"], "same", "target='gradients' is a built-in target"),
+        ("heads", [], "same", r"names=\[\] has no name of a tensor"),
+        ("heads", "x", "same", "names='x' has no name"),
+        ("heads", ["x"], "all", 'on_ranks=\'all\' is not allowed; use "same" or "different"'),
+    ],
+)
+def test_bad_input_is_refused(target: Any, names: Any, on_ranks: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HistogramTarget.of(training(), target, names, on_ranks)
