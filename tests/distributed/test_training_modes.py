@@ -66,11 +66,17 @@ def test_the_training_is_unchanged_on_every_rank(trained: Trained) -> None:
     assert [set(verdict["equal"].values()) for verdict in verdicts] == [{True}, {True}], verdicts
 
 
+def group_of(tag: str, step: int) -> str:
+    return tag.partition("/")[0]
+
+
 def assert_alike(file: Path, ddp: Path, mode: str) -> None:
-    expected, shown = histograms(ddp), histograms(file)
+    expected, shown = (
+        {key: h for key, h in histograms(f).items() if group_of(*key) in HISTOGRAM_TARGETS}
+        for f in (ddp, file)
+    )
     assert shown.keys() == expected.keys()
-    groups = {tag.partition("/")[0] for tag, _ in shown}
-    assert groups == set(HISTOGRAM_TARGETS)
+    assert {group_of(*key) for key in shown} == set(HISTOGRAM_TARGETS)
     for key, reference in expected.items():
         histogram: Histogram = shown[key]
         assert histogram.count == reference.count == histogram.counts.sum(), key
@@ -96,6 +102,21 @@ def test_the_histograms_of_one_process_are_those_of_ddp(tmp_path: Path) -> None:
     trainer(TBTrainer, args, model=classifier(dropout=0.0)).train()
     (file,) = event_files(tmp_path / "one")
     assert_alike(file, ddp, "one process")
+
+
+def test_targets_of_an_observer_are_shown_whole(trained: Trained) -> None:
+    _, _, file = trained
+    shown = histograms(file)
+    of_parameters = {key for key in shown if key[0].startswith("parameters/")}
+    for tag, step in of_parameters:
+        own = shown[f"own_{tag}", step]
+        for value in ("count", "sum", "sum_of_squares", "minimum", "maximum"):
+            assert getattr(own, value) == getattr(shown[tag, step], value), (tag, step, value)
+    losses = [histogram for (tag, _), histogram in shown.items() if tag == "own_loss/last"]
+    # One loss of each rank per step, and they differ.
+    assert len(losses) == len({step for _, step in of_parameters})
+    assert all(histogram.count == 2 for histogram in losses)
+    assert all(histogram.minimum < histogram.maximum for histogram in losses)
 
 
 def test_the_gradient_norms_are_those_of_ddp(trained: Trained, ddp: Path) -> None:

@@ -18,8 +18,10 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer, TrainingArguments
 
-from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer import HistogramTarget, Observer, TBTrainer, TBTrainingArguments
 from tbtrainer.arguments import HISTOGRAM_TARGETS
+from tbtrainer.observers.training import Training
+from tbtrainer.records import Records
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
 from tests.tiny import arguments, classifier, equal, trainer
 
@@ -36,6 +38,22 @@ SHOWN = {
     "nonfinite_action": "stop",
     "telemetry_errors": "raise",
 }
+
+
+class OwnTargets(Observer):
+    """Shows the parameters again, and the loss of each rank."""
+
+    def run_begins(self, step: int, training: Training) -> None:
+        self.parameters = [row.parameter for row in training.parameters.rows]
+        self.like = HistogramTarget.like_parameters(training, "own_parameters")
+        self.losses = HistogramTarget.of(training, "own_loss", ["last"], "different")
+
+    def micro_batch_taken(self, step: int, loss: torch.Tensor) -> None:
+        self.loss = loss
+
+    def step_taken(self, step: int) -> Records:
+        shown = self.like.records(step, lambda: self.parameters)
+        return [*shown, *self.losses.records(step, lambda: [self.loss])]
 
 
 def changes_of(mode: str) -> dict[str, Any]:
@@ -112,6 +130,7 @@ def main(mode: str, directory: str) -> None:
     expected = state_of(stock)
     args = arguments(TBTrainingArguments, output / "ours", **changes, **SHOWN)
     ours = trainer(TBTrainer, args, model=classifier(dropout=dropout))
+    ours.add_observer(OwnTargets())
     writer = type(ours.writer).__name__
     ours.train()
     actual = state_of(ours)
