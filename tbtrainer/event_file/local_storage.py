@@ -15,6 +15,8 @@ from tbtrainer.event_file.storage_protocol import UnsuitableFile, bounded, stage
 from tbtrainer.redaction import shown
 
 _SECONDS_BETWEEN_LOCKS = 0.05
+# Read, write and execute, for owner, group and others.
+_PERMISSIONS = 0o777
 
 
 class LocalStorage:
@@ -159,11 +161,28 @@ class _StagedLocalFile:
             descriptor = os.open(self._part, flags, 0o600 if mode is None else mode)
             self._file = os.fdopen(descriptor, "wb")
             if mode is None:
-                with suppress(FileNotFoundError):
-                    shutil.copymode(os.path.join(directory, like), self._part)
+                self._take_permissions(os.path.join(directory, like))
         except BaseException:
             self.discard()
             raise
+
+    def _take_permissions(self, like: str) -> None:
+        """Copies owner and permissions of a regular file, if there is one.
+
+        Set-user-ID and similar bits are left out. Otherwise root, who rewrites the run of another
+        user, would give the bytes of that user to a program that runs as root.
+        """
+        assert self._file is not None
+        try:
+            status = os.lstat(like)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode):
+            descriptor = self._file.fileno()
+            # Only root may give files away. Some file systems have no owners.
+            with suppress(OSError):
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, status.st_mode & _PERMISSIONS)
 
     def write(self, data: bytes) -> None:
         """Appends bytes."""

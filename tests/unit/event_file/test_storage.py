@@ -1,6 +1,7 @@
 """Local directories and object stores behave alike, and no link leads out of a directory."""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,25 @@ def test_a_staged_file_has_the_permissions_of_the_other(tmp_path: Path) -> None:
     with local(tmp_path).stage("private") as staged:
         staged.publish("copy")
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_staged_file_never_runs_as_its_owner(tmp_path: Path) -> None:
+    # Root may repair the run of a user who put a program in it.
+    (tmp_path / "program").write_bytes(b"x")
+    (tmp_path / "program").chmod(0o6755)
+    with local(tmp_path).stage("program") as staged:
+        staged.publish("copy")
+    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_staged_file_has_the_owner_of_the_other(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(b"x")
+    os.chown(tmp_path / "events", 12345, 23456)
+    with local(tmp_path).stage("events") as staged:
+        staged.publish("copy")
+    copied = (tmp_path / "copy").stat()
+    assert (copied.st_uid, copied.st_gid) == (12345, 23456)
 
 
 def test_a_lock_is_given_back(tmp_path: Path) -> None:
