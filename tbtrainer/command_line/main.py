@@ -5,6 +5,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from tbtrainer.command_line.exit_codes import BROKEN, INTERRUPTED, USAGE, UsageError
@@ -86,16 +87,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: The words are no command, or ask for help. argparse has printed what it is.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _executed(words)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+def _executed(words: Sequence[str]) -> int:
+    """Runs a command and returns its exit code. An error is printed as one line."""
     chosen = next((word for word in words if not word.startswith("-")), None)
+    # Most of the time of a short command is spent here, with imports.
     options = command_parser(chosen).parse_args(words)
     logging.basicConfig(format="tbtrainer: %(message)s", level=logging.WARNING)
     output = Output()
     try:
         code: int = options.execute(options, output)
         return code
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return INTERRUPTED
     except (UsageError, OSError, ValueError) as error:
         return _failed(options, output, error, USAGE)
     except Exception as error:  # A bug. The user gets one line, and the rest on request.
@@ -112,7 +120,9 @@ def _failed(options: argparse.Namespace, output: Output, error: Exception, code:
         message = f"error in tbtrainer itself ({what}). --traceback shows where."
     print(f"tbtrainer {options.command}: {message}", file=sys.stderr)
     if getattr(options, "json", False):
-        output.json({"error": message})
+        # Standard output itself may be what failed, because its disk is full.
+        with suppress(OSError):
+            output.json({"error": message})
     return code
 
 

@@ -3,6 +3,7 @@
 import configparser
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,30 @@ def test_the_console_script_is_the_command() -> None:
 def test_an_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "missing", "--json"]) == 2
     assert json.loads(capsys.readouterr().out) == {"error": "missing does not exist."}
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "tbtrainer", "show", "missing", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=HANG_SECONDS,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    assert (ended.returncode, ended.stderr) == (2, "tbtrainer show: missing does not exist.\n")
+
+
+def test_control_c_ends_a_command_that_is_being_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("tbtrainer.command_line.main.import_module", interrupted)
+    assert main(["show", "missing"]) == 130
+    assert capsys.readouterr().err == "\n"
 
 
 def test_a_bug_is_one_line(
