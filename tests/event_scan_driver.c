@@ -45,7 +45,7 @@ int main(int arguments, char **argument)
         }
         printf("%s %lld\n", argument[file], (long long)all);
         free(data);
-        void *arrays[] = {table.kind, table.tag, table.step, table.wall_time, table.value,
+        void *arrays[] = {table.field, table.tag, table.step, table.wall_time, table.value,
                           table.offset, table.size, table.name_begin, table.name_size,
                           table.metadata_begin, table.metadata_size, table.slot};
         for (int one = 0; one < 12; one++)

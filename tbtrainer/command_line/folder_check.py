@@ -10,7 +10,6 @@ from tbtrainer.command_line.checked_files import CheckedFiles
 from tbtrainer.command_line.progress import Advanced
 from tbtrainer.command_line.record_damage import Damage, damages_of
 from tbtrainer.command_line.step_repeats import StepRepeats
-from tbtrainer.reading import wire
 from tbtrainer.reading.index import RunIndex, index_of
 from tbtrainer.reading.replaced import Replaced, replaced
 from tbtrainer.reading.run_files import EventFile
@@ -139,7 +138,6 @@ def _second_pass(
     """Counts the values that later sessions have replaced, and the steps that repeat."""
     counts: dict[str, int] = {}
     repeats = StepRepeats()
-    are_scalars = index.tags.are_scalars()
     total = sum(file.end for file in index.files)
     segment, done = -1, 0
     for file in index.files:
@@ -154,13 +152,10 @@ def _second_pass(
                     segment += part.start is not None
                     if rows.stop <= rows.start:
                         continue
-                    tag, step, kind = numbers[batch.tag[rows]], batch.step[rows], batch.kind[rows]
+                    tag, step = numbers[batch.tag[rows]], batch.step[rows]
                     is_hidden = hidden[segment].mask(tag, step, batch.wall_time[rows])
                     counts[file.name] = counts.get(file.name, 0) + int(is_hidden.sum())
-                    scalar = (kind == wire.SIMPLE_VALUE) | (
-                        (kind == wire.NUMBER) & are_scalars[tag]
-                    )
-                    chosen = scalar & ~is_hidden
+                    chosen = index.tags.are_scalars(tag, batch.field[rows]) & ~is_hidden
                     repeats.add(tag[chosen], step[chosen], batch.value[rows][chosen])
                 if advanced is not None:
                     advanced(done + batch.position + len(batch.data), total)

@@ -15,8 +15,7 @@ from tbtrainer.reading.hparams import SESSION_END, SESSION_START, HParams, hpara
 from tbtrainer.reading.run_files import event_files, folder_of
 from tbtrainer.reading.scanner import Scan
 from tbtrainer.reading.tag_table import TagTable
-from tbtrainer.reading.tensors import UnreadableValue
-from tbtrainer.reading.values import decoded
+from tbtrainer.reading.values import decoded_or_none
 
 # The cards that are shown as they come.
 _TEXTS = (tags.HEALTH_REPORT.name, tags.VERDICT.name)
@@ -124,9 +123,8 @@ class RunFollower:
         ]
         self._wanted = np.concatenate([self._wanted, np.array(new, bool)])
         is_text = np.array([card_of(name) in _TEXTS for name in names], bool)
-        kind, of_plugin = batch.kind[rows], self._table.are_scalars()
-        is_scalar = (kind == wire.SIMPLE_VALUE) | ((kind == wire.NUMBER) & of_plugin[tag])
-        is_card = is_text[tag] & (kind == wire.TENSOR)
+        is_scalar = self._table.are_scalars(tag, batch.field[rows])
+        is_card = is_text[tag] & (batch.field[rows] == wire.TENSOR)
         chosen: NDArray[np.bool_] = self._wanted[tag] & (is_scalar | is_card)
         return chosen
 
@@ -140,18 +138,11 @@ class RunFollower:
             # A training that resumes the run begins a session anew.
             if name == SESSION_START:
                 self._hparams.pop(SESSION_END, None)
-            content = _decoded("hparams", batch, row)
+            content = decoded_or_none("hparams", batch.value_bytes(row))
             if isinstance(content, bytes):
                 self._hparams[name] = content
 
 
 def _text(batch: Batch, row: int, name: str) -> dict[str, str]:
-    text = _decoded("text", batch, row)
+    text = decoded_or_none("text", batch.value_bytes(row))
     return {name: text} if isinstance(text, str) else {}
-
-
-def _decoded(kind: str, batch: Batch, row: int) -> object:
-    try:
-        return decoded(kind, batch.value_bytes(row))
-    except UnreadableValue:
-        return None

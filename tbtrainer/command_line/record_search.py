@@ -3,13 +3,12 @@
 import re
 from typing import BinaryIO
 
-from tbtrainer.event_file.records import whole_records
+from tbtrainer.event_file.records import LENGTH_BYTES, whole_records
 
 _BLOCK_BYTES = 2**20
 # A record begins with its length, a little-endian uint64. Only lengths below 16 MiB are looked for:
 # the last five bytes of such a length are zero, so that few places have to be tried.
 _LENGTH = re.compile(rb"(?=(?:[^\0]..|.[^\0].|..[^\0])\0{5})", re.DOTALL)
-_LENGTH_BYTES = 8
 
 
 def next_whole_record(file: BinaryIO, begin: int) -> int | None:
@@ -26,7 +25,7 @@ def next_whole_record(file: BinaryIO, begin: int) -> int | None:
     """
     while True:
         file.seek(begin)
-        block = file.read(_BLOCK_BYTES + _LENGTH_BYTES - 1)
+        block = file.read(_BLOCK_BYTES + LENGTH_BYTES - 1)
         for found in _LENGTH.finditer(block):
             if found.start() >= _BLOCK_BYTES:
                 break

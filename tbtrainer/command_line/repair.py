@@ -84,7 +84,7 @@ def without_replaced_values(
         for record in whole_records(file):
             is_start = block.add(record)
             if is_start or len(block.records) >= _BLOCK_RECORDS:
-                # A START record replaces nothing itself, and may be kept with those before it.
+                # A START event replaces nothing itself, and may be kept with those before it.
                 yield from block.without_values(hidden[place])
                 place, block = place + is_start, _Block(tags)
         yield from block.without_values(hidden[place])
@@ -174,7 +174,7 @@ class _Block:
         self._values: list[tuple[int, int, int, float, bytes]] = []
 
     def add(self, record: bytes) -> bool:
-        """Adds a record. Returns whether it is a START record."""
+        """Adds a record. Returns whether it is a START event."""
         event = wire.WireEvent.FromString(unframed(record))
         for data in event.summary.value:
             value = wire.WireValue.FromString(data)

@@ -45,18 +45,18 @@ class EventFile(Protocol):
 
 
 def first_start_step(purge_step: int | None, is_empty_directory: bool) -> int | None:
-    """Returns the step of the START record with which the first file of a session begins.
+    """Returns the step of the START event with which the first file of a session begins.
 
-    When TensorBoard's loaders in Python read a START record, they hide events of this step and
+    When TensorBoard's loaders in Python read a START event, they hide events of this step and
     later ones in the files that they have read before. So only a session that replaces steps of
-    earlier sessions writes its step. The later files of a session have no START record.
+    earlier sessions writes its step. The later files of a session have no START event.
 
     Args:
         purge_step: First step of earlier sessions that this session replaces, or `None`.
         is_empty_directory: Whether the run directory has no event file yet.
 
     Returns:
-        The step, or `None` for a file without a START record.
+        The step, or `None` for a file without a START event.
     """
     if purge_step is not None:
         return purge_step

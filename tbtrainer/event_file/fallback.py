@@ -51,7 +51,7 @@ class FallbackEventFile:
         try:
             if self._file is None:
                 directory = self._directory or _new_directory()
-                # Without a START record, so that the file may be moved into the run directory.
+                # Without a START event, so that the file may be moved into the run directory.
                 self._file = LocalEventFile(os.path.join(directory, self._run), continues=True)
             appended = self._file.append(records)
             self._file.close()

@@ -25,7 +25,7 @@ class LocalEventFile:
         mode: Permissions of the files, before the process's umask.
         suffix: End of the files' names.
         continues: Whether the session has written another file already, so that the first file
-            here has no START record.
+            here has no START event.
     """
 
     seconds_between_appends = 0.0

@@ -33,7 +33,7 @@ class RemoteEventFile:
         purge_step: First step of earlier sessions that this session replaces, or `None`.
         suffix: End of the parts' names.
         continues: Whether the session has written another file already, so that the first part
-            here has no START record.
+            here has no START event.
     """
 
     hung_after_seconds = REMOTE_HUNG_SECONDS

@@ -141,7 +141,7 @@ class EventFileWriter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # Without a START record the copy's file hides no events of the original.
+        # Without a START event the copy's file hides no events of the original.
         self._continues = True
         self._delivery = self._new_delivery()
 

@@ -6,7 +6,7 @@ Neither PyTorch nor transformers is imported.
 from tbtrainer.reading.histograms import HistogramValue
 from tbtrainer.reading.hparams import HParams
 from tbtrainer.reading.index import ScannedFile
-from tbtrainer.reading.records import Record, ScalarChunk, TagInfo
+from tbtrainer.reading.records import Record, ScalarChunk, TableChunk, TagInfo
 from tbtrainer.reading.run import Run, read_run
 from tbtrainer.reading.run_files import NotARun, find_runs
 from tbtrainer.reading.sessions import Session
@@ -25,6 +25,7 @@ __all__ = [
     "ScannedFile",
     "Session",
     "StoredImage",
+    "TableChunk",
     "TagInfo",
     "find_runs",
     "read_run",

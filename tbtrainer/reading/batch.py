@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 # The arrays of a batch, in the order of its attributes.
 ROW_DTYPES = {
-    "kind": "u1",
+    "field": "u1",
     "tag": "i4",
     "step": "i8",
     "wall_time": "f8",
@@ -21,29 +21,30 @@ ROW_DTYPES = {
 
 @dataclass(frozen=True)
 class Batch:
-    """The values of consecutive records of an event file, one row each, in the order written.
+    """The values of consecutive events of a file, one row each, in the order written.
 
     Attributes:
         tags: The tags of this batch. They are bytes: not every file has valid UTF-8.
         metadata: Per tag, the serialized metadata of its first value in this batch that has any;
             `None` if there is none.
-        kind: What a row is; see `tbtrainer.reading.wire`. uint8, shape (rows,).
-        tag: Index into `tags`; -1 for a START record. int32, shape (rows,).
-        step: Step of the record. int64, shape (rows,).
-        wall_time: When the record was written, in seconds since 1970. float64, shape (rows,).
+        field: The field of `Summary.Value` that holds the value, as a number of
+            `tbtrainer.reading.wire`. uint8, shape (rows,).
+        tag: Index into `tags`; -1 for a START event. int32, shape (rows,).
+        step: Step of the event. int64, shape (rows,).
+        wall_time: When the event was written, in seconds since 1970. float64, shape (rows,).
         value: The number of a `SIMPLE_VALUE` or a `NUMBER`; 0 for other rows. float64, shape
             (rows,).
         offset: Where the serialized value begins in `data`. int64, shape (rows,).
         size: How many bytes it has. int64, shape (rows,).
         data: The piece of the file.
         position: Where `data` begins in the file.
-        events: How many records the batch is made of.
-        first_wall_time: Of the first record, also of one without values; NaN without a record.
+        events: How many events the batch is made of.
+        first_wall_time: Of the first event, also of one without values; NaN without an event.
     """
 
     tags: list[bytes]
     metadata: list[bytes | None]
-    kind: NDArray[np.uint8]
+    field: NDArray[np.uint8]
     tag: NDArray[np.int32]
     step: NDArray[np.int64]
     wall_time: NDArray[np.float64]
@@ -62,7 +63,7 @@ class Batch:
         return cls(**named, **others)
 
     def __len__(self) -> int:
-        return len(self.kind)
+        return len(self.field)
 
     def value_bytes(self, row: int) -> bytes:
         """Returns a serialized `Summary.Value`."""
@@ -75,12 +76,12 @@ class ScannedPiece:
     """What was found in a piece of an event file.
 
     Attributes:
-        batch: The values of the whole records.
-        end: Where the first record begins that was not read.
-        needed: How many bytes that record has, as far as is known.
-        is_damaged: Whether that record has a wrong checksum, or is no event.
+        batch: The values of the whole events.
+        end: Where the first event begins that was not read.
+        needed: How many bytes that event has, framing included, as far as is known.
+        is_damaged: Whether a checksum of that event is wrong, or its payload is no event.
         is_full: Whether reading stopped because there are many rows, and continues at `end`.
-        resume: If that record was read in part: where reading continues, from its beginning.
+        resume: If that event was read in part: where reading continues, from its beginning.
     """
 
     batch: Batch

@@ -1,4 +1,4 @@
-"""Reads the records in a piece of an event file with the compiled library of `event_scan.c`."""
+"""Reads the events in a piece of an event file with the compiled library of `event_scan.c`."""
 
 import ctypes
 import importlib.util
@@ -21,7 +21,7 @@ _MODULE = "tbtrainer.reading._event_scan"
 _INTERFACE = 1
 # Most rows of a batch.
 ROWS = 2**17
-# What the library returns, and the kind of a row that it leaves to protobuf; see `event_scan.c`.
+# What the library returns, and the field of a row that it leaves to protobuf; see `event_scan.c`.
 _DAMAGED, _FULL, _UNUSUAL = 1, 2, 3
 _MAYBE_NUMBER = 200
 _TAG_COLUMNS = 4
@@ -77,7 +77,7 @@ class CompiledScan:
         )
 
     def __call__(self, data: bytes, begin: int, position: int, resume: int = 0) -> ScannedPiece:
-        """Reads the whole records in a piece of a file; see `portable_scan.scan_piece`."""
+        """Reads the whole events in a piece of a file; see `portable_scan.scan_piece`."""
         self._slots.fill(0)
         found = _Found(end=begin, resume=resume, first_wall_time=math.nan)
         status = self._scan(
@@ -94,7 +94,7 @@ class CompiledScan:
         if status != _UNUSUAL:
             return piece
         if found.events:
-            # The caller continues at the unusual record, which is then the first one.
+            # The caller continues at the unusual event, which is then the first one.
             return replace(piece, is_full=True)
         return _by_protobuf(data, found.end, found.needed, position)
 
@@ -109,9 +109,9 @@ class CompiledScan:
             events=found.events,
             first_wall_time=found.first_wall_time,
         )
-        for row in np.flatnonzero(batch.kind == _MAYBE_NUMBER).tolist():
+        for row in np.flatnonzero(batch.field == _MAYBE_NUMBER).tolist():
             number = number_of(wire.WireValue.FromString(batch.value_bytes(row)).tensor)
-            batch.kind[row] = wire.TENSOR if number is None else wire.NUMBER
+            batch.field[row] = wire.TENSOR if number is None else wire.NUMBER
             batch.value[row] = 0.0 if number is None else number
         for at, size, metadata_at, metadata_size in np.stack(
             [array[:tags] for array in self._tags], axis=1
@@ -144,7 +144,7 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def _by_protobuf(data: bytes, begin: int, size: int, position: int) -> ScannedPiece:
-    """Reads one record; the caller then continues after it."""
+    """Reads one event; the caller then continues after it."""
     piece = portable_scan.scan_piece(data[begin : begin + size], 0, position)
     batch = replace(piece.batch, data=data, offset=piece.batch.offset + begin)
     return replace(piece, batch=batch, end=begin + piece.end, is_full=not piece.is_damaged)

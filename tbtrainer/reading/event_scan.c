@@ -4,9 +4,12 @@
  * every version of it, and runs without the GIL. setup.py builds it where there is a C compiler.
  * `portable_scan.py` does the same with google_crc32c and protobuf, and a test compares the two.
  *
- * The bytes may come from anybody. No length is believed before it was compared with the bytes that
- * are left, nothing is allocated, and every index stays below a capacity that the caller gives. A
- * record in a form that writers do not use, such as a field that occurs twice, is left to protobuf.
+ * A record is a TFRecord: an event and its framing, as `tbtrainer/event_file/records.py` writes it.
+ *
+ * The bytes may come from another program. No length is trusted before it was compared with the
+ * bytes that are left, nothing is allocated, and every index stays below a capacity that the caller
+ * gives. A record in a form that writers do not use, such as a field that occurs twice, is left to
+ * protobuf.
  */
 
 #include <stdint.h>
@@ -25,7 +28,7 @@ const int32_t tbtrainer_scan_interface = 1;
 #define FRAME 16
 /* protobuf reads no longer message. */
 #define LONGEST_MESSAGE 0x7fffffff
-/* Kinds of rows; see wire.py. */
+/* The field that holds a value; see wire.py. */
 #define METADATA_ONLY 0
 #define SIMPLE_VALUE 2
 #define TENSOR 8
@@ -50,7 +53,7 @@ typedef struct {
 
 /* The arrays of `Batch`, with room for `capacity` rows and as many tags. */
 typedef struct {
-    uint8_t *kind;
+    uint8_t *field;
     int32_t *tag;
     int64_t *step;
     double *wall_time, *value;
@@ -80,7 +83,7 @@ typedef struct {
 
 typedef struct {
     Bytes tag, metadata, content;
-    int kind;
+    int field;
     float simple_value;
 } Value;
 
@@ -206,8 +209,8 @@ static int read_fixed(Bytes *bytes, void *number, int size)
     return 1;
 }
 
-/* Field number and wire type in one byte, as on the wire. */
-#define FIELD(number, type) ((number) << 3 | (type))
+/* The key of a field on the wire: its number and its wire type in one byte. */
+#define KEY(number, type) ((number) << 3 | (type))
 enum { VARINT = 0, FIXED64 = 1, PART = 2, FIXED32 = 5 };
 
 static int read_session_log(Bytes log, int *is_start)
@@ -216,12 +219,12 @@ static int read_session_log(Bytes log, int *is_start)
     Bytes text;
     while (log.at < log.end)
         switch (*log.at++) {
-        case FIELD(1, VARINT):
+        case KEY(1, VARINT):
             if (!read_varint(&log, &status))
                 return 0;
             break;
-        case FIELD(2, PART):
-        case FIELD(3, PART):
+        case KEY(2, PART):
+        case KEY(3, PART):
             if (!read_part(&log, &text))
                 return 0;
             break;
@@ -238,32 +241,32 @@ static int read_event(Bytes bytes, Event *event)
     int contents = 0;
     memset(event, 0, sizeof *event);
     while (bytes.at < bytes.end) {
-        uint8_t field = *bytes.at++;
+        uint8_t key = *bytes.at++;
         uint64_t step;
         Bytes part;
-        switch (field) {
-        case FIELD(1, FIXED64):
+        switch (key) {
+        case KEY(1, FIXED64):
             if (!read_fixed(&bytes, &event->wall_time, 8))
                 return 0;
             break;
-        case FIELD(2, VARINT):
+        case KEY(2, VARINT):
             if (!read_varint(&bytes, &step))
                 return 0;
             event->step = (int64_t)step;
             break;
-        case FIELD(3, PART):
-        case FIELD(4, PART):
-        case FIELD(5, PART):
-        case FIELD(6, PART):
-        case FIELD(7, PART):
-        case FIELD(8, PART):
-        case FIELD(9, PART):
-        case FIELD(10, PART):
+        case KEY(3, PART):
+        case KEY(4, PART):
+        case KEY(5, PART):
+        case KEY(6, PART):
+        case KEY(7, PART):
+        case KEY(8, PART):
+        case KEY(9, PART):
+        case KEY(10, PART):
             if (contents++ || !read_part(&bytes, &part))
                 return 0;
-            if (field == FIELD(5, PART))
+            if (key == KEY(5, PART))
                 event->summary = part;
-            if (field == FIELD(7, PART) && !read_session_log(part, &event->is_start))
+            if (key == KEY(7, PART) && !read_session_log(part, &event->is_start))
                 return 0;
             break;
         default:
@@ -278,29 +281,29 @@ static int read_value(Bytes bytes, Value *value)
     int contents = 0;
     memset(value, 0, sizeof *value);
     while (bytes.at < bytes.end) {
-        uint8_t field = *bytes.at++;
-        switch (field) {
-        case FIELD(1, PART):
+        uint8_t key = *bytes.at++;
+        switch (key) {
+        case KEY(1, PART):
             if (value->tag.at || !read_part(&bytes, &value->tag))
                 return 0;
             break;
-        case FIELD(9, PART):
+        case KEY(9, PART):
             if (value->metadata.at || !read_part(&bytes, &value->metadata))
                 return 0;
             break;
-        case FIELD(2, FIXED32):
+        case KEY(2, FIXED32):
             if (contents++ || !read_fixed(&bytes, &value->simple_value, 4))
                 return 0;
-            value->kind = SIMPLE_VALUE;
+            value->field = SIMPLE_VALUE;
             break;
-        case FIELD(3, PART):
-        case FIELD(4, PART):
-        case FIELD(5, PART):
-        case FIELD(6, PART):
-        case FIELD(8, PART):
+        case KEY(3, PART):
+        case KEY(4, PART):
+        case KEY(5, PART):
+        case KEY(6, PART):
+        case KEY(8, PART):
             if (contents++ || !read_part(&bytes, &value->content))
                 return 0;
-            value->kind = field >> 3;
+            value->field = key >> 3;
             break;
         default:
             return 0;
@@ -311,7 +314,7 @@ static int read_value(Bytes bytes, Value *value)
 
 static int next_value(Bytes *summary, Bytes *serialized, Value *value)
 {
-    return *summary->at++ == FIELD(1, PART) && read_part(summary, serialized) &&
+    return *summary->at++ == KEY(1, PART) && read_part(summary, serialized) &&
            read_value(*serialized, value);
 }
 
@@ -342,7 +345,7 @@ static int read_listed(Bytes *tensor, int is_packed, int size, void *number, int
 }
 
 /* Reads a tensor of one float or double. */
-static int kind_of_tensor(Bytes tensor, double *number)
+static int field_of_tensor(Bytes tensor, double *number)
 {
     uint64_t dtype = 0, version;
     Bytes part, content = {0, 0};
@@ -351,29 +354,29 @@ static int kind_of_tensor(Bytes tensor, double *number)
     if (tensor.end - tensor.at > MOST_NUMBER_BYTES)
         return TENSOR;
     while (tensor.at < tensor.end) {
-        uint8_t field = *tensor.at++;
+        uint8_t key = *tensor.at++;
         int known = 0;
-        switch (field) {
-        case FIELD(1, VARINT):
+        switch (key) {
+        case KEY(1, VARINT):
             known = read_varint(&tensor, &dtype);
             break;
-        case FIELD(2, PART):
+        case KEY(2, PART):
             known = read_part(&tensor, &part);
             has_shape |= known && part.at < part.end;
             break;
-        case FIELD(3, VARINT):
+        case KEY(3, VARINT):
             known = read_varint(&tensor, &version);
             break;
-        case FIELD(4, PART):
+        case KEY(4, PART):
             known = read_part(&tensor, &content);
             break;
-        case FIELD(5, PART):
-        case FIELD(5, FIXED32):
-            known = read_listed(&tensor, (field & 7) == PART, 4, &single, &singles);
+        case KEY(5, PART):
+        case KEY(5, FIXED32):
+            known = read_listed(&tensor, (key & 7) == PART, 4, &single, &singles);
             break;
-        case FIELD(6, PART):
-        case FIELD(6, FIXED64):
-            known = read_listed(&tensor, (field & 7) == PART, 8, number, &doubles);
+        case KEY(6, PART):
+        case KEY(6, FIXED64):
+            known = read_listed(&tensor, (key & 7) == PART, 8, number, &doubles);
             break;
         }
         if (!known)
@@ -436,13 +439,13 @@ static int32_t number_of_tag(Bytes name, const uint8_t *data, Table *table, Foun
 }
 
 /* Adds a row; returns 0 if there is no room. */
-static int add_row(int kind, int32_t tag, const Event *event, double value, Bytes serialized,
+static int add_row(int field, int32_t tag, const Event *event, double value, Bytes serialized,
                    const uint8_t *data, Table *table, Found *found)
 {
     int64_t row = found->rows;
     if (row == table->capacity)
         return 0;
-    table->kind[row] = (uint8_t)kind;
+    table->field[row] = (uint8_t)field;
     table->tag[row] = tag;
     table->step[row] = event->step;
     table->wall_time[row] = event->wall_time;
@@ -458,23 +461,23 @@ static int add_value(const Value *value, const Event *event, Bytes serialized, c
 {
     double number = value->simple_value;
     int has_metadata = value->metadata.at < value->metadata.end;
-    if (value->kind == METADATA_ONLY && !has_metadata)
+    if (value->field == METADATA_ONLY && !has_metadata)
         return 1;
     if (found->rows == table->capacity)
         return 0;
     int32_t tag = number_of_tag(value->tag, data, table, found);
     if (tag < 0)
         return 0;
-    int kind = value->kind;
-    if (kind == TENSOR)
-        kind = kind_of_tensor(value->content, &number);
-    if (kind != NUMBER && kind != SIMPLE_VALUE)
+    int field = value->field;
+    if (field == TENSOR)
+        field = field_of_tensor(value->content, &number);
+    if (field != NUMBER && field != SIMPLE_VALUE)
         number = 0;
     if (has_metadata && table->metadata_size[tag] == 0) {
         table->metadata_begin[tag] = value->metadata.at - data;
         table->metadata_size[tag] = value->metadata.end - value->metadata.at;
     }
-    return add_row(kind, tag, event, number, serialized, data, table, found);
+    return add_row(field, tag, event, number, serialized, data, table, found);
 }
 
 /* Adds the values of an event from `resume` on; returns 0 if there is no room for all. */

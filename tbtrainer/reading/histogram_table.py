@@ -13,8 +13,9 @@ from tbtrainer.reading.tensors import UnreadableValue
 from tbtrainer.reading.values import decoded
 from tbtrainer.reading.wire import HISTOGRAM_NUMBERS, WireHistogram, WireValue
 
-# The quantiles, in percent.
+# The quantiles, in percent and as shares of all numbers.
 PERCENTS = (1, 5, 25, 50, 75, 95, 99)
+_SHARES = np.array(PERCENTS) / 100
 _NUMBERS = len(HISTOGRAM_NUMBERS)
 
 
@@ -60,9 +61,6 @@ def histogram_columns(values: Sequence[bytes]) -> tuple[NDArray[np.bool_], dict[
     columns["edges"] = [one for one in edges if one is not None]
     columns["counts"] = [one for one in counts if one is not None]
     return is_read, columns
-
-
-_SHARES = np.array(PERCENTS) / 100
 
 
 def _packed(value: bytes) -> Any:

@@ -27,10 +27,10 @@ class ScannedFile:
         name: Its name in the run directory.
         bytes: Its size when it was read.
         unread_bytes: How many bytes at its end were not read.
-        reason: Why: "torn" if the file ends within a record, as that of a running training may;
+        reason: Why: "torn" if the file ends within an event, as that of a running training may;
             "damaged" if a checksum is wrong; "unreadable" if the file could not be opened or
             read. Empty if all was read.
-        events: How many records were read.
+        events: How many events were read.
         removed_from: The event file from which a rewind took this out; `None` for an event file.
     """
 
@@ -54,7 +54,7 @@ class RunIndex:
     Attributes:
         tags: Names and metadata of the tags.
         files: What was found in each file, in the order read.
-        segments: All segments, in the order read. Each file has one, and one more per START record.
+        segments: All segments, in the order read. Each file has one, and one more per START event.
         counts: Of all values, those included that later sessions have replaced.
     """
 
@@ -127,4 +127,4 @@ def _add(index: RunIndex, file: int, batch: Batch) -> None:
         if part.rows.start < part.rows.stop:
             steps = tag_steps(batch.tag[part.rows], batch.step[part.rows], len(batch.tags))
             index.segments[-1].add(batch, part.rows, steps, numbers)
-            index.counts.add(batch.tag[part.rows], batch.kind[part.rows], steps, numbers)
+            index.counts.add(batch.tag[part.rows], batch.field[part.rows], steps, numbers)

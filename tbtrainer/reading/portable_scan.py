@@ -1,31 +1,33 @@
-"""Reads the records in a piece of an event file with google_crc32c and protobuf."""
+"""Reads the events in a piece of an event file with google_crc32c and protobuf."""
 
+import dataclasses
 import math
-import struct
-from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from tbtrainer.event_file.records import (
+    FOOTER,
+    FRAME_BYTES,
+    HEADER,
+    LENGTH_BYTES,
+    masked_checksum,
+)
 from tbtrainer.reading import wire
 from tbtrainer.reading.batch import ROW_DTYPES, Batch, ScannedPiece
 from tbtrainer.reading.tensors import number_of
 
-HEADER_BYTES = 12
-FRAME_BYTES = 16
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
 
+@dataclasses.dataclass
+class _BatchBuilder:
+    """Collects the rows of a batch one by one."""
 
-@dataclass
-class Rows:
-    """Rows of a batch that are collected one by one."""
-
-    tags: dict[bytes, int] = field(default_factory=dict)
-    metadata: list[bytes | None] = field(default_factory=list)
-    rows: list[tuple[int, int, int, float, float, int, int]] = field(default_factory=list)
+    tags: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    metadata: list[bytes | None] = dataclasses.field(default_factory=list)
+    rows: list[tuple[int, int, int, float, float, int, int]] = dataclasses.field(
+        default_factory=list
+    )
     events: int = 0
     first_wall_time: float = math.nan
 
@@ -57,21 +59,21 @@ class Rows:
             self._add_value(value, stamp, offset, size)
 
     def _add_value(self, value: Any, stamp: tuple[int, float], offset: int, size: int) -> None:
-        kind = wire.KIND_OF_FIELD.get(value.WhichOneof("what") or "", wire.METADATA_ONLY)
-        if kind == wire.METADATA_ONLY and not value.metadata:
+        field = wire.FIELD_OF_NAME.get(value.WhichOneof("what") or "", wire.METADATA_ONLY)
+        if field == wire.METADATA_ONLY and not value.metadata:
             return
         number = value.simple_value
-        if kind == wire.TENSOR and len(value.tensor) <= wire.MOST_NUMBER_BYTES:
+        if field == wire.TENSOR and len(value.tensor) <= wire.MOST_NUMBER_BYTES:
             read = number_of(value.tensor)
             if read is not None:
-                kind, number = wire.NUMBER, read
+                field, number = wire.NUMBER, read
         name = value.tag or value.node_name
         tag = self.tags.setdefault(name, len(self.tags))
         if tag == len(self.metadata):
             self.metadata.append(None)
         if self.metadata[tag] is None and value.metadata:
             self.metadata[tag] = value.metadata
-        self.rows.append((kind, tag, *stamp, number, offset, size))
+        self.rows.append((field, tag, *stamp, number, offset, size))
 
     def batch(self, data: bytes, position: int) -> Batch:
         """Returns the rows as arrays."""
@@ -88,51 +90,46 @@ class Rows:
         )
 
 
-def masked(checksum: int) -> int:
-    """Returns a CRC-32C as it is stored in a record: rotated, plus a constant."""
-    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 class PortableScan:
     """Reads pieces of event files."""
 
     def __call__(self, data: bytes, begin: int, position: int, resume: int = 0) -> ScannedPiece:
-        """Reads the whole records in a piece of a file; see `scan_piece`. Needs no `resume`."""
+        """Reads the whole events in a piece of a file; see `scan_piece`. Needs no `resume`."""
         return scan_piece(data, begin, position)
 
 
 def scan_piece(data: bytes, begin: int, position: int) -> ScannedPiece:
-    """Reads the whole records in a piece of a file.
+    """Reads the whole events in a piece of a file.
 
     Args:
         data: The piece.
-        begin: Where the first record begins in it.
+        begin: Where the first event begins in it.
         position: Where the piece begins in the file.
     """
-    rows = Rows()
-    end, needed, is_damaged = begin, HEADER_BYTES, False
-    while len(data) - end >= HEADER_BYTES:
-        length, checksum = _HEADER.unpack_from(data, end)
-        if checksum != masked(google_crc32c.value(data[end : end + 8])):
+    builder = _BatchBuilder()
+    end, needed, is_damaged = begin, HEADER.size, False
+    while len(data) - end >= HEADER.size:
+        length, checksum = HEADER.unpack_from(data, end)
+        if checksum != masked_checksum(data[end : end + LENGTH_BYTES]):
             is_damaged = True
             break
         needed = length + FRAME_BYTES
         if needed > len(data) - end:
             break
-        first = end + HEADER_BYTES
+        first = end + HEADER.size
         payload = data[first : first + length]
-        (checksum,) = _FOOTER.unpack_from(data, first + length)
-        if checksum != masked(google_crc32c.value(payload)) or not _added(rows, payload, first):
+        (checksum,) = FOOTER.unpack_from(data, first + length)
+        if checksum != masked_checksum(payload) or not _added(builder, payload, first):
             is_damaged = True
             break
-        end, needed = end + needed, HEADER_BYTES
-    return ScannedPiece(rows.batch(data, position), end, needed, is_damaged)
+        end, needed = end + needed, HEADER.size
+    return ScannedPiece(builder.batch(data, position), end, needed, is_damaged)
 
 
-def _added(rows: Rows, payload: bytes, begin: int) -> bool:
+def _added(builder: _BatchBuilder, payload: bytes, begin: int) -> bool:
     """Adds an event; returns whether the bytes are one."""
     try:
-        rows.add_payload(payload, begin)
+        builder.add_payload(payload, begin)
     except DecodeError:
         return False
     return True

@@ -1,12 +1,10 @@
-"""What reading a run yields: scalars in chunks, values one by one, and a summary of each tag."""
+"""What reading a run yields: values in chunks, values one by one, and a summary of each tag."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tbtrainer.reading.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,26 @@ class ScalarChunk:
 
 
 @dataclass(frozen=True)
+class TableChunk:
+    """Consecutive rows of one of the frames of a run, without pandas.
+
+    Attributes:
+        names: The tags of the run; the column `tag` has indices into it. The same list in all
+            chunks.
+        columns: By name, in the order of the frame. A column is an array of shape (rows,), or a
+            list of as many texts, arrays or `StoredImage`s.
+    """
+
+    names: list[str]
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.columns["tag"])
+
+
+@dataclass(frozen=True)
 class Record:
-    """One value of a run.
+    """One value of a run: what `Run.iter_records` yields.
 
     Attributes:
         tag: Its tag.
@@ -75,22 +91,3 @@ class TagInfo:
     first_step: int
     last_step: int
     description: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Values of a batch that are not replaced by a later session.
-
-    Attributes:
-        batch: The batch.
-        rows: Their rows in it. int64, shape (values,).
-        tag: Their tags, as numbers of the run's table. int32, shape (values,).
-        session: Their session.
-        file: The name of their file.
-    """
-
-    batch: Batch
-    rows: NDArray[np.int64]
-    tag: NDArray[np.int32]
-    session: int
-    file: str

@@ -14,7 +14,7 @@ _NO_STEP = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class _LaterSession:
-    """A session without a START record, as seen from earlier values.
+    """A session without a START event, as seen from earlier values.
 
     Attributes:
         first_steps: Step of its first value of each tag; `_NO_STEP` for tags that it does not have.
@@ -32,7 +32,7 @@ class Replaced:
 
     Attributes:
         from_step: Values of this step and later ones are replaced; `None` if there is no such step.
-        by_tag: Later sessions without a START record. Each replaces those values of its tags that
+        by_tag: Later sessions without a START event. Each replaces those values of its tags that
             have the step of its first value, or a later one, and were written before it.
     """
 
@@ -64,11 +64,11 @@ class Replaced:
 def replaced(segments: Sequence[Segment], numbers: Sequence[int], tags: int) -> list[Replaced]:
     """Returns which values of each segment later sessions have replaced.
 
-    A START record replaces all values that were read before and have its step or a later one, as
-    in TensorBoard. TensorBoard ignores the first START record of a run; here, one of step 0 is
+    A START event replaces all values that were read before and have its step or a later one, as
+    in TensorBoard. TensorBoard ignores the first START event of a run; here, one of step 0 is
     ignored, and one of another step says that the values before it are to be replaced.
 
-    A session without a START record, as of a stock `Trainer` that resumed in the same directory,
+    A session without a START event, as of a stock `Trainer` that resumed in the same directory,
     replaces by tag: those values of a tag that were written before it began and have the step of
     its own first value of that tag, or a later one.
 
@@ -95,7 +95,7 @@ def replaced(segments: Sequence[Segment], numbers: Sequence[int], tags: int) -> 
 
 
 def _effective_starts(segments: Sequence[Segment]) -> list[int | None]:
-    """Returns the step from which on each segment replaces earlier ones by its START record."""
+    """Returns the step from which on each segment replaces earlier ones by its START event."""
     found: list[int | None] = []
     has_start = False
     for segment in segments:

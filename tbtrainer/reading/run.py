@@ -12,15 +12,15 @@ from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.health import health_lines
 from tbtrainer.reading.hparams import TAGS, HParams, read_hparams
 from tbtrainer.reading.index import Progress, RunIndex, ScannedFile, index_of
-from tbtrainer.reading.records import Record, Rows, ScalarChunk, TagInfo
+from tbtrainer.reading.records import Record, ScalarChunk, TableChunk, TagInfo
 from tbtrainer.reading.replaced import Replaced, replaced
 from tbtrainer.reading.run_files import Folder, event_files, folder_of
 from tbtrainer.reading.segments import tag_steps
 from tbtrainer.reading.sessions import Session, session_numbers, sessions_of
+from tbtrainer.reading.tables import KIND_OF_TABLE, table_columns, without_rows
 from tbtrainer.reading.tag_counts import TagCounts, tag_infos
-from tbtrainer.reading.tensors import UnreadableValue
-from tbtrainer.reading.values import decoded
-from tbtrainer.reading.visible import visible_rows
+from tbtrainer.reading.values import decoded_or_none
+from tbtrainer.reading.visible import VisibleRows, visible_rows
 from tbtrainer.redaction import shown
 
 if TYPE_CHECKING:
@@ -91,15 +91,13 @@ class Run:
         Args:
             tags: Only these; `None` for all.
         """
-        names, are_scalars = self._index.tags.names, self._index.tags.are_scalars()
-        for part in self.rows(tags):
-            kind = part.batch.kind[part.rows]
-            is_scalar = (kind == wire.NUMBER) & are_scalars[part.tag]
-            is_scalar |= kind == wire.SIMPLE_VALUE
+        table = self._index.tags
+        for part in self._visible_rows(tags):
+            is_scalar = table.are_scalars(part.tag, part.batch.field[part.rows])
             rows, batch = part.rows[is_scalar], part.batch
             if len(rows):
                 yield ScalarChunk(
-                    names,
+                    table.names,
                     part.tag[is_scalar],
                     batch.step[rows],
                     batch.wall_time[rows],
@@ -114,10 +112,10 @@ class Run:
             tags: Only these; `None` for all.
         """
         table = self._index.tags
-        for part in self.rows(tags):
+        for part in self._visible_rows(tags):
             batch = part.batch
             for row, number in zip(part.rows.tolist(), part.tag.tolist(), strict=True):
-                kind = table.kind(number, int(batch.kind[row]))
+                kind = table.kind(number, int(batch.field[row]))
                 yield Record(
                     table.names[number],
                     kind,
@@ -127,15 +125,23 @@ class Run:
                     _value(batch, row, kind),
                 )
 
-    def rows(self, tags: Collection[str] | None = None) -> Iterator[Rows]:
-        """Yields the values batch by batch, not decoded.
+    def table_chunks(self, name: str, tags: Collection[str] | None = None) -> Iterator[TableChunk]:
+        """Yields the rows of a frame in the order read, in chunks of a few megabytes.
+
+        They have the columns of the frame, and need neither pandas nor more memory for a larger
+        run. Chunks without rows are left out.
 
         Args:
+            name: Which frame: "scalars", "histograms", "texts", "images" or "pr_curves".
             tags: Only these; `None` for all.
+
+        Raises:
+            ValueError: There is no frame of this name.
         """
-        return visible_rows(
-            self._folder, self._index, self._replaced, self._session_numbers, tags, self._progress
-        )
+        if name not in KIND_OF_TABLE:
+            allowed = ", ".join(map(repr, KIND_OF_TABLE))
+            raise ValueError(f"name={name!r} is no frame of a run; it can be {allowed}.")
+        return self._scalar_tables(tags) if name == "scalars" else self._tables(name, tags)
 
     # ---- Hyper-parameters and health ----
 
@@ -164,12 +170,12 @@ class Run:
         `p25`, `p50`, `p75`, `p95` and `p99`, linear within a bucket, and the buckets themselves:
         the arrays `edges` and `counts`. There is one more edge than counts.
         """
-        return frames.histograms(self._rows_of("histogram"), self._index.tags)
+        return self._frame("histograms")
 
     @cached_property
     def texts(self) -> "pandas.DataFrame":
         """All texts: columns tag, step, wall_time, session, text."""
-        return frames.texts(self._rows_of("text"), self._index.tags)
+        return self._frame("texts")
 
     @cached_property
     def images(self) -> "pandas.DataFrame":
@@ -177,7 +183,7 @@ class Run:
 
         `image` is a `StoredImage`; its `read()` fetches the bytes of the picture from the file.
         """
-        return frames.images(self._rows_of("image"), self._index.tags, self._folder)
+        return self._frame("images")
 
     @cached_property
     def pr_curves(self) -> "pandas.DataFrame":
@@ -186,17 +192,32 @@ class Run:
         The others are `threshold`, `precision`, `recall`, `true_positives`, `false_positives`,
         `true_negatives` and `false_negatives`.
         """
-        return frames.pr_curves(self._rows_of("pr_curve"), self._index.tags)
+        return self._frame("pr_curves")
 
-    def _rows_of(self, kind: str) -> Iterator[Rows]:
-        """Yields the values of the tags that may have some of a kind."""
+    def _frame(self, name: str) -> "pandas.DataFrame":
+        empty = without_rows(name, self._index.tags, self._folder)
+        return frames.joined(self._tables(name, None), self._index.tags.names, empty)
+
+    def _scalar_tables(self, tags: Collection[str] | None) -> Iterator[TableChunk]:
+        """Yields the scalars with their columns in the order of the frame."""
+        for chunk in self.scalar_chunks(tags):
+            columns = {name: getattr(chunk, name) for name in frames.SCALAR_DTYPES}
+            yield TableChunk(chunk.names, columns)
+
+    def _tables(self, name: str, tags: Collection[str] | None) -> Iterator[TableChunk]:
+        """Yields the rows of a frame, but for scalars. Reads only files that may have some."""
         table, counts = self._index.tags, self._index.counts
+        kind = KIND_OF_TABLE[name]
         chosen = {
-            name
-            for number, name in enumerate(table.names)
-            if any(table.kind(number, row_kind) == kind for row_kind in counts.of(number))
+            tag
+            for number, tag in enumerate(table.names)
+            if (tags is None or tag in tags)
+            and any(table.kind(number, field) == kind for field in counts.of(number))
         }
-        return self.rows(chosen) if chosen else iter(())
+        for part in self._visible_rows(chosen) if chosen else ():
+            chunk = TableChunk(table.names, table_columns(name, part, table, self._folder))
+            if len(chunk):
+                yield chunk
 
     def _count(self, kind: str) -> int:
         """Returns how many values of a kind there are."""
@@ -204,11 +225,17 @@ class Run:
         return sum(
             count
             for number in range(len(table.names))
-            for row_kind, count in counts.of(number).items()
-            if table.kind(number, row_kind) == kind
+            for field, count in counts.of(number).items()
+            if table.kind(number, field) == kind
         )
 
-    # ---- The first pass ----
+    # ---- The passes over the files ----
+
+    def _visible_rows(self, tags: Collection[str] | None = None) -> Iterator[VisibleRows]:
+        """Yields the values of some tags batch by batch, not decoded; `None` for all tags."""
+        return visible_rows(
+            self._folder, self._index, self._replaced, self._session_numbers, tags, self._progress
+        )
 
     @cached_property
     def _index(self) -> RunIndex:
@@ -232,21 +259,18 @@ class Run:
         if not any(self._replaced):
             return self._index.counts
         counts = TagCounts()
-        for part in self.rows():
+        for part in self._visible_rows():
             tag, step = part.batch.tag[part.rows], part.batch.step[part.rows]
             steps = tag_steps(tag, step, len(part.batch.tags))
             numbers = self._index.tags.known_numbers(part.batch)
-            counts.add(tag, part.batch.kind[part.rows], steps, numbers)
+            counts.add(tag, part.batch.field[part.rows], steps, numbers)
         return counts
 
 
 def _value(batch: Batch, row: int, kind: str) -> Any:
-    if kind == "scalar" and batch.kind[row] in (wire.SIMPLE_VALUE, wire.NUMBER):
+    if kind == "scalar" and batch.field[row] in (wire.SIMPLE_VALUE, wire.NUMBER):
         return float(batch.value[row])
-    try:
-        return decoded(kind, batch.value_bytes(row))
-    except UnreadableValue:
-        return None
+    return decoded_or_none(kind, batch.value_bytes(row))
 
 
 def read_run(

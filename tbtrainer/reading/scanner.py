@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tbtrainer.event_file.records import size_of
+from tbtrainer.event_file.records import HEADER, size_of
 from tbtrainer.reading.batch import Batch, ScannedPiece
 from tbtrainer.reading.compiled_scan import CompiledScan, load_library
-from tbtrainer.reading.portable_scan import HEADER_BYTES, PortableScan
+from tbtrainer.reading.portable_scan import PortableScan
 
-# How many bytes of a file are read at a time. A longer record is read whole.
+# How many bytes of a file are read at a time. A longer event is read whole.
 PIECE_BYTES = 8 * 2**20
 
 
 class Scan:
     """One pass over an event file, in bounded memory.
 
-    It stops at the first record that is torn or damaged, where TensorBoard's loaders stop, too. A
+    It stops at the first event that is torn or damaged, where TensorBoard's loaders stop, too. A
     length in the file is not trusted: no more memory is used than the file has bytes.
 
     A file that grows is read further with another `Scan` from `end`.
@@ -28,9 +28,9 @@ class Scan:
         scan_piece: Reads a piece; by default `fastest_scan()`.
 
     Attributes:
-        end: Where the first record begins that was not read.
+        end: Where the first event begins that was not read.
         unread_bytes: How many bytes the file has after `end`. Known when the iteration has ended.
-        reason: Why they were not read: "torn" if the file ends within a record, as that of a
+        reason: Why they were not read: "torn" if the file ends within an event, as that of a
             running training may, "damaged" if a checksum is wrong; else empty.
     """
 
@@ -77,7 +77,7 @@ class Scan:
     def _has(self, count: int) -> bool:
         """Whether so many bytes follow, or so few are asked for that trying costs no memory."""
         return (
-            count <= max(self._piece_bytes, HEADER_BYTES)
+            count <= max(self._piece_bytes, HEADER.size)
             or count <= size_of(self._file) - self._file.tell()
         )
 

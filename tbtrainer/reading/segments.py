@@ -1,4 +1,4 @@
-"""Segments of event files: their values up to a START record, or from one to the next."""
+"""Segments of event files: their values up to a START event, or from one to the next."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ class Part:
     """The values of a segment that are in one batch.
 
     Attributes:
-        start: Row of the START record with which the segment begins; `None` if it began before.
-        rows: The rows of the values, without the START record.
+        start: Row of the START event with which the segment begins; `None` if it began before.
+        rows: The rows of the values, without the START event.
     """
 
     start: int | None
@@ -25,8 +25,8 @@ class Part:
 
 
 def parts_of(batch: Batch) -> Iterator[Part]:
-    """Yields the parts of a batch that START records divide. The first one may have no rows."""
-    starts = np.flatnonzero(batch.kind == wire.START).tolist()
+    """Yields the parts of a batch that START events divide. The first one may have no rows."""
+    starts = np.flatnonzero(batch.field == wire.START).tolist()
     ends = [*starts, len(batch)]
     yield Part(None, slice(0, ends[0]))
     for row, end in zip(starts, ends[1:], strict=True):
@@ -61,7 +61,7 @@ def tag_steps(tag: NDArray[np.int32], step: NDArray[np.int64], tags: int) -> Tag
     met: NDArray[np.int64] = np.arange(tags)
     local: NDArray[Any] = tag
     if len(tag) < tags:
-        # Otherwise many START records among many tags would take time for each pair of them.
+        # Otherwise many START events among many tags would take time for each pair of them.
         met, local = np.unique(tag, return_inverse=True)
     # If an index occurs twice, NumPy keeps the value that comes last.
     first, last = np.full(len(met), -1), np.full(len(met), -1)
@@ -76,12 +76,12 @@ def tag_steps(tag: NDArray[np.int32], step: NDArray[np.int64], tags: int) -> Tag
 
 @dataclass
 class Segment:
-    """The values of a file up to its first START record, or from one to the next.
+    """The values of a file up to its first START event, or from one to the next.
 
     Attributes:
         file: Number of the file.
-        start_step: Step of the START record; `None` for the values before the first one.
-        begins: When its first record was written, in seconds since 1970.
+        start_step: Step of the START event; `None` for the values before the first one.
+        begins: When its first event was written, in seconds since 1970.
         first_value: When its first value was written; infinity without one.
         ends: When its last value was written; minus infinity without one.
         values: Number of values.

@@ -18,12 +18,12 @@ class Session:
     Attributes:
         index: Its number, from 0 in the order read.
         files: Names of its event files.
-        start_step: Step of its START record: values of earlier sessions from this step on are
+        start_step: Step of its START event: values of earlier sessions from this step on are
             replaced. `None` for a session without one.
         first_step: Smallest step of its values; `None` if it has none.
         last_step: Largest step of its values; `None` if it has none.
-        first_wall_time: When its first record was written, in seconds since 1970.
-        last_wall_time: When its last record was written.
+        first_wall_time: When its first event was written, in seconds since 1970.
+        last_wall_time: When its last event was written.
         values: How many values it wrote, those that were replaced included.
     """
 
@@ -42,10 +42,10 @@ def session_numbers(
 ) -> list[int]:
     """Returns the number of the session of each segment.
 
-    A session begins with a START record, and with each file. Three kinds of files begin none: those
-    that tbtrainer begins without a START record in a process that has written a file before, those
+    A session begins with a START event, and with each file. Three kinds of files begin none: those
+    that tbtrainer begins without a START event in a process that has written a file before, those
     with what a rewind took out, and those that tbtrainer names so that they are read first. The
-    empty segment before a START record has the number of the session before.
+    empty segment before a START event has the number of the session before.
 
     Args:
         segments: All segments, in the order read.

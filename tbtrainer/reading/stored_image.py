@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from tbtrainer.reading.run_files import Folder
-from tbtrainer.reading.tensors import UnreadableValue
-from tbtrainer.reading.values import ImageValue, decoded
+from tbtrainer.reading.values import ImageValue, decoded_or_none
 from tbtrainer.redaction import shown
 
 
@@ -17,6 +16,7 @@ class StoredImage:
         offset: Where the value begins in the file.
         size: How many bytes the value has.
         number: Number of the picture in the value; writers may put several into one.
+        folder: The run directory.
     """
 
     file: str
@@ -34,10 +34,7 @@ class StoredImage:
         with self.folder.open(self.file) as file:
             file.seek(self.offset)
             data = file.read(self.size)
-        try:
-            value = decoded("image", data)
-        except UnreadableValue:
-            value = None
+        value = decoded_or_none("image", data)
         if not isinstance(value, ImageValue) or self.number >= len(value.encoded):
             raise OSError(
                 f"{shown(self.file)} was rewritten since the run was read; read the run again."

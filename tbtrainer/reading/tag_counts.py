@@ -3,12 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tbtrainer.reading import wire
 from tbtrainer.reading.records import TagInfo
 from tbtrainer.reading.segments import TagSteps
 from tbtrainer.reading.tag_table import TagTable
-
-# Kinds of rows are smaller.
-_KINDS = 128
 
 
 class TagCounts:
@@ -27,7 +25,7 @@ class TagCounts:
     def add(
         self,
         tag: NDArray[np.int32],
-        kind: NDArray[np.uint8],
+        field: NDArray[np.uint8],
         steps: TagSteps,
         numbers: NDArray[np.int32],
     ) -> None:
@@ -35,7 +33,7 @@ class TagCounts:
 
         Args:
             tag: Indices into the tags of a batch. Shape (values,).
-            kind: Kinds of the rows. Shape (values,).
+            field: Their fields; see `tbtrainer.reading.wire`. Shape (values,).
             steps: Their steps by tag.
             numbers: The number of each tag of the batch.
         """
@@ -43,14 +41,14 @@ class TagCounts:
         for one, first, last in zip(number, steps.first.tolist(), steps.last.tolist(), strict=True):
             self.first_steps.setdefault(one, first)
             self.last_steps[one] = last
-        keys, counts = np.unique(tag * _KINDS + kind, return_counts=True)
+        keys, counts = np.unique(tag * wire.FIELDS + field, return_counts=True)
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
-            local, row_kind = divmod(key, _KINDS)
+            local, own_field = divmod(key, wire.FIELDS)
             known = self._counts.setdefault(int(numbers[local]), {})
-            known[row_kind] = known.get(row_kind, 0) + count
+            known[own_field] = known.get(own_field, 0) + count
 
     def of(self, number: int) -> dict[int, int]:
-        """Returns how many values of each kind of row a tag has."""
+        """Returns how many values of each field a tag has."""
         return dict(self._counts.get(number, {}))
 
 
@@ -59,8 +57,8 @@ def tag_infos(table: TagTable, counts: TagCounts) -> dict[str, TagInfo]:
     found = {}
     for number, name in enumerate(table.names):
         kinds: dict[str, int] = {}
-        for row_kind, count in counts.of(number).items():
-            kind = table.kind(number, row_kind)
+        for field, count in counts.of(number).items():
+            kind = table.kind(number, field)
             kinds[kind] = kinds.get(kind, 0) + count
         if kinds:
             found[name] = TagInfo(

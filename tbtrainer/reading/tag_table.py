@@ -77,7 +77,7 @@ class TagTable:
 
         Args:
             number: Its tag.
-            field: The kind of its row; see `tbtrainer.reading.wire`.
+            field: The field that holds it; see `tbtrainer.reading.wire`.
 
         Returns:
             For a tensor, the kind of its tag's plugin. The name of the plugin, if it is another
@@ -88,10 +88,39 @@ class TagTable:
         plugin = self.metadata(number).plugin
         return _KIND_OF_PLUGIN.get(plugin, plugin or "tensor")
 
-    def are_scalars(self) -> NDArray[np.bool_]:
-        """Returns for each tag whether a tensor of one number is a scalar. bool, shape (tags,)."""
-        plugins = [self.metadata(number).plugin for number in range(len(self.names))]
-        return np.array([plugin == "scalars" for plugin in plugins], dtype=bool)
+    def are_scalars(self, tag: NDArray[np.int32], field: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Returns for each value whether it is a scalar. All arrays have the shape (values,).
+
+        Args:
+            tag: Numbers of the tags.
+            field: The fields that hold the values; see `tbtrainer.reading.wire`.
+        """
+        is_number = field == wire.NUMBER
+        found: NDArray[np.bool_] = field == wire.SIMPLE_VALUE
+        if is_number.any():
+            of_plugin = np.zeros(len(self.names), dtype=bool)
+            for number in np.flatnonzero(np.bincount(tag[is_number])).tolist():
+                of_plugin[number] = self.kind(number, wire.NUMBER) == "scalar"
+            found[is_number] = of_plugin[tag[is_number]]
+        return found
+
+    def are_of_kind(
+        self, tag: NDArray[np.int32], field: NDArray[np.uint8], kind: str
+    ) -> NDArray[np.bool_]:
+        """Returns for each value whether it is of a kind, such as "histogram".
+
+        Args:
+            tag: As in `are_scalars`.
+            field: As in `are_scalars`.
+            kind: A kind; see `kind`.
+        """
+        pairs = tag.astype(np.int64) * wire.FIELDS + field
+        chosen = [
+            pair
+            for pair in np.unique(pairs).tolist()
+            if self.kind(*divmod(pair, wire.FIELDS)) == kind
+        ]
+        return np.isin(pairs, chosen)
 
     def _number(self, name: bytes) -> int:
         number = self._numbers.get(name)

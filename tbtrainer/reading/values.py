@@ -78,6 +78,14 @@ def decoded(kind: str, data: bytes) -> Any:
         raise UnreadableValue(f"a value of kind {kind} cannot be read: {error}") from None
 
 
+def decoded_or_none(kind: str, data: bytes) -> Any:
+    """Returns what `decoded` does; `None` if the bytes are not what the kind says."""
+    try:
+        return decoded(kind, data)
+    except UnreadableValue:
+        return None
+
+
 def _histogram(value: Any) -> HistogramValue:
     if value.HasField("histo"):
         return from_message(value.histo)

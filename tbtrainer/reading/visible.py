@@ -1,17 +1,36 @@
 """The second and later passes over the event files of a run: the values that are shown."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.index import Progress, RunIndex
-from tbtrainer.reading.records import Rows
 from tbtrainer.reading.replaced import Replaced
 from tbtrainer.reading.run_files import Folder
 from tbtrainer.reading.scanner import Scan
 from tbtrainer.reading.segments import parts_of
+
+
+@dataclass(frozen=True)
+class VisibleRows:
+    """Rows of a batch that are shown: their tag was asked for, and no later session replaced them.
+
+    Attributes:
+        batch: The batch.
+        rows: The rows. int64, shape (rows,).
+        tag: Their tags, as numbers of the run's `TagTable`. int32, shape (rows,).
+        session: Their session, an index into `Run.sessions`.
+        file: The name of their file.
+    """
+
+    batch: Batch
+    rows: NDArray[np.int64]
+    tag: NDArray[np.int32]
+    session: int
+    file: str
 
 
 def visible_rows(
@@ -21,7 +40,7 @@ def visible_rows(
     sessions: Sequence[int],
     tags: Collection[str] | None,
     progress: Progress | None,
-) -> Iterator[Rows]:
+) -> Iterator[VisibleRows]:
     """Yields the values that later sessions have not replaced, in the order read.
 
     Each file is read as far as the first pass read it. If a training resumed meanwhile, and rewrote
@@ -55,7 +74,7 @@ def visible_rows(
                     place = own[min(starts, len(own) - 1)]
                     found, tag = _chosen(batch, part.rows, numbers, wanted, replaced[place])
                     if len(found):
-                        yield Rows(batch, found, tag, sessions[place], file.name)
+                        yield VisibleRows(batch, found, tag, sessions[place], file.name)
                 if progress is not None:
                     progress(min(done + batch.position + len(batch.data), total), total)
         done += file.end

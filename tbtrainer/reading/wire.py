@@ -1,14 +1,14 @@
-"""The outer messages of an event file: an event, its values, and the kind of each.
+"""The outer messages of an event file: an event, its values, and the field that holds each.
 
 The messages of TensorBoard would be parsed down to the last bucket. These have the same fields on
-the wire, but everything inside of a value stays bytes until somebody asks for it.
+the wire, but everything inside of a value stays bytes until it is decoded.
 """
 
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-# Kinds of rows: the number of the field of `Summary.Value` that holds the value.
+# The field of `Summary.Value` that holds a value: its number on the wire.
 METADATA_ONLY = 0
 SIMPLE_VALUE = 2
 OLD_HISTOGRAM = 3
@@ -16,10 +16,12 @@ IMAGE = 4
 HISTOGRAM = 5
 AUDIO = 6
 TENSOR = 8
-# A tensor of one number. It is a scalar if the tag's metadata says so.
+# Not on the wire: a tensor of one number. It is a scalar if the tag's metadata says so.
 NUMBER = 18
-# The START record of a session.
+# Not on the wire: the START event of a session, which has no value.
 START = 100
+# All of these are smaller, so `tag * FIELDS + field` is one number for both.
+FIELDS = 128
 
 # `SessionLog.START`.
 START_STATUS = 1
@@ -52,12 +54,12 @@ def _add_message(
         field = message.field.add(name=field_name, number=number)
         repeated = type_name.startswith("repeated ")
         field.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-        kind = type_name.removeprefix("repeated ")
-        if kind in _TYPES:
-            field.type = _TYPES[kind]
+        element = type_name.removeprefix("repeated ")
+        if element in _TYPES:
+            field.type = _TYPES[element]
         else:
             field.type = field.TYPE_MESSAGE
-            field.type_name = f".{_PACKAGE}.{kind}"
+            field.type_name = f".{_PACKAGE}.{element}"
         if field_name in oneof:
             field.oneof_index = 0
 
@@ -121,7 +123,7 @@ _CLASSES = _messages()
 WireEvent: Any = _CLASSES["Event"]
 WireValue: Any = _CLASSES["Value"]
 WireHistogram: Any = _CLASSES["Histogram"]
-KIND_OF_FIELD = {
+FIELD_OF_NAME = {
     "simple_value": SIMPLE_VALUE,
     "obsolete_old_style_histogram": OLD_HISTOGRAM,
     "image": IMAGE,

@@ -56,7 +56,7 @@ class RewindIncomplete(OSError):
 def rewind(directory: str, step: int) -> int:
     """Rewrites the files of a run without the events and JSON lines after `step`.
 
-    A START record with `purge_step` is not enough: TensorBoard's default loader ignores it. How the
+    A START event with `purge_step` is not enough: TensorBoard's default loader ignores it. How the
     earlier session ended is taken out, too, because the run goes on.
 
     The removed events are kept in a file in the same folder, under a name that no loader reads. A

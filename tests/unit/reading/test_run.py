@@ -121,6 +121,31 @@ def test_chunks_have_numbers_for_tags(written: Path) -> None:
     assert [chunk.names[tag] for tag in chunk.tag[:2]] == ["train/loss", "new/loss"]
 
 
+def test_chunks_of_a_table_are_its_frame_without_pandas(written: Path) -> None:
+    for name in ("scalars", "histograms", "texts", "images", "pr_curves"):
+        frame = getattr(read_run(written), name)
+        chunks = list(read_run(written).table_chunks(name))
+        assert list(chunks[0].columns) == list(frame.columns)
+        assert sum(map(len, chunks)) == len(frame) > 0
+        tags = [chunk.names[tag] for chunk in chunks for tag in chunk.columns["tag"]]
+        assert tags == frame.tag.tolist()
+        last = list(frame.columns)[-1]
+        values = [value for chunk in chunks for value in chunk.columns[last]]
+        assert all(map(np.array_equal, values, frame[last]))
+
+
+def test_chunks_of_a_table_are_of_the_tags_asked_for(written: Path) -> None:
+    run = read_run(written)
+    for name, tag in (("scalars", "best"), ("histograms", "weights"), ("texts", "note")):
+        found = [c.names[t] for c in run.table_chunks(name, [tag]) for t in c.columns["tag"]]
+        assert set(found) == ({tag} if name != "texts" else set())
+
+
+def test_a_table_that_no_run_has_is_refused(written: Path) -> None:
+    with pytest.raises(ValueError, match="name='graphs' is no frame .* 'scalars', 'histograms'"):
+        read_run(written).table_chunks("graphs")
+
+
 def test_hyper_parameters_are_read(written: Path) -> None:
     found = read_run(written).hparams
     assert found.values == {"rate": 0.5, "name": "a", "flag": True}
@@ -257,6 +282,7 @@ for name in ("scalars", "histograms", "texts", "images", "pr_curves"):
         getattr(run, name)
     except ImportError as error:
         print(name, 'extra "pandas"' in str(error), "iter_records" in str(error))
+print(sum(map(len, run.table_chunks("histograms"))))
 """
 
 
@@ -264,7 +290,7 @@ def test_without_pandas_the_error_names_the_extra(written: Path) -> None:
     printed = run_python(WITHOUT_PANDAS, str(written)).splitlines()
     assert printed[0] == "17 7 11"
     names = ("scalars", "histograms", "texts", "images", "pr_curves")
-    assert printed[1:] == [f"{name} True True" for name in names]
+    assert printed[1:] == [*(f"{name} True True" for name in names), "3"]
 
 
 def run_python(code: str, *arguments: str) -> str:

@@ -49,7 +49,7 @@ def found(data: bytes, scan: Any, begin: int = 0, piece_bytes: int = 2**20) -> F
             tag = batch.tags[batch.tag[row]] if batch.tag[row] >= 0 else None
             stamp = int(batch.step[row]), bits(batch.wall_time[row])
             content = bits(batch.value[row]), batch.value_bytes(row)
-            rows.append((int(batch.kind[row]), tag, *stamp, *content))
+            rows.append((int(batch.field[row]), tag, *stamp, *content))
         for tag, data_of_tag in zip(batch.tags, batch.metadata, strict=True):
             if data_of_tag is not None:
                 tags.setdefault(tag, data_of_tag)

@@ -30,7 +30,7 @@ def collected(found: list[Batch]) -> tuple[Segment, TagCounts, TagTable]:
         tag, step = batch.tag, batch.step
         steps = tag_steps(tag, step, len(batch.tags))
         segment.add(batch, slice(0, len(batch)), steps, numbers)
-        counts.add(tag, batch.kind, steps, numbers)
+        counts.add(tag, batch.field, steps, numbers)
     return segment, counts, table
 
 

@@ -40,7 +40,7 @@ def scalars(steps: range, tag: str = "loss", wall_time: float = 0.0) -> bytes:
     return b"".join(scalar(tag, step, step, wall_time + step) for step in steps)
 
 
-# ---- START records ----
+# ---- START events ----
 
 
 def test_a_start_replaces_its_step_and_later_ones(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_values_after_starts_are_those_of_tensorboard(
     assert found == expected
 
 
-# ---- Files without START records ----
+# ---- Files without START events ----
 
 
 def test_a_session_without_start_replaces_what_it_writes_again(tmp_path: Path) -> None:
