@@ -83,7 +83,7 @@ bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS
 
 clean:  ## remove the environment and everything that was built
 	rm -rf tbtrainer/statistics/readers/*.so tbtrainer/reading/*.so
-	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output sick-runs gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(TRACKERS) site build dist demo-output demo-rates sick-runs gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

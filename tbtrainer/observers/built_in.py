@@ -51,7 +51,8 @@ def built_in_observers(
       work of the others.
     - `Updates` follows `Histograms`, whose sums of the parameters it uses.
     - `measurements` comes before the observers that show what it has read.
-    - `CustomScalars` remembers the metrics of an evaluation before `hparams` shows them.
+    - `CustomScalars` follows `SpikeScores`, whose chart it adds once there are scores. It remembers
+      the metrics of an evaluation before `hparams` shows them.
     - `OverheadFraction` ends the window of the clock, so it comes last. Observers that a user adds
       come after it. Their time at a logging step is counted in the next window.
 
@@ -67,7 +68,7 @@ def built_in_observers(
         hparams: Shows the hyper-parameters, with the metrics of evaluations.
     """
     times = StepTimes(clock)
-    histograms = Histograms()
+    histograms, scores = Histograms(), SpikeScores(measurements)
     return [
         StepMarks(times),
         RecordCounters(run),
@@ -80,7 +81,7 @@ def built_in_observers(
         measurements,
         GradientNormCurves(measurements),
         HealthCounts(measurements),
-        SpikeScores(measurements),
+        scores,
         reports,
         EvaluationHealth(reports),
         panels,
@@ -90,7 +91,7 @@ def built_in_observers(
         rates,
         Memory(),
         Checkpoints(),
-        CustomScalars(hparams.metrics),
+        CustomScalars(hparams.metrics, lambda: scores.is_known),
         hparams,
         TelemetryMarks(times),
         OverheadFraction(clock),

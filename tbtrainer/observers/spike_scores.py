@@ -27,6 +27,11 @@ class SpikeScores(Observer):
         self._loss = SpikeScore()
         self._grad_norm = SpikeScore()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether a step was judged so far, of the loss or of the gradient norm."""
+        return self._loss.score is not None or self._grad_norm.score is not None
+
     def run_begins(self, step: int, training: Training) -> tuple[()]:
         """Forgets an earlier training."""
         self._loss, self._grad_norm = SpikeScore(), SpikeScore()

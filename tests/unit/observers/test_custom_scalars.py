@@ -1,6 +1,7 @@
 """The layout of the Custom Scalars dashboard, and when it is written."""
 
 import re
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,12 +32,26 @@ def of_datasets(metrics: dict[str, float]) -> EvaluationMetrics:
     return found
 
 
-def in_training(max_grad_norm: float = 1.0) -> CustomScalars:
+def training_of(norm_detail: str = "block") -> Any:
+    """What the observer reads of a training."""
+    return SimpleNamespace(max_grad_norm=1.0, arguments=SimpleNamespace(norm_detail=norm_detail))
+
+
+def observer_of(scores: Sequence[float] = ()) -> CustomScalars:
+    """An observer of a training that has these spike scores."""
+    return CustomScalars(EvaluationMetrics(), lambda: len(scores) > 0)
+
+
+def in_training(scores: Sequence[float] = (), norm_detail: str = "block") -> CustomScalars:
     """An observer whose training has begun."""
-    observer = CustomScalars(EvaluationMetrics())
-    training: Any = SimpleNamespace(max_grad_norm=max_grad_norm)
-    assert list(observer.run_begins(0, training)) == []
+    observer = observer_of(scores)
+    assert list(observer.run_begins(0, training_of(norm_detail))) == []
     return observer
+
+
+def layout_of(metrics: EvaluationMetrics, is_clipped: bool = True) -> ChartLayout:
+    """The charts of a training that has everything else."""
+    return chart_layout(metrics, is_clipped=is_clipped, is_detailed=True, has_spike_scores=True)
 
 
 def matched(layout: ChartLayout, title: str, tags: list[str]) -> list[str]:
@@ -54,13 +69,13 @@ def titles(layout: ChartLayout) -> list[str]:
 
 def test_training_and_evaluation_loss_share_a_chart() -> None:
     shown = ["train/loss", "eval/loss", "eval/short_loss", "train/train_loss", "eval/lossy"]
-    layout = chart_layout(EvaluationMetrics(), is_clipped=False)
+    layout = layout_of(EvaluationMetrics())
     assert matched(layout, "Loss", shown) == shown[:3]
 
 
 def test_a_metric_of_all_datasets_has_one_chart() -> None:
     metrics = of_datasets({"f1": 0.5})
-    layout = chart_layout(metrics, is_clipped=False)
+    layout = layout_of(metrics)
     shown = ["eval/f1", "eval/short_f1", "eval/long_f1", "eval/short_f1_micro", "eval/f12"]
     assert matched(layout, "f1 in evaluation", shown) == shown[:3]
     assert [title for title in titles(layout) if "evaluation" in title] == ["f1 in evaluation"]
@@ -69,7 +84,7 @@ def test_a_metric_of_all_datasets_has_one_chart() -> None:
 def test_runs_with_other_datasets_share_a_chart() -> None:
     single = EvaluationMetrics()
     single.add(ended({"eval_loss": 1.0, "eval_f1": 0.5}))
-    layouts = [chart_layout(m, is_clipped=True) for m in (single, of_datasets({"f1": 0.5}))]
+    layouts = [layout_of(m) for m in (single, of_datasets({"f1": 0.5}))]
     assert layouts[0] == layouts[1]
 
 
@@ -81,7 +96,7 @@ def test_metrics_with_equal_ends_have_charts_of_their_own(datasets: bool) -> Non
     metrics = of_datasets(values) if datasets else metrics
     part = "short_" if datasets else ""
     shown = [f"eval/{part}accuracy", f"eval/{part}balanced_accuracy"]
-    layout = chart_layout(metrics, is_clipped=False)
+    layout = layout_of(metrics)
     assert matched(layout, "accuracy in evaluation", shown) == shown[:1]
     assert matched(layout, "balanced_accuracy in evaluation", shown) == shown[1:]
 
@@ -99,19 +114,37 @@ def test_a_secret_in_the_name_of_a_metric_is_hidden() -> None:
 
 
 def test_charts_of_clipping_need_clipping() -> None:
-    layouts = [chart_layout(EvaluationMetrics(), is_clipped) for is_clipped in (True, False)]
+    layouts = [layout_of(EvaluationMetrics(), is_clipped) for is_clipped in (True, False)]
     assert ["Share of clipped steps" in titles(layout) for layout in layouts] == [True, False]
 
 
+@pytest.mark.parametrize("norm_detail", ["total", "block", "parameter"])
+def test_a_chart_of_blocks_needs_their_norms(norm_detail: str) -> None:
+    (layout,) = in_training(norm_detail=norm_detail).logging_step(2)
+    assert isinstance(layout, ChartLayout)
+    assert ("Norm per block" in titles(layout)) == (norm_detail != "total")
+
+
+def test_spike_scores_get_a_chart_when_there_are_some() -> None:
+    scores: list[float] = []
+    observer = in_training(scores)
+    (before,) = observer.logging_step(2)
+    scores.append(0.0)
+    (after,) = observer.logging_step(4)
+    assert isinstance(before, ChartLayout) and isinstance(after, ChartLayout)
+    assert set(titles(after)) - set(titles(before)) == {"Spike scores"}
+    assert list(observer.logging_step(6)) == []
+
+
 def test_the_margin_is_between_norm_and_maximum() -> None:
-    charts = chart_layout(EvaluationMetrics(), is_clipped=False).categories["Gradients"]
+    charts = layout_of(EvaluationMetrics()).categories["Gradients"]
     (margin,) = (chart for chart in charts if isinstance(chart, MarginChart))
     assert (margin.value, margin.lower) == ("grad_norm/total",) * 2
     assert margin.upper == "grad_norm/max"
 
 
 def test_every_pattern_matches_a_declared_tag_or_one_of_stock() -> None:
-    layout = chart_layout(EvaluationMetrics(), is_clipped=True)
+    layout = layout_of(EvaluationMetrics())
     known = [tag.of("name") for tag in TAGS if tag.kind == "scalar"]
     known += ["train/loss", "eval/loss", "train/learning_rate"]
     patterns = [
@@ -135,9 +168,9 @@ def test_the_layout_is_written_again_for_a_new_metric() -> None:
 
 
 def test_an_evaluation_before_training_counts() -> None:
-    observer = CustomScalars(EvaluationMetrics())
+    observer = observer_of()
     assert list(observer.evaluation_ended(0, ended({"eval_f1": 0.5}))) == []
-    observer.run_begins(0, SimpleNamespace(max_grad_norm=0.0))  # type: ignore[arg-type]
+    observer.run_begins(0, training_of())
     (layout,) = observer.logging_step(2)
     assert isinstance(layout, ChartLayout)
     assert "f1 in evaluation" in titles(layout)

@@ -36,11 +36,13 @@ def test_scores_are_shown_once_the_history_is_full() -> None:
     scores = scores_of(steps)
     take(steps, HISTORY)
     assert shown(steps, scores) == {}
+    assert not scores.is_known
     steps.take(loss=100.0, gradient=2.0)
     assert shown(steps, scores) == {
         tags.LOSS_SPIKE_SCORE.name: 1.0,
         tags.GRAD_NORM_SPIKE_SCORE.name: 0.0,
     }
+    assert scores.is_known
 
 
 def test_each_step_is_judged_once() -> None:
