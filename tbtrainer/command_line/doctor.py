@@ -19,7 +19,7 @@ from tbtrainer.command_line.run_path import the_run_at
 from tbtrainer.command_line.terminal_text import shown_tag
 from tbtrainer.command_line.writing_process import processes_that_write, writing_process
 from tbtrainer.event_file.json_lines import MOST_BYTES, lines_of_a_run
-from tbtrainer.event_file.names import is_remote
+from tbtrainer.event_file.names import is_remote, without_local_scheme
 from tbtrainer.redaction import redacted_text, shown
 
 DESCRIPTION = """\
@@ -70,7 +70,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _run(options: argparse.Namespace, output: Output) -> int:
-    files = CheckedFiles(os.path.expanduser(the_run_at(options.run)))
+    path = without_local_scheme(the_run_at(options.run))
+    files = CheckedFiles(os.path.expanduser(path))
     writers = _writers(files)
     with progress_bar(f"checking {shown(options.run)}") as advanced:
         checkup = check_run(files, bool(writers), advanced)

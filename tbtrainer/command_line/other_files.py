@@ -28,17 +28,19 @@ def claim_findings(storage: Storage, directory: str) -> Iterator[Finding]:
     try:
         claim = Claim.parsed(storage.read(CLAIM, _MOST_CLAIM_BYTES))
     except (UnsuitableFile, ValueError) as error:
-        yield Finding(
-            "claim",
-            "problem",
-            CLAIM,
-            f"the claim is not valid ({shown_text(str(error))}), so a training that resumes begins "
-            "a new run instead of continuing this one",
-        )
+        yield _unusable_claim(f"is not valid ({shown_text(str(error))})")
+        return
+    except OSError as error:
+        yield _unusable_claim(f"cannot be read ({shown_text(error.strerror or str(error))})")
         return
     if not claim.is_at(real_path(directory)):
         text = "the run was moved or copied since a training last began in it"
         yield Finding("claim", "note", CLAIM, text)
+
+
+def _unusable_claim(why: str) -> Finding:
+    text = f"the claim {why}, so a training that resumes begins a new run instead of continuing it"
+    return Finding("claim", "problem", CLAIM, text)
 
 
 def lines_findings(storage: Storage) -> Iterator[Finding]:
@@ -50,6 +52,10 @@ def lines_findings(storage: Storage) -> Iterator[Finding]:
             data = storage.read(path, MOST_BYTES)
         except UnsuitableFile as error:
             yield Finding("lines", "note", path, f"not checked: {shown_text(str(error))}")
+            continue
+        except OSError as error:
+            text = f"the file cannot be read ({shown_text(error.strerror or str(error))})"
+            yield Finding("lines", "problem", path, text)
             continue
         lines = lines_of_a_run(data)
         if lines is None:

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 # The claim file. It says which run owns the directory; see `tbtrainer.run.claim`.
 CLAIM = ".tbtrainer-run"
@@ -21,6 +22,20 @@ _REMOVED = re.compile(r"(.*)\.removed-after-\d+\.[0-9a-f]{8}", re.DOTALL)
 def is_remote(directory: str) -> bool:
     """Whether a run directory is a URL."""
     return "://" in directory
+
+
+def without_local_scheme(directory: str) -> str:
+    """Returns the path of a URL of a local file system; anything else unchanged.
+
+    fsspec opens such a URL, too, but follows links.
+
+    Example:
+        >>> without_local_scheme("file:///data/my%20run"), without_local_scheme("s3://bucket/run")
+        ('/data/my run', 's3://bucket/run')
+    """
+    if directory.startswith("file://"):
+        return unquote(directory.removeprefix("file://"))
+    return directory.removeprefix("local://")
 
 
 def is_event_file(name: str) -> bool:

@@ -77,11 +77,15 @@ class RemoteStorage:
         return names_in(self._opened, self._root)
 
     def files(self) -> list[str]:
-        """Returns all objects below the directory."""
+        """Returns all objects below the directory; no links, which SFTP has."""
         self._opened.invalidate_cache()
         prefix = f"{self._root}/"
-        found = self._opened.find(self._root)
-        return sorted(path.removeprefix(prefix) for path in found if path.startswith(prefix))
+        found = self._opened.find(self._root, detail=True)
+        return sorted(
+            path.removeprefix(prefix)
+            for path, entry in found.items()
+            if path.startswith(prefix) and entry["type"] == "file"
+        )
 
     def open(self, path: str) -> BinaryIO:
         """Fetches an object whole."""

@@ -10,13 +10,13 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote
 
 from tbtrainer.event_file.names import (
     is_event_file,
     is_remote,
     is_removed,
     was_removed_from,
+    without_local_scheme,
 )
 from tbtrainer.redaction import shown
 
@@ -114,9 +114,7 @@ class LocalFolder:
 
 def folder_of(path: str | os.PathLike[str]) -> Folder:
     """Returns a directory: a local path, or a URL that fsspec knows."""
-    path = os.fspath(path)
-    if path.startswith("file://"):
-        path = unquote(path.removeprefix("file://"))
+    path = without_local_scheme(os.fspath(path))
     if is_remote(path):
         # Imported here, because fsspec takes longer to import than most runs to read.
         from tbtrainer.reading.remote_folder import RemoteFolder

@@ -3,9 +3,8 @@
 import os
 import socket
 from datetime import datetime
-from urllib.parse import unquote
 
-from tbtrainer.event_file.names import is_remote
+from tbtrainer.event_file.names import is_remote, without_local_scheme
 from tbtrainer.event_file.remote_storage import filesystem
 from tbtrainer.redaction import shown
 
@@ -24,8 +23,7 @@ def named_run_directory(logging_dir: str | None) -> str | None:
     chosen = logging_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
     if not chosen:
         return None
-    if chosen.startswith("file://"):
-        return os.path.abspath(unquote(chosen.removeprefix("file://")))
+    chosen = without_local_scheme(chosen)
     return chosen if is_remote(chosen) else os.path.abspath(os.path.expanduser(chosen))
 
 

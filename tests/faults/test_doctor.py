@@ -1,6 +1,7 @@
 """`tbtrainer doctor` finds what faults left in a run, and repairs it without losing a byte."""
 
 import contextlib
+import errno
 import io
 import itertools
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -28,7 +29,7 @@ from tests.rewinding import contents, crash_at
 Steps = set[int]
 
 
-def doctor(run: Path, *options: str) -> tuple[int, dict[str, Any]]:
+def doctor(run: Path | str, *options: str) -> tuple[int, dict[str, Any]]:
     """Exit code of the command, and what it prints for a script."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         code = main(["doctor", str(run), "--json", *options])
@@ -264,7 +265,8 @@ def test_an_incomplete_record_of_a_live_run_is_no_problem(tmp_path: Path) -> Non
         assert main(["doctor", str(tmp_path)]) == 0
 
 
-def test_no_link_is_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_no_link_is_followed(scheme: str, tmp_path: Path) -> None:
     run, outside = tmp_path / "run", tmp_path / "outside"
     torn(run)
     torn(outside)
@@ -275,7 +277,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     (run / CLAIM).symlink_to(victim)
     os.mkfifo(run / "events.out.tfevents.3.host.1.0")
     before = contents(outside)
-    code, found = doctor(run, "--repair")
+    code, found = doctor(f"{scheme}{run}", "--repair")
     assert code == 1
     assert "files" in problems(found) and "claim" in problems(found)
     assert contents(outside) == before
@@ -319,6 +321,26 @@ def test_an_invalid_claim_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path, curve("loss", range(3)))
     (tmp_path / CLAIM).write_text("{}")
     assert problems(doctor(tmp_path)[1]) == ["claim"]
+
+
+@pytest.mark.parametrize(("name", "check"), [(CLAIM, "claim"), ("health.jsonl", "lines")])
+def test_a_file_without_permission_is_a_problem(
+    name: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn(tmp_path)
+    (tmp_path / name).write_text("{}")
+    opened = LocalStorage.open
+
+    def refused(storage: LocalStorage, path: str) -> BinaryIO:
+        # Root, who often runs tests, may read every file.
+        if path == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(storage, path)
+
+    monkeypatch.setattr(LocalStorage, "open", refused)
+    code, found = doctor(tmp_path)
+    assert (code, problems(found)) == (1, ["records", check])
+    assert "cannot be read (Permission denied)" in found["findings"][1]["text"]
 
 
 def test_a_run_of_tbtrainer_is_sound(tmp_path: Path) -> None:

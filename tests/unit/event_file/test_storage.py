@@ -5,9 +5,11 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tbtrainer.event_file.local_storage import LocalStorage
 from tbtrainer.event_file.remote_storage import RemoteStorage
@@ -92,6 +94,21 @@ def test_links_pipes_and_folders_behind_links_are_not_listed(tmp_path: Path) -> 
     (run / "folder").symlink_to(tmp_path / "outside")
     os.mkfifo(run / "pipe")
     assert local(run).files() == ["below/regular"]
+
+
+def test_links_of_a_remote_file_system_are_not_listed() -> None:
+    class WithLinks(MemoryFileSystem):
+        """Lists a link as the file system of SFTP does."""
+
+        protocol = "with-links"
+        store: dict[str, Any] = {}
+        pseudo_dirs = [""]
+
+        def find(self, path: str, **kwargs: Any) -> Any:
+            return {f"{path}/file": {"type": "file"}, f"{path}/link": {"type": "link"}}
+
+    fsspec.register_implementation("with-links", WithLinks)
+    assert RemoteStorage("with-links://run").files() == ["file"]
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])

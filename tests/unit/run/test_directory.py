@@ -33,6 +33,7 @@ def test_a_relative_directory_is_made_absolute(
 
 def test_a_file_url_is_a_local_path() -> None:
     assert named_run_directory("file:///data/my%20run") == "/data/my run"
+    assert named_run_directory("local:///data/run") == "/data/run"
 
 
 def test_a_url_stays_as_it_is() -> None:
