@@ -35,7 +35,7 @@ def make_runs(directory: Path) -> None:
 def training(rate: float, final_loss: float) -> list[bytes]:
     """The records of a training of 500 steps that logs every 25 and evaluates every 100."""
     records = [
-        session_start(BEGIN),
+        session_start(BEGIN, {"learning_rate": rate, "num_train_epochs": 1}),
         text("run/model", MODEL),
         text("run/arguments", ARGUMENTS.format(rate=rate)),
         text("args", f'{{"learning_rate": {rate}, "num_train_epochs": 1}}'),

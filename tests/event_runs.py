@@ -1,8 +1,9 @@
 """Event files written record by record, as other programs, and faults, leave them."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -34,9 +35,13 @@ def text(tag: str, content: str, step: int = 0, wall_time: float = BEGIN) -> byt
     return _record(step, wall_time, Summary(value=[value]))
 
 
-def session_start(wall_time: float = BEGIN) -> bytes:
+def session_start(
+    wall_time: float = BEGIN, hparams: Mapping[str, float] = MappingProxyType({})
+) -> bytes:
     data = HParamsPluginData()
     data.session_start_info.start_time_secs = wall_time
+    for name, value in hparams.items():
+        data.session_start_info.hparams[name].number_value = value
     return _hparams(SESSION_START, data, wall_time)
 
 

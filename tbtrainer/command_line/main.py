@@ -17,7 +17,7 @@ from tbtrainer.redaction import shown
 COMMANDS = {
     "show": "what a run is, its status, last and best values, health",
     "compare": "arguments that differ, metrics side by side, and a check for CI",
-    "export": "the scalars of a run as CSV, JSON lines or Parquet",
+    "export": "what a run holds as CSV, JSON lines or Parquet",
     "tail": "follows a run while it is written",
     "doctor": "checks the files of a run, and repairs them",
 }

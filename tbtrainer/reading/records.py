@@ -46,7 +46,7 @@ class TableChunk:
     columns: dict[str, Any]
 
     def __len__(self) -> int:
-        return len(self.columns["tag"])
+        return len(next(iter(self.columns.values())))
 
 
 @dataclass(frozen=True)

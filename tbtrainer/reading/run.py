@@ -207,11 +207,11 @@ class Run:
     def _tables(self, name: str, tags: Collection[str] | None) -> Iterator[TableChunk]:
         """Yields the rows of a frame, but for scalars. Reads only files that may have some."""
         table, counts = self._index.tags, self._index.counts
-        kind = KIND_OF_TABLE[name]
+        kind, asked_for = KIND_OF_TABLE[name], set(table.names if tags is None else tags)
         chosen = {
             tag
             for number, tag in enumerate(table.names)
-            if (tags is None or tag in tags)
+            if tag in asked_for
             and any(table.kind(number, field) == kind for field in counts.of(number))
         }
         for part in self._visible_rows(chosen) if chosen else ():

@@ -83,7 +83,8 @@ def visible_rows(
 def _wanted(index: RunIndex, tags: Collection[str] | None) -> NDArray[np.bool_]:
     """Returns for each tag whether it is asked for; False for -1, an unknown tag."""
     names = index.tags.names
-    chosen = [tags is None or name in tags for name in names]
+    asked_for = set(names if tags is None else tags)
+    chosen = [name in asked_for for name in names]
     return np.array([*chosen, False], dtype=bool)
 
 

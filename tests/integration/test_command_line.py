@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Trainer, TrainingArguments
 
 from tbtrainer import TBTrainer, TBTrainingArguments
+from tbtrainer.command_line.export_tables import TABLES
 from tests.documented_runs import make_runs
 from tests.limits import HANG_SECONDS
 from tests.tiny import arguments, trainer
@@ -124,6 +126,36 @@ def test_an_export_has_every_logged_value(name: str, trained: dict[str, Trained]
     assert [int(row["step"]) for row in rows] == [step for step, _ in expected]
     values = [value for _, value in expected]
     assert [float(row["value"]) for row in rows] == pytest.approx(values)
+
+
+def test_an_export_has_every_histogram_of_tensorboard(trained: dict[str, Trained]) -> None:
+    run = trained["ours"].run
+    done = tbtrainer("export", run, "--json", "--what", "histograms", "--tags", "^parameters/")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = EventAccumulator(str(run), {"histograms": 0}).Reload()
+    tags = [tag for tag in expected.Tags()["histograms"] if tag.startswith("parameters/")]
+    assert len(tags) > 10 and {row["tag"] for row in rows} == set(tags)
+    for tag in tags:
+        own = [(row["step"], row["count"], row["counts"]) for row in rows if row["tag"] == tag]
+        theirs = [(e.step, e.histogram_value) for e in expected.Histograms(tag)]
+        assert own == [(step, value.num, list(value.bucket)) for step, value in theirs]
+
+
+@pytest.mark.parametrize("name", ["ours", "stock"])
+def test_every_table_of_a_run_is_exported(
+    name: str, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    run = trained[name].run
+    words = ["--csv", "--include-rewound"]
+    for table in TABLES:
+        folder = ["--folder", tmp_path / "pictures"] if table == "images" else []
+        done = tbtrainer("export", run, "--what", table, *words, *folder)
+        rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        assert done.returncode == 0
+        assert (done.stderr == "") == bool(rows) or table == "images"
+        if name == "ours":
+            assert bool(rows) == (table != "health"), table
 
 
 def test_nobody_has_to_read_to_the_end(trained: dict[str, Trained]) -> None:

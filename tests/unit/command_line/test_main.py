@@ -48,6 +48,8 @@ def each_command(path: Path) -> list[list[str]]:
         ["compare", run, run, "--json"],
         ["export", run, "--csv"],
         ["export", run, "--json"],
+        ["export", run, "--csv", "--what", "texts"],
+        ["export", run, "--json", "--what", "texts"],
         ["tail", run, "--tags", "."],
         ["tail", run, "--json"],
         ["doctor", run],
@@ -55,7 +57,7 @@ def each_command(path: Path) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(12))
 def test_output_has_neither_secrets_nor_control_characters(
     number: int, hostile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +69,7 @@ def test_output_has_neither_secrets_nor_control_characters(
         assert stream.replace("\n", "").isprintable()
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(12))
 def test_every_command_can_be_read_by_a_script(
     number: int, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,19 +221,6 @@ def test_the_only_run_below_is_meant(run: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith(f"{run}\n")
 
 
-def test_an_export_never_replaces_a_file_unasked(run: Path) -> None:
-    file = run.parent / "scalars.csv"
-    words = ["export", str(run), "--csv", "--output", str(file)]
-    assert main(words) == 0
-    content = file.read_bytes()
-    file.write_bytes(b"mine")
-    assert main(words) == 2
-    assert file.read_bytes() == b"mine"
-    assert main([*words, "--overwrite"]) == 0
-    assert file.read_bytes() == content
-    assert sorted(path.name for path in run.parent.iterdir()) == ["run", "scalars.csv"]
-
-
 def test_a_run_of_another_store_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     fsspec = pytest.importorskip("fsspec")
     store = fsspec.filesystem("memory")
@@ -258,7 +247,7 @@ def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 4, 6, 8])
+@pytest.mark.parametrize("number", [0, 1, 2, 4, 6, 8, 10])
 def test_no_command_imports_pytorch(number: int, run: Path) -> None:
     code = (
         "import sys; from tbtrainer.command_line.main import main; main(sys.argv[1:]); "
