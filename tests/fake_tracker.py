@@ -16,6 +16,7 @@ class FakeTracker:
         error: What `send` raises, once.
         answers: `send` waits for it.
         asked: Set when `send` begins.
+        took: Released with each row that `send` has taken.
     """
 
     name = "fake"
@@ -29,6 +30,7 @@ class FakeTracker:
         self.answers = threading.Event()
         self.answers.set()
         self.asked = threading.Event()
+        self.took = threading.Semaphore(0)
 
     def current_run(self) -> Any | None:
         return self.run
@@ -43,6 +45,11 @@ class FakeTracker:
         if error is not None:
             raise error
         self.rows.append((run, step, dict(row)))
+        self.took.release()
+
+    def __deepcopy__(self, memo: Any) -> "FakeTracker":
+        """Itself: what a copy of a trainer sends is found in one place."""
+        return self
 
     @property
     def sent(self) -> list[tuple[int, str, Any]]:

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.event_file.event_file import Appended, EventFile
 from tbtrainer.event_file.fallback import FallbackFile
 from tbtrainer.event_file.fault_report import FaultReport
-from tbtrainer.event_file.record_queue import Counters, RecordQueue
+from tbtrainer.event_file.record_queue import RecordQueue
 from tbtrainer.event_file.waiting import CLOSE_SECONDS, WaitingPolicy
 from tbtrainer.redaction import redacted_text
 

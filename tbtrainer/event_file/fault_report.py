@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.event_file.fallback import FallbackFile
-from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import SILENT_SECONDS, WARNING_SECONDS
 from tbtrainer.redaction import redacted_text
 

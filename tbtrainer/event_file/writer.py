@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from tbtrainer.event_file import delivery
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.event_file.event_file import EventFile
 from tbtrainer.event_file.fallback import FallbackEventFile
 from tbtrainer.event_file.local_file import LocalEventFile
 from tbtrainer.event_file.names import is_remote
-from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.records import framed
 from tbtrainer.event_file.remote_file import RemoteEventFile
 from tbtrainer.redaction import redacted_text

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS
 from tbtrainer.run.claim import claim_run_directory
 from tbtrainer.run.directory import check_run_directory

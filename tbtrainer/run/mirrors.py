@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
+from tbtrainer.event_file.waiting import CLOSE_SECONDS
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import HistogramRecord, Record, Scalar
 from tbtrainer.run.mirror import Mirror, Value
@@ -38,6 +39,11 @@ class Mirrors:
         self._has_callback = has_callback
         self._isolation = isolation or Isolation("raise")
         self._mirrors: dict[str, Mirror] = {}
+
+    @property
+    def are_chosen(self) -> bool:
+        """Whether any tracker gets values."""
+        return bool(self._mirrors)
 
     def choose(self, names: Sequence[str]) -> None:
         """Sets the trackers by their names in `TRACKERS`. Those that stay keep their values."""
@@ -102,8 +108,9 @@ class Mirrors:
         for mirror in self._mirrors.values():
             mirror.flush()
 
-    def close(self, seconds: float) -> None:
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Waits at most `seconds` until all values are sent, and warns if some are not."""
         deadline = time.monotonic() + seconds
+        self.flush()  # So that none waits for another one that hangs.
         for mirror in self._mirrors.values():
             mirror.close(max(0.0, deadline - time.monotonic()))

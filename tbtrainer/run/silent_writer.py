@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.bounded_queue import Counters
 
 _Writer = TypeVar("_Writer", bound=type[SummaryWriter])
 

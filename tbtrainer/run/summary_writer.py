@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.event_file.names import PART_OF_RUN, is_remote
-from tbtrainer.event_file.record_queue import Counters
 from tbtrainer.event_file.waiting import CHECKPOINT_SECONDS, LOG_SECONDS
 from tbtrainer.event_file.writer import QUEUE_BYTES, EventFileWriter, close_all
 from tbtrainer.isolation import Isolation

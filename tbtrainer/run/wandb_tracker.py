@@ -45,6 +45,10 @@ class WandbTracker:
         }
         run.log({**values, STEP_KEY: step})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state of a copy, which holds no run: a copied run is another one."""
+        return {"_run": None, "_defined": set()}
+
     def _define(self, run: Any, row: Row) -> None:
         """Makes the step the axis of tags that are new in a run."""
         if run is not self._run:

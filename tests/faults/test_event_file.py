@@ -13,7 +13,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from tbtrainer.event_file import waiting
-from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.isolation import Isolation
 from tbtrainer.run import RunWriter, SilentWriter
 from tests.events import event_files, histograms, scalars, steps_in

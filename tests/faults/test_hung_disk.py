@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tbtrainer.event_file import waiting
-from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.run import RunWriter
 from tests.events import steps_in
 from tests.faults import disk

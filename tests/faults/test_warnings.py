@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.run import RunWriter
 from tests.events import event_files, scalars
 from tests.faults import disk

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.event_file.fallback import FallbackLines
 from tbtrainer.event_file.fault_report import FaultReport
-from tbtrainer.event_file.record_queue import Counters
 
 FAULTS = [
     OSError(20, "Not a directory", "/f/password=MARKER7f3a9c/run"),

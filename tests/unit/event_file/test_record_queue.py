@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbtrainer.event_file.record_queue import RECORD_OVERHEAD_BYTES, Counters, RecordQueue
+from tbtrainer.event_file.bounded_queue import Counters
+from tbtrainer.event_file.record_queue import RECORD_OVERHEAD_BYTES, RecordQueue
 
 ACTIONS = st.one_of(
     st.tuples(st.just("put"), st.integers(0, 400), st.booleans()),

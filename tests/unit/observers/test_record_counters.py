@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tbtrainer import tags
-from tbtrainer.event_file.record_queue import Counters
+from tbtrainer.event_file.bounded_queue import Counters
 from tbtrainer.observers.record_counters import RecordCounters
 from tbtrainer.records import Scalar
 
