@@ -1,5 +1,7 @@
 """Chooses the trackers that get a trainer's values, and checks them before a training."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -8,8 +10,10 @@ from transformers import integrations
 from tbtrainer.argument_checks import checked_packages
 from tbtrainer.arguments import MIRRORS, TensorBoardArguments
 from tbtrainer.isolation import Isolation
+from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.run import Mirrors
 from tbtrainer.sharding.agreement import numbers_of_rank_zero
+from tbtrainer.wrapping import wrapped_on_instance
 
 # transformers' callback of each tracker. transformers 4.57 to 5.24 have both.
 _CALLBACKS = {"wandb": "WandbCallback", "trackio": "TrackioCallback"}
@@ -57,6 +61,33 @@ def check_mirrors(
     (is_problem,) = numbers_of_rank_zero([problem is not None])
     if is_problem:
         raise ValueError(problem or "Training does not begin: world rank zero raised the reason.")
+
+
+def sent_before_callbacks_end(
+    trainer: Any, mirrors: Mirrors, observers: ObserverSet
+) -> AbstractContextManager[None]:
+    """Sends all values before the callbacks learn that the training ended, while open.
+
+    A callback may end the run of a tracker then, as transformers' `TrackioCallback` does. wandb
+    refuses later values, and Trackio sends none to a server.
+
+    Args:
+        trainer: A `Trainer`.
+        mirrors: Those of the trainer.
+        observers: What they have deferred is waited for.
+    """
+    send = partial(_send_first, mirrors, observers)
+    return wrapped_on_instance(getattr(trainer, "callback_handler", None), "on_train_end", send)
+
+
+def _send_first(
+    mirrors: Mirrors, observers: ObserverSet, end: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    if mirrors.are_chosen:
+        with observers.guarded("send the last values to other trackers"):
+            observers.drain()
+            mirrors.close()
+    return end(*args, **kwargs)
 
 
 def _has_callback(trainer: Any, name: str) -> bool:

@@ -12,7 +12,7 @@ from tbtrainer.evaluations import ObservedEvaluations
 from tbtrainer.given_arguments import telemetry_arguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.log_history import saved_as_json
-from tbtrainer.mirroring import check_mirrors, mirrors_of
+from tbtrainer.mirroring import check_mirrors, mirrors_of, sent_before_callbacks_end
 from tbtrainer.observers.best_metric import BestMetric, early_stopping_of
 from tbtrainer.observers.built_in import built_in_observers
 from tbtrainer.observers.checkpoints import checkpoint_directory, saved_checkpoint
@@ -208,7 +208,8 @@ class Telemetry:
             self._run_has_begun = True
             with self.observers.guarded("begin the run"):
                 self._begin_run(checkpoint, trial)
-        with self.steps.outermost_observed():
+        sent = sent_before_callbacks_end(self._trainer, self._mirrors, self.observers)
+        with self.steps.outermost_observed(), sent:
             yield
 
     def _begin_run(self, checkpoint: str | None, trial: Any) -> None:

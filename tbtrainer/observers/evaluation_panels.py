@@ -8,10 +8,11 @@ from typing import Any
 from tbtrainer.arguments import TensorBoardArguments
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.facts import Evaluation, EvaluationBatch
-from tbtrainer.observers.observer import Observer
+from tbtrainer.observers.observer import Observer, Training
 from tbtrainer.observers.open_evaluation import OpenEvaluation, PanelSetting
 from tbtrainer.panels.built_in import chosen_panels
 from tbtrainer.panels.panel import KeptOfAllRanks, Panel, PanelEvaluation
+from tbtrainer.panels.pictures import import_before_trackio_logs
 from tbtrainer.records import Deferred, Record, Records
 from tbtrainer.run.time_limit import within
 from tbtrainer.sharding.agreement import same_on_all_ranks
@@ -82,6 +83,13 @@ class EvaluationPanels(Observer):
         self._hung: set[str] = set()
         self._explained: set[str] = set()
 
+    def run_begins(self, step: int, training: Training) -> tuple[()]:
+        """Prepares the drawing before the first value of the training is logged."""
+        with self._isolation.guard("prepare the panels"):
+            if self._setting(step, None).panels:
+                self._prepare_drawing()
+        return ()
+
     def evaluation_begins(self, step: int, dataset: str | None) -> tuple[()]:
         """Opens the panels."""
         running = self._running()
@@ -94,6 +102,7 @@ class EvaluationPanels(Observer):
                 "among them. Metrics and all else are shown.",
             )
         elif setting.panels:
+            self._prepare_drawing()
             left_out = frozenset(self._hung)
             self._open[running[-1]] = OpenEvaluation(setting, left_out, self._isolation)
         return ()
@@ -135,6 +144,11 @@ class EvaluationPanels(Observer):
             return ()
         ended = opened.evaluation.with_metrics(evaluation.metrics)
         return [Deferred(lambda: list(self._drawn(kept, ended)))]
+
+    def _prepare_drawing(self) -> None:
+        if own_rank() == 0:
+            with self._isolation.guard("import matplotlib"):
+                import_before_trackio_logs()
 
     def _explain_missing(self, opened: OpenEvaluation) -> None:
         """Logs once for each panel that was asked for by name and does not apply."""

@@ -1,5 +1,6 @@
 """Draws pictures for TensorBoard's cards with matplotlib, whatever its global settings are."""
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,18 @@ def picture(
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
     return Image(tag, np.ascontiguousarray(pixels))
+
+
+def import_before_trackio_logs() -> None:
+    """Imports matplotlib in this thread, if Trackio is used in this process.
+
+    Call it from the thread of the training, before pictures are drawn in another one. Trackio 0.43
+    leaves out all scalars that are logged while another thread imports `matplotlib.figure`, which
+    takes long when fonts are searched for the first time: those of transformers' callback, of the
+    user and of a mirror.
+    """
+    if "trackio" in sys.modules:
+        import matplotlib.figure  # noqa: F401
 
 
 def write_title(figure: "Figure", title: str) -> None:

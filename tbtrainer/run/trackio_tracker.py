@@ -1,10 +1,16 @@
 """Trackio as the target of a mirror."""
 
+import contextlib
+import importlib
 import sys
 from typing import Any
 
 from tbtrainer.records import Histogram
 from tbtrainer.run.tracker import STEP_KEY, Row, numpy_histogram
+
+# If one of these is half imported in another thread, trackio 0.43 leaves out all scalars that are
+# logged meanwhile: it asks whether they are figures (`TrackioHtml.is_loggable_figure`).
+_MODULES_OF_FIGURES = ("plotly.basedatatypes", "matplotlib.animation", "matplotlib.figure")
 
 
 class TrackioTracker:
@@ -28,6 +34,7 @@ class TrackioTracker:
 
     def send(self, run: Any, step: int, row: Row) -> None:
         """Logs one row at its step."""
+        _wait_for_imports()
         kind = sys.modules["trackio"].Histogram
         values = {
             tag: kind(np_histogram=numpy_histogram(value))
@@ -36,3 +43,11 @@ class TrackioTracker:
             for tag, value in row.items()
         }
         run.log({**values, STEP_KEY: step}, step=step)
+
+
+def _wait_for_imports() -> None:
+    """Waits until another thread that imports a library of figures has imported it."""
+    for name in _MODULES_OF_FIGURES:
+        if name in sys.modules:
+            with contextlib.suppress(Exception):  # Of that library: the other thread gets it too.
+                importlib.import_module(name)

@@ -78,21 +78,27 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if tracker != "none":
             pytest.importorskip(tracker)
         directory = tmp_path_factory.mktemp(f"{tracker}-{way}")
-        environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT), "HOME": str(directory)}
-        environment["TRACKIO_DIR"] = str(directory / "trackio")
-        ended = subprocess.run(
-            [sys.executable, "-m", "tests.trackers.mirrored", tracker, way],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=HANG_SECONDS,
-        )
-        assert ended.returncode == 0, ended.stderr
+        ended = started(directory, "mirrored", tracker, way)
         printed = next(x for x in ended.stdout.splitlines() if x.startswith('{"weights"'))
         return Mirrored(directory, json.loads(printed), ended.stderr, rows(tracker, directory))
 
     return run
+
+
+def started(directory: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script of this folder in a directory, without network, and returns what it printed."""
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT), "HOME": str(directory)}
+    environment["TRACKIO_DIR"] = str(directory / "trackio")
+    ended = subprocess.run(
+        [sys.executable, "-m", f"tests.trackers.{script}", *arguments],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended
 
 
 def rows(tracker: str, directory: Path) -> list[dict[str, Any]]:
@@ -187,6 +193,49 @@ def test_a_wandb_that_follows_event_files_gets_each_value_once(mirrored: Any) ->
 )
 def test_a_mirror_changes_nothing_of_the_training(tracker: str, way: str, mirrored: Any) -> None:
     assert mirrored(tracker, way).printed == mirrored("none", "none").printed
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_all_values_arrive_before_a_callback_ends_the_run(tracker: str, mirrored: Any) -> None:
+    run = mirrored(tracker, "ended")
+    assert ("own/slow", 10, "1.0") in run.written()
+    assert run.recorded() == run.written()
+    assert "missing" not in run.errors
+
+
+def test_matplotlib_is_imported_before_trackio_logs(mirrored: Any) -> None:
+    # Trackio loses scalars that are logged while another thread imports it.
+    assert "matplotlib: True" in mirrored("trackio", "init").errors
+    assert "matplotlib: True" in mirrored("trackio", "callback").errors
+    # Without Trackio a training does not wait for it.
+    assert "matplotlib: False" in mirrored("wandb", "init").errors
+
+
+def test_an_import_in_another_thread_loses_no_values(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    started(tmp_path, "slow_import")
+    (row,) = trackio_file.history(tmp_path / "trackio")
+    assert (row["loss"], row[STEP], row["_step"]) == (0.5, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("what", "warnings"),
+    [
+        ("killed", ["could not mirror values to wandb", "values are missing in wandb"]),
+        ("hung", ["values are missing in wandb", "wait, because wandb does not answer"]),
+        ("finished", ["not mirrored to wandb, because it has no run now"]),
+    ],
+)
+def test_a_lost_wandb_changes_nothing(
+    what: str, warnings: list[str], mirrored: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("wandb")
+    ended = started(tmp_path, "lost_wandb", what)
+    printed = next(x for x in ended.stdout.splitlines() if x.startswith('{"weights"'))
+    assert json.loads(printed) == mirrored("none", "none").printed
+    assert [ended.stderr.count(warning) for warning in warnings] == [1] * len(warnings)
+    written = {tag for file in event_files(tmp_path / "runs") for tag, _, _ in scalars(file)}
+    assert {"train/loss", "eval/loss", "grad_norm/total"} <= written
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "trackio"])
