@@ -1,6 +1,8 @@
 """What reaches the trackers: scalars and histograms, each once, and nothing else."""
 
+import copy
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from tbtrainer.arguments import MIRRORS
 from tbtrainer.isolation import Isolation
 from tbtrainer.records import Histogram, HistogramRecord, JsonLine, Record, Scalar, Text
-from tbtrainer.run import Mirrors, RunSession, mirrors
+from tbtrainer.run import Mirrors, RunSession, mirror, mirrors
 from tests.fake_tracker import FakeTracker
 from tests.limits import HANG_SECONDS
 
@@ -109,6 +111,41 @@ def test_another_choice_keeps_the_mirror_that_stays(tracker: FakeTracker) -> Non
     assert len(tracker.rows) == 1
     mirrors.choose([])
     assert len(sent(mirrors, tracker)) == 1
+
+
+def test_a_copy_mirrors_what_it_is_given(tracker: FakeTracker) -> None:
+    mirrors = copy.deepcopy(mirrors_to("fake"))
+    assert mirrors.problem() is None
+    assert len(sent(mirrors, tracker)) == 3
+
+
+def test_a_forked_child_mirrors_nothing(tracker: FakeTracker) -> None:
+    mirrors = mirrors_to("fake")
+    child = os.fork()
+    if child == 0:
+        sent(mirrors, tracker)
+        os._exit(len(tracker.rows))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(sent(mirrors, tracker)) == 3
+
+
+def test_a_tracker_that_hangs_delays_no_other(
+    tracker: FakeTracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = FakeTracker()
+    hung.name = "hung"
+    hung.answers.clear()
+    monkeypatch.setitem(mirrors.TRACKERS, "hung", lambda: hung)
+    monkeypatch.setattr(mirror, "GATHER_SECONDS", HANG_SECONDS)
+    both = mirrors_to("hung", "fake")
+    for record in RECORDS:
+        both.put(record, 7)
+    both.close(2.0)
+    assert len(tracker.sent) == 3
+    assert "values are missing in hung" in caplog.text
+    assert "values are missing in fake" not in caplog.text
+    hung.answers.set()
 
 
 def test_a_session_mirrors_what_it_has_written(tracker: FakeTracker, tmp_path: Path) -> None:
