@@ -2,12 +2,13 @@
 
 import io
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from tbtrainer.event_file.names import is_event_file
 from tbtrainer.event_file.remote_storage import filesystem
+from tbtrainer.reading.path_errors import does_not_exist, is_a_file
 from tbtrainer.redaction import shown
 
 
@@ -20,14 +21,22 @@ class RemoteFolder:
 
     def files(self) -> dict[str, int]:
         """Returns names and sizes of the objects."""
-        with _as_os_error():
-            self._opened.invalidate_cache()
-            entries: Iterable[dict[str, Any]] = self._opened.ls(self._root, detail=True)
-        return {
-            posixpath.basename(entry["name"]): int(entry.get("size") or 0)
+        try:
+            with _as_os_error():
+                self._opened.invalidate_cache()
+                entries: list[dict[str, Any]] = self._opened.ls(self._root, detail=True)
+        except FileNotFoundError:
+            raise does_not_exist(self.path) from None
+        files = {
+            entry["name"].strip("/"): int(entry.get("size") or 0)
             for entry in entries
             if entry["type"] == "file"
         }
+        # The listing of an object is the object. One without content may stand for a directory.
+        own_size = files.pop(self._root.strip("/"), None)
+        if own_size and len(entries) == 1:
+            raise is_a_file(self.path)
+        return {posixpath.basename(name): size for name, size in files.items()}
 
     def event_files_below(self) -> list[str]:
         """Returns the event files in the directory and below."""

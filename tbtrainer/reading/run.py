@@ -46,8 +46,7 @@ class Run:
         path: The run directory.
 
     Raises:
-        FileNotFoundError: There is no such directory, or no event file is directly in it
-            (`NotARun`, whose message names the runs below it).
+        FileNotFoundError, NotADirectoryError, ValueError: As `read_run` does.
     """
 
     def __init__(
@@ -294,6 +293,7 @@ def read_run(
     Raises:
         FileNotFoundError: There is no such directory, or no event file is directly in it
             (`NotARun`, whose message names the runs below it).
+        NotADirectoryError: The path is that of a file.
         ValueError: fsspec cannot open the URL.
     """
     return Run(path, include_rewound=include_rewound, progress=progress)

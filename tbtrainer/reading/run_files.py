@@ -18,6 +18,7 @@ from tbtrainer.event_file.names import (
     was_removed_from,
     without_local_scheme,
 )
+from tbtrainer.reading.path_errors import does_not_exist, is_a_file
 from tbtrainer.redaction import shown
 
 # How many runs an error names.
@@ -64,6 +65,7 @@ class Folder(Protocol):
 
         Raises:
             FileNotFoundError: There is no such directory.
+            NotADirectoryError: It is a file.
         """
 
     def event_files_below(self) -> list[str]:
@@ -82,9 +84,9 @@ class LocalFolder:
     def files(self) -> dict[str, int]:
         """Returns names and sizes; links to regular files are followed."""
         if os.path.isfile(self.path):
-            raise NotADirectoryError(
-                f"{shown(self.path)} is a file. Name the run directory that it is in."
-            )
+            raise is_a_file(self.path)
+        if not os.path.lexists(self.path):
+            raise does_not_exist(self.path)
         found = {}
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -130,10 +132,12 @@ def find_runs(path: str | os.PathLike[str]) -> list[str]:
         path: A local directory, or a URL that fsspec knows.
 
     Returns:
-        The paths of the runs, sorted; each can be given to `read_run`.
+        The paths of the runs, sorted; each can be given to `read_run`. Empty if there are none.
 
     Raises:
         FileNotFoundError: There is no such directory.
+        NotADirectoryError: It is a file.
+        ValueError: fsspec cannot open the URL.
     """
     folder = folder_of(path)
     folder.files()
@@ -151,6 +155,7 @@ def event_files(folder: Folder, *, with_removed: bool) -> list[EventFile]:
 
     Raises:
         FileNotFoundError: There is no such directory.
+        NotADirectoryError: It is a file.
         NotARun: It has no event files. The message names the runs below it.
     """
     sizes = folder.files()
@@ -176,4 +181,5 @@ def _not_a_run(folder: Folder) -> NotARun:
     named = ", ".join(map(shown, runs[:_NAMED_RUNS]))
     more = f", and {len(runs) - _NAMED_RUNS} more" if len(runs) > _NAMED_RUNS else ""
     are = "is the run" if len(runs) == 1 else "are the runs"
-    return NotARun(f"{where} itself. Below it {are} {named}{more}. Name one of them.", runs)
+    advice = "Name one of them; tbtrainer.reading.find_runs returns all."
+    return NotARun(f"{where} itself. Below it {are} {named}{more}. {advice}", runs)

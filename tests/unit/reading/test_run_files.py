@@ -76,7 +76,9 @@ def test_a_directory_of_runs_is_refused_with_their_names(tmp_path: Path) -> None
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / NAME).touch()
-    with pytest.raises(NotARun, match="Below it are the runs .*one, .*two. Name one") as error:
+    with pytest.raises(
+        NotARun, match="Below it are the runs .*one, .*two. Name one .*find_runs"
+    ) as error:
         read_run(tmp_path)
     assert error.value.runs == find_runs(tmp_path)
 
@@ -89,14 +91,25 @@ def test_an_empty_directory_is_no_run(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_missing_is_an_error(tmp_path: Path) -> None:
     for read in (read_run, find_runs):
-        with pytest.raises(FileNotFoundError):
-            read(tmp_path / "nothing")
+        for path in (tmp_path / "nothing", "", (tmp_path / "nothing").as_uri()):
+            name = "" if path == "" else f"{tmp_path}/nothing"
+            with pytest.raises(FileNotFoundError, match=f"There is no directory '{name}'"):
+                read(path)
 
 
 def test_an_event_file_in_place_of_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).touch()
-    with pytest.raises(NotADirectoryError, match="is a file. Name the run directory"):
-        read_run(tmp_path / NAME)
+    for read in (read_run, find_runs):
+        with pytest.raises(NotADirectoryError, match="is a file. Name the run directory"):
+            read(tmp_path / NAME)
+
+
+def test_a_path_may_be_a_text_or_a_path(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(scalar("loss", 1, 2.0))
+    for path in (tmp_path, str(tmp_path), f"{tmp_path}/"):
+        assert len(list(read_run(path).iter_records())) == 1
+    with pytest.raises(TypeError, match="os.PathLike object, not int"):
+        read_run(3)  # type: ignore[arg-type]
 
 
 # ---- URLs ----
@@ -121,6 +134,28 @@ def test_a_run_on_an_object_store_is_read(store: "fsspec.AbstractFileSystem") ->
         "memory://bucket/run",
         "memory://bucket/run/below",
     ]
+
+
+def test_what_is_no_run_on_a_store_is_refused(store: "fsspec.AbstractFileSystem") -> None:
+    for name in ("one", "two"):
+        store.pipe_file(f"/bucket/runs/{name}/{NAME}", scalar("loss", 1, 2.0))
+    store.makedirs("/bucket/empty")
+    for read in (read_run, find_runs):
+        with pytest.raises(FileNotFoundError, match="There is no directory 'memory://bucket/no'"):
+            read("memory://bucket/no")
+        with pytest.raises(NotADirectoryError, match="is a file. Name the run directory"):
+            read(f"memory://bucket/runs/one/{NAME}")
+    with pytest.raises(NotARun, match="none in the directories below"):
+        read_run("memory://bucket/empty")
+    with pytest.raises(NotARun, match="runs/one, memory://bucket/runs/two. .*find_runs") as error:
+        read_run("memory://bucket/runs")
+    assert [len(read_run(path).scalars) for path in error.value.runs] == [1, 1]
+
+
+def test_an_object_without_content_is_no_run(store: "fsspec.AbstractFileSystem") -> None:
+    store.pipe_file("/bucket/run", b"")
+    with pytest.raises(NotARun, match="has no event files"):
+        read_run("memory://bucket/run")
 
 
 def test_a_path_after_file_colon_is_local(tmp_path: Path) -> None:
