@@ -4,7 +4,7 @@ from setuptools import Extension, setup
 
 READERS = "tbtrainer/statistics/readers"
 # The library is loaded with ctypes, so no header of Python is needed. Without a compiler that
-# understands these options, `optional` lets the installation go on; NumPy then reads the tensors.
+# understands these options, `optional` leaves the library out; NumPy then reads the tensors.
 CPU_PASS = Extension(
     "tbtrainer.statistics.readers._cpu_pass",
     sources=[f"{READERS}/cpu_pass.c", f"{READERS}/cpu_squares.c"],

@@ -60,7 +60,7 @@ def findings_of(
     last_row, last_bad_row, loss_scale, *are_finite = torch.stack(
         [number.to(norms.device, torch.float32, non_blocking=True) for number in numbers]
     ).tolist()
-    # With a loss scale an overflow has to be told from a NaN of the model's own.
+    # With a loss scale an overflow has to be distinguished from a NaN of the model.
     has_infinity = last_bad_row > 0 and loss_scale > 0 and _has_infinity(gradients.parts)
     return Findings(
         bad_loss=float(not all(are_finite)),

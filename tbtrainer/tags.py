@@ -211,7 +211,7 @@ TAGS: tuple[Tag, ...] = (
 
 
 def description_of(tag: str, kind: Kind | None = None) -> str:
-    """Returns the text that TensorBoard shows on a tag's card; empty for a tag of somebody else.
+    """Returns the text that TensorBoard shows on a tag's card; empty for a tag of another program.
 
     Args:
         tag: As it is written.

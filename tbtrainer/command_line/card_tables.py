@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # The bar between two cells. A bar inside of a cell is escaped, or an entity.
 _BAR = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r"[\s|:-]+")
-# The most rows of a card that are read. Anybody may have written it.
+# The most rows of a card that are read. Any program may have written it.
 MOST_ROWS = 2000
 
 

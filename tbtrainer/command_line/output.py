@@ -19,7 +19,7 @@ class Output:
         stream: Where to; `None` for standard output.
 
     Attributes:
-        is_closed: Whether nobody reads what is printed.
+        is_closed: Whether the reader of the output has gone.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:

@@ -72,7 +72,7 @@ def facts_of(cards: Mapping[str, str], hparams: Mapping[str, Any]) -> RunFacts:
     """Returns what the cards of a run say.
 
     Args:
-        cards: The latest text of each card, by tag. Anybody may have written it.
+        cards: The latest text of each card, by tag. Any program may have written it.
         hparams: The hyper-parameters of the run. They stand for the arguments of a run that has no
             card of them.
     """

@@ -19,7 +19,7 @@ class RunStatus:
     """Whether a run is finished, failed or running.
 
     Attributes:
-        name: Which of them; `"unknown"` if nothing tells.
+        name: Which of them; `"unknown"` if the run does not show it.
         reason: How that is known, as part of a sentence.
     """
 

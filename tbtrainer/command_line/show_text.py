@@ -197,7 +197,7 @@ def _counted(count: int, what: str) -> str:
 def _moment(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):  # Anybody may have written the file.
+    except (ValueError, OverflowError, OSError):  # Any program may have written it.
         return "unknown"
 
 

@@ -127,7 +127,7 @@ def _choice(options: argparse.Namespace) -> Callable[[str], bool]:
 def _clock(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds).strftime("%H:%M:%S")
-    except (ValueError, OverflowError, OSError):  # Anybody may have written the file.
+    except (ValueError, OverflowError, OSError):  # Any program may have written it.
         return "--:--:--"
 
 

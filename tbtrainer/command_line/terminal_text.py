@@ -1,6 +1,6 @@
 r"""Texts of event files as a terminal or a script may get them.
 
-Anybody may have written an event file, so a tag may hold the control characters with which a
+Any program may have written an event file, so a tag may hold the control characters with which a
 terminal is taken over, and a text may hold a password.
 """
 

@@ -40,7 +40,7 @@ def json_line(values: Mapping[str, Any], step: int, time: float) -> bytes:
 def lines_of_a_run(data: bytes) -> list[bytes] | None:
     """Returns the lines of a file that tbtrainer has written, each with its line break.
 
-    The file may have been written by anybody. If its last line is incomplete, it is left out.
+    The file may be one of another program. If its last line is incomplete, it is left out.
 
     Args:
         data: The content of the file.

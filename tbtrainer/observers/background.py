@@ -48,7 +48,7 @@ class Background:
         """Waits until all tasks are done. With `telemetry_errors="raise"` it raises their error.
 
         Args:
-            seconds: The longest wait; `None` for no limit. Tasks that are not done go on.
+            seconds: The longest wait; `None` for no limit. Unfinished tasks continue.
         """
         wait(self._pending, seconds)
         while self._pending and self._pending[0].done():

@@ -52,7 +52,7 @@ class EvaluationMetrics:
         return {"metrics": list(self.names), "datasets": list(self.datasets)}
 
     def load_state(self, state: Any) -> None:
-        """Continues from what `state` returned. A checkpoint may come from anybody.
+        """Continues from what `state` returned. A checkpoint may come from any source.
 
         Raises:
             ValueError: It is not what `state` returns.

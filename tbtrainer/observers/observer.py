@@ -187,7 +187,7 @@ class Observer:
 
         Args:
             state: What `state` returned when the checkpoint was saved. Check it: a checkpoint may
-                come from anybody.
+                come from any source.
         """
         return None
 

@@ -87,7 +87,7 @@ class LossByPosition(Panel):
 def _positions(batch: PanelBatch, evaluation: PanelEvaluation, losses: TokenLosses) -> Tensor:
     """Returns the position of each token in its text, from 0 on, int64.
 
-    Several texts in one sequence are told apart by `position_ids`, padding at the beginning by
+    Several texts in one sequence are separated by `position_ids`, padding at the beginning by
     `attention_mask`.
     """
     shape = losses.labels.shape

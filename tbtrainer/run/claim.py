@@ -107,7 +107,7 @@ class Claim:
 
     @classmethod
     def parsed(cls, data: bytes) -> "Claim":
-        """Reads the content of a claim file, which anybody may have written.
+        """Reads the content of a claim file, which any program may have written.
 
         Raises:
             ValueError: It is not a valid claim.

@@ -57,7 +57,7 @@ def rewind(directory: str, step: int) -> int:
     """Rewrites the files of a run without the events and JSON lines after `step`.
 
     A START event with `purge_step` is not enough: TensorBoard's default loader ignores it. How the
-    earlier session ended is taken out, too, because the run goes on.
+    earlier session ended is taken out, too, because the run continues.
 
     The removed events are kept in a file in the same folder, under a name that no loader reads. A
     crash at any moment loses no record: the removed events are on the disk before the new event

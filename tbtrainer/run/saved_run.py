@@ -15,7 +15,7 @@ from tbtrainer.run.claim import is_run_id
 
 # The only file that tbtrainer adds to a checkpoint. `Trainer` writes all others.
 RUN_FILE = "tensorboard_run.json"
-# Limits for the content of a marker. A checkpoint may come from anybody.
+# Limits for the content of a marker. A checkpoint may come from any source.
 MOST_BYTES, _LONGEST_PATH, _MOST_CARDS = 262_144, 4_096, 256
 # The step of an event is an int64, and the step after the last one is written too.
 _LARGEST_STEP = 2**62
@@ -38,7 +38,7 @@ class SavedRun:
         step: Optimizer steps taken when the checkpoint was saved.
         cards: Digests of the texts that the run already shows, by tag.
         observers: States of observers, by the name of the observer: plain JSON. A marker that was
-            read may have been written by anybody, so each observer checks its own state.
+            read may have been written by any program, so each observer checks its own state.
     """
 
     run_directory: str

@@ -155,7 +155,7 @@ class RunSession:
 
         Set by `begin_training`, whether the run of the checkpoint is continued or not. Empty if the
         training does not resume, if the checkpoint has no readable marker of its own step, and on
-        ranks that do not write. The checkpoint may come from anybody: the states are plain JSON,
+        ranks that do not write. The checkpoint may come from any source: the states are plain JSON,
         and each observer checks its own.
         """
         return self._saved_observers

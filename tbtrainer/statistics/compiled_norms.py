@@ -137,7 +137,7 @@ class CompiledNorms:
 
 
 def _kind_guards(tensors: Iterable[Tensor]) -> Callable[..., bool]:
-    """Returns a function that tells in one call whether tensors are of the kind of these.
+    """Returns a function that checks in one call whether tensors are of the kind of these.
 
     It takes as many tensors. The result is true only if each has the class, dtype, layout, device,
     shape and strides of the one in its place. It may be false although they are readable in the
