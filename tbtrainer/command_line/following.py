@@ -1,5 +1,6 @@
 """Reads what is added to a run while it is written."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from tbtrainer import tags
 from tbtrainer.command_line.run_facts import card_of
+from tbtrainer.command_line.terminal_text import shown_tag
 from tbtrainer.reading import wire
 from tbtrainer.reading.batch import Batch
 from tbtrainer.reading.hparams import SESSION_END, SESSION_START, HParams, hparams_of
@@ -16,6 +18,8 @@ from tbtrainer.reading.run_files import event_files, folder_of
 from tbtrainer.reading.scanner import Scan
 from tbtrainer.reading.tag_table import TagTable
 from tbtrainer.reading.values import decoded_or_none
+
+logger = logging.getLogger(__name__)
 
 # The cards that are shown as they come.
 _TEXTS = (tags.HEALTH_REPORT.name, tags.VERDICT.name)
@@ -90,6 +94,11 @@ class RunFollower:
             self._ends[file.name] = scan.end
             if scan.reason == "damaged":
                 self.damaged.add(file.name)
+                logger.warning(
+                    "%s cannot be read further, because a record is damaged. What tbtrainer doctor "
+                    "prints says where.",
+                    shown_tag(file.name),
+                )
         return list(found)
 
     def _add(self, batch: Batch, found: deque[Entry], most: int | None) -> None:

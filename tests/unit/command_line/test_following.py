@@ -84,10 +84,14 @@ def test_the_end_of_a_run_is_known(tmp_path: Path) -> None:
     assert following.hparams.status is None
 
 
-def test_a_damaged_file_is_read_once(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_read_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bad = scalar("loss", 3, 0.5)[:-1] + b"\xff"
     file = write(tmp_path, [*curve("loss", range(3)), bad])
     following = follower(tmp_path)
     assert steps(following.read()) == [0, 1, 2]
     assert following.damaged == {file.name}
     assert following.read() == []
+    (warning,) = caplog.messages
+    assert file.name in warning and "tbtrainer doctor" in warning
