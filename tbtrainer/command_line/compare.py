@@ -26,8 +26,9 @@ Shows which arguments differ between runs, and their metrics side by side. The f
 baseline.
 
 With --fail-if the exit code is 1 if the condition holds for one of the other runs. It is also 1 if
-the condition cannot be decided because a value is NaN or a run does not have the curve, so that a
-run that broke does not pass. With a single run, the condition is about that run."""
+the condition cannot be decided because a value is NaN or a run does not have the curve, and if a
+run has failed, so that a run that broke does not pass. With a single run, the condition is about
+that run."""
 EPILOG = """\
 conditions:
   eval/loss > 1.02 * baseline                  the last value, against that of the first run
@@ -49,17 +50,24 @@ _LONGEST_VALUE = 40
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a condition holds for a run.
+    """Whether a run passes a condition.
 
     Attributes:
         run: The path of the run, without secrets.
-        holds: `None` if that cannot be decided.
+        holds: Whether the condition holds; `None` if that cannot be decided.
         reason: The values, or what is missing.
+        has_failed: Whether the run has failed. It then does not pass.
     """
 
     run: str
     holds: bool | None
     reason: str
+    has_failed: bool
+
+    @property
+    def passes(self) -> bool:
+        """Whether the run passes: the condition does not hold, and the run has not failed."""
+        return self.holds is False and not self.has_failed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    """Compares runs. Returns `BAD` if a condition was given and holds, or cannot be decided."""
+    """Compares runs. Returns `BAD` if a condition was given and a run does not pass it."""
     condition = Condition.parsed(options.fail_if) if options.fail_if is not None else None
     if len(options.runs) == 1 and (condition is None or condition.uses_baseline):
         raise UsageError("Name at least two runs; the first one is the baseline.")
@@ -86,7 +94,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         output.json(json_of(summaries, names, differing, condition, verdicts))
     else:
         output.lines(_lines(summaries, names, differing, condition, verdicts))
-    return BAD if any(verdict.holds is not False for verdict in verdicts) else FINE
+    return FINE if all(verdict.passes for verdict in verdicts) else BAD
 
 
 def judged(condition: Condition, summaries: Sequence[RunSummary]) -> list[Verdict]:
@@ -111,17 +119,20 @@ def differing_arguments(summaries: Sequence[RunSummary]) -> dict[str, list[str]]
     """Returns the arguments that are not the same in all runs, with the value of each run.
 
     A value that a run does not say is "-". Runs that say nothing about their arguments are not
-    compared. Directories and names, which always differ, are left out.
+    compared. Directories and names, which always differ, are left out. So are arguments that only
+    the trainers of some runs have, if those runs leave them at their defaults.
     """
     arguments = [summary.facts.arguments for summary in summaries]
-    compared = [index for index, values in enumerate(arguments) if values]
+    compared = [values for values in arguments if values]
+    changed = {name for summary in summaries for name in summary.facts.changed_arguments or ()}
     names = dict.fromkeys(name for values in arguments for name in values)
-    found = {name: [values.get(name, "-") for values in arguments] for name in names}
-    return {
-        name: values
-        for name, values in found.items()
-        if len({values[index] for index in compared}) > 1 and name not in _PLACES
-    }
+    found: dict[str, list[str]] = {}
+    for name in names:
+        known = [values[name] for values in compared if name in values]
+        is_missing = len(known) < len(compared)
+        if name not in _PLACES and (len(set(known)) > 1 or (is_missing and name in changed)):
+            found[name] = [values.get(name, "-") for values in arguments]
+    return found
 
 
 def json_of(
@@ -134,6 +145,7 @@ def json_of(
     """Returns a comparison for scripts."""
     return {
         "runs": [redacted_text(summary.path) for summary in summaries],
+        "status": [summary.status.name for summary in summaries],
         "arguments": {name: list(values) for name, values in differing.items()},
         "curves": {
             redacted_name(tag): [
@@ -143,7 +155,7 @@ def json_of(
             for tag in names
         },
         "condition": condition.source if condition is not None else None,
-        "verdicts": [vars(verdict) for verdict in verdicts],
+        "verdicts": [{**vars(verdict), "passes": verdict.passes} for verdict in verdicts],
     }
 
 
@@ -160,7 +172,7 @@ def _judged(condition: Condition, baseline: RunSummary, summary: RunSummary) -> 
         else f"{_name(quantity)} does not exist"
         for quantity in condition.quantities
     )
-    return Verdict(shown(summary.path), holds, values)
+    return Verdict(shown(summary.path), holds, values, summary.status.name == "failed")
 
 
 def statistic(curve: Curve, quantity: Quantity) -> float:
@@ -217,7 +229,7 @@ def _lines(
         lines += ["", *columns([["last (best)", *heads], *rows])]
     if condition is not None:
         lines += ["", f"fails if {printable(condition.source)}"]
-        lines += [f"  {_outcome(v.holds)}  {v.run}: {v.reason}" for v in verdicts]
+        lines += [f"  {_outcome(verdict)}  {verdict.run}: {verdict.reason}" for verdict in verdicts]
     return lines
 
 
@@ -231,8 +243,12 @@ def _values(tag: str, summaries: Sequence[RunSummary]) -> list[str]:
     return cells
 
 
-def _outcome(holds: bool | None) -> str:
-    return {True: "FAILS", False: "passes", None: "FAILS (cannot be decided)"}[holds]
+def _outcome(verdict: Verdict) -> str:
+    if verdict.holds is None:
+        return "FAILS (cannot be decided)"
+    if verdict.has_failed and not verdict.holds:
+        return "FAILS (the run has failed)"
+    return "FAILS" if verdict.holds else "passes"
 
 
 def _cut(value: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tbtrainer.command_line.writing_process import Presence, writing_process
-from tbtrainer.reading import HParams, Session
+from tbtrainer.reading import HParams, ScannedFile, Session
 
 Name = Literal["finished", "failed", "running", "unknown"]
 _ENDS: dict[str | None, Name] = {"success": "finished", "failure": "failed"}
@@ -46,11 +46,18 @@ def status_of(hparams: HParams, sessions: Sequence[Session], presence: Presence)
         return RunStatus("failed", "the process that wrote it has ended, and recorded no end")
     if presence == "ended":
         return RunStatus("unknown", "the process that wrote it has ended; the run records no end")
-    return RunStatus("unknown", "the run records no end, and another machine wrote it")
+    return RunStatus(
+        "unknown", "the run records no end, and its process cannot be looked for on this machine"
+    )
 
 
-def presence_of_writer(sessions: Sequence[Session]) -> Presence:
-    """Returns whether the process still runs that wrote the newest event file of a run."""
-    files = sessions[-1].files if sessions else ()
-    process = writing_process(files[-1]) if files else None
+def presence_of_writer(sessions: Sequence[Session], files: Sequence[ScannedFile]) -> Presence:
+    """Returns whether the process still runs that wrote the newest event file of a run.
+
+    Args:
+        sessions: Of the run, in the order read.
+        files: Its event files, in the order read. No session is known of files without records.
+    """
+    names = sessions[-1].files if sessions else [file.name for file in files]
+    process = writing_process(names[-1]) if names else None
     return process.presence() if process is not None else "unknown"

@@ -59,7 +59,7 @@ def summary_of(run: Run, path: str) -> RunSummary:
     sessions, hparams = run.sessions, run.hparams
     return RunSummary(
         path=path,
-        status=status_of(hparams, sessions, presence_of_writer(sessions)),
+        status=status_of(hparams, sessions, presence_of_writer(sessions, run.files)),
         sessions=sessions,
         files=run.files,
         kinds=kinds,

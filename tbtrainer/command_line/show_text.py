@@ -17,6 +17,8 @@ _SPARKLINE_WIDTH = 24
 # The most curves of a page, and the most rows of the other parts.
 MOST_CURVES = 40
 _MOST_ROWS = 12
+# A longer value of an argument would make all lines of the table as long.
+_LONGEST_VALUE = 60
 # A moment longer ago is shown as a date.
 _RECENT_SECONDS = 30 * 86400
 # The facts about a model that are shown after its class; see `run/model`.
@@ -38,7 +40,7 @@ def shown_run(summary: RunSummary, chosen: Sequence[str], blocks: str, now: floa
     parts: list[tuple[str, list[str]]] = [
         ("status", [f"{summary.status.name}, {summary.status.reason}"]),
         ("training", [_steps(summary)]),
-        ("time", [_times(summary, now)]),
+        ("time", [_times(summary, now)] if summary.sessions else []),
         ("model", _model(summary.facts.model)),
         ("arguments", _arguments(summary.facts.changed_arguments)),
         ("health", _health(summary)),
@@ -113,7 +115,10 @@ def _arguments(changed: Mapping[str, tuple[str, str]] | None) -> list[str]:
         return []
     if not changed:
         return ["all are the defaults"]
-    rows = [[name, value, f"(default {default})"] for name, (value, default) in changed.items()]
+    rows = [
+        [name, _cut(value), f"(default {_cut(default)})"]
+        for name, (value, default) in changed.items()
+    ]
     more = [f"and {len(rows) - _MOST_ROWS} more: --json"] if len(rows) > _MOST_ROWS else []
     return columns(rows[:_MOST_ROWS]) + more
 
@@ -124,6 +129,8 @@ def _health(summary: RunSummary) -> list[str]:
         return [f"bad: {health.problems[0]}", *health.problems[1:_MOST_ROWS]]
     if health.is_recorded:
         return ["good: no loss and no gradient was NaN or infinite"]
+    if not summary.curves:
+        return ["unknown: there are no curves"]
     return ["unknown: the run does not count what is NaN or infinite; its curves are finite"]
 
 
@@ -181,6 +188,10 @@ def best_of(tag: str, curve: Curve) -> tuple[float, int] | None:
     if direction == "lower":
         return curve.minimum, curve.minimum_step
     return curve.maximum, curve.maximum_step
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
 
 
 # ---- Numbers and times ----

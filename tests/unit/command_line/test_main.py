@@ -28,6 +28,14 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A run that has ended well."""
+    records = [session_start(), *curve("eval/loss", range(10, 0, -1)), session_end(1, BEGIN + 20)]
+    write(tmp_path / "finished", records)
+    return tmp_path / "finished"
+
+
+@pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """A run whose tags and texts hold secrets and control characters."""
     tags = [f"eval/\x1b[2J{TOKEN}", "eval/\u202e\x9b31m\x7f", 'a,"b"\r\n=1+1']
@@ -85,10 +93,11 @@ def test_every_command_can_be_read_by_a_script(
     [
         (["show", "RUN"], 0),
         (["compare", "RUN", "RUN"], 0),
-        (["compare", "RUN", "--fail-if", "eval/loss > 100"], 0),
-        (["compare", "RUN", "--fail-if", "eval/loss > 0"], 1),
-        (["compare", "RUN", "RUN", "--fail-if", "eval/loss > 1.02 * baseline"], 0),
-        (["compare", "RUN", "RUN", "--fail-if", "eval/loss >= baseline"], 1),
+        (["compare", "FINISHED", "--fail-if", "eval/loss > 100"], 0),
+        (["compare", "FINISHED", "--fail-if", "eval/loss > 0"], 1),
+        (["compare", "RUN", "FINISHED", "--fail-if", "eval/loss > 1.02 * baseline"], 0),
+        (["compare", "RUN", "FINISHED", "--fail-if", "eval/loss >= baseline"], 1),
+        (["compare", "FINISHED", "RUN", "--fail-if", "eval/loss > 1.02 * baseline"], 1),
         (["export", "RUN", "--csv"], 0),
         (["tail", "RUN"], 1),
         (["doctor", "RUN"], 0),
@@ -106,9 +115,10 @@ def test_every_command_can_be_read_by_a_script(
     ],
 )
 def test_the_exit_code_says_what_happened(
-    words: list[str], code: int, run: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(run) if word == "RUN" else word for word in words]) == code
+    paths = {"RUN": str(run), "FINISHED": str(finished)}
+    assert main([paths.get(word, word) for word in words]) == code
     error = capsys.readouterr().err
     assert (error.count("\n") == 1 and error.startswith(f"tbtrainer {words[0]}: ")) == (code == 2)
 
@@ -197,6 +207,47 @@ def test_a_nan_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         words = ["compare", str(tmp_path / "base"), str(tmp_path / name), "--fail-if", condition]
         assert main(words) == 1
         assert "cannot be decided" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_does_not_pass(
+    run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", str(finished), str(finished), str(run), "--fail-if", "eval/loss > 100"]
+    assert main([*words, "--json"]) == 1
+    compared = json.loads(capsys.readouterr().out)
+    assert compared["status"] == ["finished", "finished", "failed"]
+    found = [(verdict["holds"], verdict["passes"]) for verdict in compared["verdicts"]]
+    assert found == [(False, True), (False, False)]
+    main(words)
+    assert "FAILS (the run has failed)" in capsys.readouterr().out
+
+
+def test_arguments_that_one_trainer_lacks_differ_if_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = "| Differs | value | default |\n|---|---|---|\n| `detail` | `2` | `1` |"
+    ours = '{"learning_rate": 0.1, "detail": 2, "buckets": 64}'
+    write(tmp_path / "ours", [text("args", ours), text("run/arguments", card)])
+    write(tmp_path / "stock", [text("args", '{"learning_rate": 0.2}')])
+    assert main(["compare", str(tmp_path / "ours"), str(tmp_path / "stock"), "--json"]) == 0
+    differing = json.loads(capsys.readouterr().out)["arguments"]
+    assert differing == {"learning_rate": ["0.1", "0.2"], "detail": ["2", "-"]}
+
+
+def test_a_long_argument_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = f"| Differs | value | default |\n|---|---|---|\n| `fsdp` | `{'x' * 250}` | `no` |"
+    write(tmp_path, [text("run/arguments", card), *curve("eval/loss", range(3))])
+    assert main(["show", str(tmp_path)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 120
+
+
+def test_a_run_without_records_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, []).write_bytes(b"")
+    assert main(["show", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "the process that wrote it has ended" in printed
+    assert "no curves yet" in printed and "there are no curves" in printed
+    assert "nan" not in printed and "finite" not in printed
 
 
 def test_a_tag_with_a_slip_is_corrected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
