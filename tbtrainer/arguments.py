@@ -24,7 +24,7 @@ from tbtrainer.panels.built_in import PANEL_NAMES
 from tbtrainer.panels.panel import Panel
 from tbtrainer.panels.prompts import MOST_PROMPTS
 
-HISTOGRAM_TARGETS = ("parameters", "gradients", "updates")
+HISTOGRAM_TARGETS = ("parameters", "gradients", "updates", "optimizer_state")
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
 NONFINITE_ACTIONS = ("log", "stop", "raise")
@@ -60,7 +60,9 @@ class TensorBoardArguments:
         histogram_steps: Optimizer steps between two snapshots. A value below 1 is a ratio of all
             steps of the training. The default, 0.02, gives 50 snapshots, about as many as
             TensorBoard shows of a histogram.
-        histogram_targets: What a snapshot holds: `"parameters"`, `"gradients"` and `"updates"`.
+        histogram_targets: What a snapshot holds: `"parameters"`, `"gradients"`, `"updates"` (what
+            the optimizer step added to the parameters) and `"optimizer_state"` (such as the moments
+            of Adam).
             Updates are what the optimizer step added to the trained parameters. They need the
             memory of a copy of this rank's trained parameters while such a step is taken.
         histogram_include: Regular expressions. Only parameters whose name has a match get
@@ -125,7 +127,9 @@ class TensorBoardArguments:
     )
     histogram_targets: list[str] = field(
         default_factory=lambda: ["parameters", "gradients"],
-        metadata={"help": "What a snapshot holds: parameters, gradients, updates."},
+        metadata={
+            "help": "What a snapshot holds: parameters, gradients, updates, optimizer_state."
+        },
     )
     histogram_include: list[str] | None = field(
         default=None,

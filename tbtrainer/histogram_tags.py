@@ -41,6 +41,15 @@ UPDATE_UNCHANGED = Tag(
     "snapshot steps, if `histogram_targets` names `updates`",
 )
 
+OPTIMIZER_STATE = Tag(
+    "optimizer_state/<state>/<name>",
+    "histogram",
+    "",
+    "Elements of one state of the optimizer, such as `exp_avg`, for the whole parameter after the "
+    "optimizer step.",
+    "snapshot steps, if `histogram_targets` names `optimizer_state`",
+)
+
 _HISTOGRAMS = {"parameters": PARAMETERS, "gradients": GRADIENTS, "updates": UPDATES}
 
 
@@ -48,8 +57,8 @@ def histogram_tag(target: str, name: str) -> str:
     """Returns the tag of the histogram of one row.
 
     Args:
-        target: One of `histogram_targets`, or a target of a user's own, whose tags are
-            `<target>/<name>`.
+        target: One of `histogram_targets`; `optimizer_state/<state>`; or a target of a user's own,
+            whose tags are `<target>/<name>`.
         name: Name of the row.
     """
     tag = _HISTOGRAMS.get(target)

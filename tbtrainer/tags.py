@@ -20,6 +20,7 @@ from tbtrainer.health_tags import (
 )
 from tbtrainer.histogram_tags import (
     GRADIENTS,
+    OPTIMIZER_STATE,
     PARAMETERS,
     UPDATE_RATIO,
     UPDATE_UNCHANGED,
@@ -148,6 +149,7 @@ TAGS: tuple[Tag, ...] = (
     UPDATES,
     UPDATE_RATIO,
     UPDATE_UNCHANGED,
+    OPTIMIZER_STATE,
     NONFINITE_LOSSES,
     NONFINITE_GRADIENTS,
     SKIPPED_STEPS,

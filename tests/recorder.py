@@ -13,6 +13,7 @@ from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.observer_set import ObserverSet
+from tbtrainer.observers.optimizer_state import OptimizerState
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.observers.training import Training
 from tbtrainer.observers.updates import Updates
@@ -29,6 +30,7 @@ class Recorder:
         writer: Takes the histograms; `None` on every rank but world rank zero.
         device: Where the statistics are kept.
         action: What happens to an error: `"raise"` or `"warn"`.
+        optimizer: Whose states are shown, if they are a target.
         arguments: Fields of `TensorBoardArguments`.
     """
 
@@ -38,12 +40,13 @@ class Recorder:
         writer: RunWriter | None,
         device: torch.device,
         action: str = "raise",
+        optimizer: Any = None,
         **arguments: Any,
     ) -> None:
         self.writer = writer
         histograms = Histograms()
         self._observers = ObserverSet(
-            [histograms, Updates(histograms)],
+            [histograms, Updates(histograms), OptimizerState()],
             self._write,
             writes=writer is not None,
             isolation=Isolation(action),
@@ -52,7 +55,7 @@ class Recorder:
         training = Training(
             model=nn.Module(),
             unwrapped_model=nn.Module(),
-            optimizer=None,
+            optimizer=optimizer,
             accelerator=None,
             training_arguments=TrainingArguments(output_dir="unused", report_to="none"),
             arguments=TensorBoardArguments(**arguments),

@@ -19,6 +19,7 @@ from tbtrainer.observers.log_entries import LogEntries
 from tbtrainer.observers.memory import Memory
 from tbtrainer.observers.model_card import ModelCard
 from tbtrainer.observers.observer import Observer
+from tbtrainer.observers.optimizer_state import OptimizerState
 from tbtrainer.observers.overhead_fraction import OverheadFraction
 from tbtrainer.observers.record_counters import RecordCounters
 from tbtrainer.observers.spike_scores import SpikeScores
@@ -88,6 +89,7 @@ def built_in_observers(
         best,
         histograms,
         Updates(histograms),
+        OptimizerState(),
         rates,
         Memory(),
         Checkpoints(),

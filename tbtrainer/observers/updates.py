@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from tbtrainer import tags
 from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.observer import Observer
+from tbtrainer.observers.optimizers import steps_in_backward
 from tbtrainer.observers.training import Training
 from tbtrainer.observers.watched_parameters import WatchedParameters
 from tbtrainer.records import Deferred, Scalar
@@ -21,10 +21,6 @@ from tbtrainer.statistics import Differences, Snapshot, TensorCopies
 from tbtrainer.statistics.norms import TensorNorms
 
 logger = logging.getLogger(__name__)
-
-# Optimizers that change each parameter during the backward pass, before its gradient is complete
-# everywhere: of transformers (GaLore, APOLLO with `layerwise`) and of lomo-optim.
-_STEPS_IN_BACKWARD = frozenset({"LayerWiseDummyOptimizer", "Lomo", "AdaLomo"})
 
 
 class Updates(Observer):
@@ -54,7 +50,7 @@ class Updates(Observer):
         targets = training.arguments.histogram_targets
         if "updates" not in targets or training.schedule.every == 0:
             return ()
-        name = _steps_in_backward(training.optimizer)
+        name = steps_in_backward(training.optimizer)
         if name is not None:
             if training.is_world_process_zero:
                 logger.warning(
@@ -182,10 +178,3 @@ def _trained_parts(watched: WatchedParameters) -> list[Tensor | None]:
     """Returns this rank's part of each parameter that is not frozen at this moment."""
     rows = zip(watched.table.rows, watched.table.parameters(), strict=True)
     return [part if row.parameter.requires_grad else None for row, part in rows]
-
-
-def _steps_in_backward(optimizer: Any) -> str | None:
-    """Returns the name of an optimizer that steps in the backward pass; `None` of any other."""
-    # accelerate wraps the optimizer.
-    name = type(getattr(optimizer, "optimizer", optimizer)).__name__
-    return name if name in _STEPS_IN_BACKWARD else None

@@ -1,7 +1,8 @@
 """The protocol of the sharding modes, and the rows of a parameter table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -63,8 +64,8 @@ class ShardAdapter(Protocol):
 
         Args:
             parameter: The parameter as it is registered on this rank.
-            tensor: The parameter itself, or what this rank holds of its gradient, of one of its
-                optimizer states or of a copy of it.
+            tensor: The parameter itself, or what this rank holds of its gradient or of a copy of
+                it.
 
         Returns:
             The part, detached and not copied; `None` if other ranks count all elements.
@@ -84,6 +85,37 @@ class ShardAdapter(Protocol):
 
         Raises:
             UnsupportedTensor: The part cannot be determined.
+        """
+        ...
+
+    def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
+        """Returns what the optimizer holds for a parameter on this rank, by name of the state.
+
+        Args:
+            parameter: The parameter as it is registered on this rank.
+            optimizer: The optimizer without accelerate's wrapper.
+
+        Returns:
+            Tensors as they are stored, and what else the optimizer holds; empty before the first
+            step, and if this rank holds nothing.
+
+        Raises:
+            UnsupportedTensor: It is not known where the states are.
+        """
+        ...
+
+    def state_part(self, parameter: Tensor, state: Tensor) -> Tensor | None:
+        """Returns the elements that this rank counts of one of the parameter's optimizer states.
+
+        Args:
+            parameter: The parameter as it is registered on this rank.
+            state: A tensor that `optimizer_states` returned.
+
+        Returns:
+            The part; `None` if other ranks count all elements.
+
+        Raises:
+            UnsupportedTensor: The state is not divided like the parameter.
         """
         ...
 

@@ -4,6 +4,7 @@ This module does not import DeepSpeed. It recognises its parameters by the attri
 gives them. They are read in this file only. Seen in deepspeed 0.16 to 0.19.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor, unsupported_tensor_type
 from tbtrainer.sharding.plain import PlainAdapter
+from tbtrainer.sharding.torch_states import torch_states
 
 _ON_SOME_RANKS = (
     "DeepSpeed partitions over some of the ranks (MiCS, tensor or expert parallelism), and the "
@@ -20,6 +22,8 @@ _MIXED_UP = "with round_robin_gradients DeepSpeed mixes them up (seen in 0.19.8)
 _ON_NVME = (
     "DeepSpeed offloads the optimizer to NVMe, and each gradient would have to be read from there"
 )
+_STATES_ON_NVME = "DeepSpeed keeps them on NVMe"
+_UNKNOWN_STATES = "this version of DeepSpeed keeps ZeRO-{}'s optimizer states in an unknown place"
 
 
 def deepspeed_adapters(model: nn.Module, is_world_process_zero: bool) -> list[ShardAdapter]:
@@ -97,6 +101,32 @@ class PartitionedGradientsAdapter:
             )
         return fragment.detach() if fragment.requires_grad else fragment  # type: ignore[no-any-return]
 
+    def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
+        """Returns the fragments of the states in this rank's optimizer partition.
+
+        DeepSpeed makes them at the first step that is not skipped.
+        """
+        if self.gradient_problem is not None:  # It looks up both in the same way.
+            raise UnsupportedTensor(self.gradient_problem)
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:  # The parameter is in the partitions of other ranks.
+            return {}
+        try:
+            if mapping.optim_fragment is None:
+                return {}
+            names = mapping.get_optim_state_keys()
+            return {name: mapping.get_optim_state_fragment(name) for name in names}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UnsupportedTensor(f"{_UNKNOWN_STATES.format('1 and -2')} ({error!r})") from error
+
+    def state_part(self, parameter: Tensor, state: Tensor) -> Tensor:
+        """Returns the fragment itself, which has no padding."""
+        if state.numel() != parameter._hp_mapping.lp_fragment_address.numel:  # type: ignore[attr-defined]
+            raise UnsupportedTensor(
+                "the size of DeepSpeed's fragment differs from that of its partition"
+            )
+        return state
+
 
 class Zero3Adapter:
     """ZeRO-3: each rank holds a flat partition of every parameter and gradient, with padding.
@@ -165,6 +195,17 @@ class Zero3Adapter:
         partition = _zero3_gradient(optimizer, parameter)
         return None if partition is None else self.part(parameter, partition)
 
+    def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
+        """Returns this rank's partitions of the states, with padding."""
+        own = getattr(parameter, "_z3_optimizer", None)
+        if own is None or not parameter.requires_grad:
+            return {}
+        return _zero3_states(own, parameter)
+
+    def state_part(self, parameter: Tensor, state: Tensor) -> Tensor:
+        """Returns a partition of a state without its padding."""
+        return self.part(parameter, state)
+
 
 def _zero3_gradient(optimizer: Any, parameter: Any) -> Tensor | None:
     """Returns DeepSpeed's own tensor that holds the partition of a gradient, without copying it.
@@ -184,6 +225,28 @@ def _zero3_gradient(optimizer: Any, parameter: Any) -> Tensor | None:
         raise UnsupportedTensor(
             f"this version of DeepSpeed keeps ZeRO-3's gradients in an unknown place ({error!r})"
         ) from error
+
+
+def _zero3_states(optimizer: Any, parameter: Any) -> dict[str, Any]:
+    """Returns views of DeepSpeed's own tensors that hold the partitions of the states.
+
+    DeepSpeed's `safe_get_local_optimizer_state` is not used: it copies the partition to the
+    accelerator and waits for it. The place is that of `_get_fp32_opt_state_partition`.
+    """
+    if getattr(optimizer, "swap_optimizer", False):
+        raise UnsupportedTensor(_STATES_ON_NVME)
+    try:
+        group, start, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat = optimizer.fp32_partitioned_groups_flat[group]
+        states = torch_states(optimizer.optimizer, flat)
+        return {
+            name: state.narrow(0, start, count)
+            if isinstance(state, Tensor) and state.shape == flat.shape
+            else state
+            for name, state in states.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnsupportedTensor(f"{_UNKNOWN_STATES.format(3)} ({error!r})") from error
 
 
 def _spans_all_ranks(group: Any) -> bool:

@@ -1,9 +1,13 @@
 """`DTensor` parameters: FSDP2, HSDP, tensor parallel, and meshes of several dimensions."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor, unsupported_tensor_type
+from tbtrainer.sharding.torch_states import check_same_shape, torch_states
 
 
 def dtensor_adapters(model: nn.Module) -> list[ShardAdapter]:
@@ -105,6 +109,15 @@ class DTensorAdapter:
             self._last_specs[id(parameter)] = (spec, part is not None)
             return part
         return self._local(gradient) if is_counted else None
+
+    def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
+        """Returns the optimizer's states of a parameter, as this rank holds them."""
+        return torch_states(optimizer, parameter)
+
+    def state_part(self, parameter: Tensor, state: Tensor) -> Tensor | None:
+        """Returns the local part of a state of the shape of its parameter."""
+        check_same_shape(parameter, state)
+        return self.part(parameter, state)
 
     def _counts(self, tensor: Tensor) -> bool:
         """Returns whether this rank counts its local part of a `DTensor`."""

@@ -1,5 +1,6 @@
 """`FullyShardedDataParallel` (FSDP1): slices of the parameters, or flat parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tbtrainer.sharding.adapter import ShardAdapter, UnsupportedTensor
+from tbtrainer.sharding.torch_states import check_same_shape, torch_states
 
 
 def fsdp1_adapters(model: nn.Module) -> list[ShardAdapter]:
@@ -88,6 +90,15 @@ class Fsdp1Adapter:
         """Returns this rank's slice of the gradient; `None` without one, as for an empty slice."""
         gradient = parameter.grad
         return None if gradient is None else self.part(parameter, gradient)
+
+    def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
+        """Returns the optimizer's states of a parameter, as this rank holds them."""
+        return torch_states(optimizer, parameter)
+
+    def state_part(self, parameter: Tensor, state: Tensor) -> Tensor | None:
+        """Returns this rank's slice of a state of the shape of its parameter."""
+        check_same_shape(parameter, state)
+        return self.part(parameter, state)
 
 
 def _shards_of(module: nn.Module) -> dict[int, _Shard]:

@@ -1,8 +1,12 @@
 """Tensors that every rank holds whole: with one process, under DDP, and some in other modes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from tbtrainer.sharding.adapter import unsupported_tensor_type
+from tbtrainer.sharding.torch_states import check_same_shape, torch_states
 
 # Attributes by which libraries mark a plain tensor that is a part of a parameter. The first is from
 # Megatron and DeepSpeed's AutoTP, the second from fairscale and torch_xla.
@@ -51,3 +55,12 @@ class PlainAdapter:
         """Returns the gradient on world rank zero; `None` without one, and on other ranks."""
         gradient = parameter.grad
         return None if gradient is None else self.part(parameter, gradient)
+
+    def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
+        """Returns the optimizer's states of a parameter, as this rank holds them."""
+        return torch_states(optimizer, parameter)
+
+    def state_part(self, parameter: Tensor, state: Tensor) -> Tensor | None:
+        """Returns the whole, on world rank zero, of a state of the shape of its parameter."""
+        check_same_shape(parameter, state)
+        return self.part(parameter, state)

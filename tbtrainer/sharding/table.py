@@ -98,14 +98,26 @@ class ParameterTable:
 
         It is `None` if other ranks count it, or if it cannot be read or measured.
         """
+        return self.read("value", lambda row: row.adapter.part(row.parameter, row.parameter))
+
+    @torch.no_grad()
+    def read(self, what: str, part_of: Callable[[Row], Tensor | None]) -> list[Tensor | None]:
+        """Returns this rank's part of one tensor per row.
+
+        It is `None` if `part_of` returns `None`, or if it cannot be read or measured.
+
+        Args:
+            what: What is read, such as `"value"`, for the warning.
+            part_of: Returns the part of a row. After an error the other rows are read all the same.
+        """
         parts: list[Tensor | None] = []
         for row in self.rows:
             try:
-                parts.append(row.adapter.part(row.parameter, row.parameter))
+                parts.append(part_of(row))
             except Exception as error:
-                self._warn_of_error("value", row, error)
+                self._warn_of_error(what, row, error)
                 parts.append(None)
-        return self.measurable("value", parts)
+        return self.measurable(what, parts)
 
     def gradients(self) -> list[Tensor | None]:
         """Returns this rank's part of every gradient, still multiplied by the loss scale.
@@ -135,7 +147,7 @@ class ParameterTable:
         """Detaches the parts, and replaces those that cannot be measured by `None`, with a warning.
 
         Args:
-            what: `"value"` or `"gradient"`, for the warning.
+            what: What they are, such as `"value"` or `"gradient"`, for the warning.
             parts: One per row.
         """
         kept: list[Tensor | None] = []

@@ -6,7 +6,8 @@ The same tensors in one run, in turns; the table shows medians and ratios to tbt
 `wandb.watch` computes (wandb 0.22, `TorchHistory.log_tensor_stats`) is rebuilt from its steps:
 flatten, drop what is not finite, `min`, `max`, `histc` in 64 bins, and the copy to a list.
 
-A second table compares the targets of the histograms with each other, one target per snapshot.
+A second table compares the targets of the histograms with each other, one target per snapshot. The
+optimizer has one state.
 
     python tests/benchmarks/bench_snapshot.py --model minilm
 """
@@ -115,7 +116,9 @@ class Target:
     ) -> None:
         self._table = parameter_table(model, is_world_process_zero=True)
         writer = RunWriter(directory)
-        self._recorder = Recorder(self._table, writer, device, histogram_targets=[name])
+        self._recorder = Recorder(
+            self._table, writer, device, optimizer=with_one_state(model), histogram_targets=[name]
+        )
         self._model, self._device = model, device
         self._step = 0
 
@@ -133,6 +136,14 @@ class Target:
         after = seconds(lambda: self._recorder.parameters(self._step), self._device)
         drained = seconds(self._recorder.drain, self._device)
         return before + after, before + after + drained
+
+
+def with_one_state(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """An optimizer with one tensor for each parameter, as SGD has after a step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.randn_like(parameter) * 1e-3
+    return optimizer
 
 
 def compare_targets(

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.state import AcceleratorState, PartialState
 from deepspeed.accelerator import get_accelerator
-from deepspeed.utils import safe_get_full_grad
+from deepspeed.utils import safe_get_full_grad, safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from tbtrainer.observers.deepspeed_engine import engine_loss_scale, observed_engine_step
 from tbtrainer.sharding import ParameterTable
 from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import OddModel, batch
-from tests.distributed.verification import Case, run
+from tests.distributed.verification import Case, GatherState, run
 
 
 def prepared(model: nn.Module, config: dict[str, Any]) -> tuple[Accelerator, Any]:
@@ -82,6 +82,8 @@ def zero(
         train_step,
         full_parameters,
         full_gradients,
+        full_state(engine),
+        engine.optimizer,
         facts,
         lambda: engine_loss_scale(engine),
     )
@@ -100,6 +102,22 @@ def full_gradients(table: ParameterTable) -> list[Tensor | None]:
     """The whole gradients, gathered by DeepSpeed."""
     full = [safe_get_full_grad(row.parameter) for row in table.rows]
     return [None if gradient is None else gradient.detach().clone() for gradient in full]
+
+
+def full_state(engine: Any) -> GatherState:
+    """The whole optimizer states, gathered by DeepSpeed where it partitions them."""
+
+    def gather(table: ParameterTable, name: str) -> list[Tensor | None]:
+        whole: list[Tensor | None] = []
+        for row in table.rows:
+            parameter = row.parameter
+            if engine.zero_optimization_stage() == 0 and not hasattr(parameter, "_hp_mapping"):
+                whole.append(engine.optimizer.state.get(parameter, {}).get(name))
+            else:
+                whole.append(safe_get_full_optimizer_state(parameter, name))
+        return [None if tensor is None else tensor.detach().clone() for tensor in whole]
+
+    return gather
 
 
 BFLOAT16 = {"bf16": {"enabled": True}}

@@ -184,6 +184,13 @@ def test_every_step_was_compared(verdict: dict[str, Any]) -> None:
 
 
 @in_each(MODES)
+def test_every_optimizer_state_was_compared(verdict: dict[str, Any]) -> None:
+    steps, states = 3, ["exp_avg", "exp_avg_sq"]
+    assert verdict["states"] == states
+    assert verdict["compared_states"] == steps * len(states) * len(verdict["gradients"])
+
+
+@in_each(MODES)
 def test_a_planted_nan_and_infinity_are_counted(verdict: dict[str, Any], mode: str) -> None:
     planted = {place.split(":")[0] for place in verdict["planted"]}
     # The bfloat16 optimizer would take the step on one rank and not on the other.
@@ -233,3 +240,4 @@ def test_wrong_gradients_of_deepspeed_are_left_out(verdict: dict[str, Any]) -> N
     assert verdict["differences"] == []
     assert len(verdict["warnings"]) == 1
     assert "round_robin_gradients" in verdict["warnings"][0]
+    assert verdict["states"] == []

@@ -1,7 +1,7 @@
 """Started by torchrun on two processes: DDP, FSDP1, FSDP2, tensor parallel against references."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from tbtrainer.sharding import ParameterTable
 from tests.distributed.fsdp_on_cpu import allow_fsdp_on_cpu
 from tests.distributed.lora import with_lora
 from tests.distributed.odd_model import Block, OddModel, batch
-from tests.distributed.verification import Case, run
+from tests.distributed.verification import Case, GatherState, run
 
 allow_fsdp_on_cpu()
 
@@ -51,6 +51,16 @@ def parameters(table: ParameterTable) -> list[Tensor | None]:
 def gradients(table: ParameterTable) -> list[Tensor | None]:
     """Whole gradients of the same parameters."""
     return [gathered(row.parameter.grad) for row in table.rows]
+
+
+def state(optimizer: Any) -> GatherState:
+    """Whole optimizer states of the same parameters."""
+
+    def full_state(table: ParameterTable, name: str) -> list[Tensor | None]:
+        of_rows = [optimizer.state.get(row.parameter, {}) for row in table.rows]
+        return [gathered(of_row.get(name)) for of_row in of_rows]
+
+    return full_state
 
 
 def accelerated(
@@ -94,7 +104,13 @@ def ddp(compiled: bool = False) -> Case:
         model = torch.compile(model, backend="eager")
     accelerator, model, optimizer = accelerated(model)
     step = training(model, optimizer, accelerator.backward, accelerator.process_index)
-    return Case(model, step, parameters, gradients, facts(accelerator, model))
+    return case_of(model, step, optimizer, facts(accelerator, model))
+
+
+def case_of(model: nn.Module, step: Any, optimizer: Any, seen: dict[str, Any]) -> Case:
+    """A case whose parameters are whole or DTensors."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return Case(model, step, parameters, gradients, state(inner), inner, seen)
 
 
 def ddp_float16() -> Case:
@@ -106,7 +122,8 @@ def ddp_float16() -> Case:
         accelerator.backward(loss * scale)
 
     step = training(model, optimizer, backward, accelerator.process_index)
-    return Case(model, step, parameters, gradients, facts(accelerator, model), lambda: scale)
+    case = case_of(model, step, optimizer, facts(accelerator, model))
+    return replace(case, loss_scale=lambda: scale)
 
 
 def fsdp2(model: nn.Module, mixed_precision: str = "no", evaluated: bool = False) -> Case:
@@ -125,7 +142,7 @@ def fsdp2(model: nn.Module, mixed_precision: str = "no", evaluated: bool = False
         model.train()
     seen = facts(accelerator, model)
     step = training(model, optimizer, accelerator.backward, accelerator.process_index)
-    return Case(model, step, parameters, gradients, seen)
+    return case_of(model, step, optimizer, seen)
 
 
 def fsdp1(
@@ -144,11 +161,12 @@ def fsdp1(
         sync_module_states=False,
     )
     accelerator, model, optimizer = accelerated(model, mixed_precision, plugin)
+    if not original:  # The flat parameters exist only now. `Trainer` makes its optimizer so late.
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     step = training(model, optimizer, accelerator.backward, accelerator.process_index)
     seen = facts(accelerator, model)
-    if not original:
-        return Case(model, step, flat_parameters, flat_gradients, seen)
-    return summoned(Case(model, step, parameters, gradients, seen))
+    case = case_of(model, step, optimizer, seen)
+    return summoned(case) if original else flattened(case)
 
 
 def summoned(case: Case) -> Case:
@@ -167,17 +185,52 @@ def summoned(case: Case) -> Case:
         trained = [row.parameter.requires_grad for row in table.rows]
         return [g if trains else None for g, trains in zip(full, trained, strict=True)]
 
-    return replace(case, full_parameters=full_parameters, full_gradients=full_gradients)
+    def full_state(table: ParameterTable, name: str) -> list[Tensor | None]:
+        # `FullyShardedDataParallel.optim_state_dict` gives one state for another on a CPU (2.13).
+        of_rows = [case.optimizer.state.get(row.parameter, {}) for row in table.rows]
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, [of_row.get(name) for of_row in of_rows])
+        ranks = dist.get_process_group_ranks(case.model.process_group)
+        slices = zip(*(everyone[rank] for rank in ranks), strict=True)
+        return [
+            put_together(row.global_count, parts)
+            for row, parts in zip(table.rows, slices, strict=True)
+        ]
+
+    return replace(
+        case,
+        full_parameters=full_parameters,
+        full_gradients=full_gradients,
+        full_state=full_state,
+    )
 
 
-def flat_parameters(table: ParameterTable) -> list[Tensor | None]:
-    """The flat parameters, put together from all ranks."""
-    return [from_all_ranks(row.parameter, row.global_count) for row in table.rows]
+def put_together(count: int | None, parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The slices of all ranks one after another; the first one if it is the whole tensor."""
+    held = [part for part in parts if part is not None]
+    return None if not held else held[0] if held[0].numel() == count else torch.cat(held)
 
 
-def flat_gradients(table: ParameterTable) -> list[Tensor | None]:
-    """The gradients of the flat parameters, put together from all ranks."""
-    return [from_all_ranks(row.parameter.grad, row.global_count) for row in table.rows]
+def flattened(case: Case) -> Case:
+    """Returns a case whose references are flat parameters, put together from all ranks."""
+
+    def full_parameters(table: ParameterTable) -> list[Tensor | None]:
+        return [from_all_ranks(row.parameter, row.global_count) for row in table.rows]
+
+    def full_gradients(table: ParameterTable) -> list[Tensor | None]:
+        return [from_all_ranks(row.parameter.grad, row.global_count) for row in table.rows]
+
+    def full_state(table: ParameterTable, name: str) -> list[Tensor | None]:
+        of_rows = [case.optimizer.state[row.parameter] for row in table.rows]
+        counts = [row.global_count for row in table.rows]
+        return [from_all_ranks(s[name], n) for s, n in zip(of_rows, counts, strict=True)]
+
+    return replace(
+        case,
+        full_parameters=full_parameters,
+        full_gradients=full_gradients,
+        full_state=full_state,
+    )
 
 
 def from_all_ranks(shard: Tensor | None, count: int) -> Tensor | None:
@@ -213,7 +266,7 @@ def by_hand(model: nn.Module, rank: int) -> Case:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
     step = training(model, optimizer, lambda loss: loss.backward(), rank)
     seen = {"types": sorted({type(p).__name__ for p in model.parameters()})}
-    return Case(model, step, parameters, gradients, seen)
+    return case_of(model, step, optimizer, seen)
 
 
 CASES = {

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tbtrainer.sharding import AllRanks, ParameterTable, parameter_table
+from tbtrainer.sharding.optimizer_states import OptimizerStates, StateNameExchange
 from tbtrainer.statistics import (
     Differences,
     Snapshot,
@@ -28,6 +29,7 @@ CPU = torch.device("cpu")
 # Takes a function that is to be called when the gradients are ready, and the number of the step.
 TrainStep = Callable[[Callable[[], None], int], None]
 Gather = Callable[[ParameterTable], list[Tensor | None]]
+GatherState = Callable[[ParameterTable, str], list[Tensor | None]]
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Case:
         train_step: Takes one optimizer step.
         full_parameters: Gathers the whole parameters, in the table's order, on every rank.
         full_gradients: The same of the gradients.
+        full_state: The same of one optimizer state.
+        optimizer: Without accelerate's wrapper.
         facts: What shows that the mode is really on.
         loss_scale: What the gradients are multiplied by.
         plants_gradients: Whether a NaN on one rank alone does not upset the mode itself.
@@ -48,6 +52,8 @@ class Case:
     train_step: TrainStep
     full_parameters: Gather
     full_gradients: Gather
+    full_state: GatherState
+    optimizer: Any
     facts: dict[str, Any]
     loss_scale: Callable[[], Tensor | None] = lambda: None
     plants_gradients: bool = True
@@ -64,6 +70,9 @@ class Verdict:
         gradients: Names of the parameters whose gradient was seen.
         first_norms: Norms of the gradients of the first step, by name.
         names: Names of the parameters shown.
+        states: Names of the optimizer states shown.
+        states_left_out: Names of the others.
+        compared_states: Optimizer states compared over all steps.
         compared: Tensors compared over all steps.
         planted: Non-finite values planted in one rank's shard and found again.
         warnings: What was logged while the table was built and read.
@@ -75,6 +84,9 @@ class Verdict:
     gradients: list[str] = field(default_factory=list)
     first_norms: dict[str, float] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    states_left_out: list[str] = field(default_factory=list)
+    compared_states: int = 0
     compared: int = 0
     planted: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -97,7 +109,7 @@ class Collected(logging.Handler):
 
 
 def verify(case: Case) -> Verdict:
-    """Trains some steps, and compares parameters, gradients and updates at each."""
+    """Trains some steps, and compares parameters, gradients, updates and states at each."""
     verdict = Verdict()
     handler = Collected(verdict.warnings)
     logging.getLogger("tbtrainer").addHandler(handler)
@@ -126,12 +138,24 @@ def verify(case: Case) -> Verdict:
         updates = [subtracted(after, earlier) for after, earlier in pairs]
         source = Differences(table.parameters(), copies)
         compare(verdict, f"updates of step {step}", table, source, updates, None)
+        compare_states(verdict, step, table, case)
         if last:
             verdict.planted += plant("parameters", table, table.parameters(), float("inf"))
         place = f"parameters after step {step}"
         compare(verdict, place, table, table.parameters(), case.full_parameters(table), None)
     logging.getLogger("tbtrainer").removeHandler(handler)
     return verdict
+
+
+def compare_states(verdict: Verdict, step: int, table: ParameterTable, case: Case) -> None:
+    """Compares every state of the optimizer that is divided like the parameters."""
+    states = OptimizerStates(table, case.optimizer)
+    names = StateNameExchange().of_all_ranks(states.names())
+    verdict.states, verdict.states_left_out = list(names.shown), sorted(names.left_out)
+    for name in names.shown:
+        full = case.full_state(table, name)
+        compare(verdict, f"{name} after step {step}", table, states.parts(name), full, None)
+        verdict.compared_states += sum(tensor is not None for tensor in full)
 
 
 def subtracted(after: Tensor | None, before: Tensor | None) -> Tensor | None:
