@@ -5,7 +5,7 @@ line and has no control characters.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,9 @@ from tbtrainer.command_line.exit_codes import UsageError
 from tbtrainer.command_line.terminal_text import json_line, printable
 from tbtrainer.reading import TableChunk
 from tbtrainer.redaction import redacted, redacted_name, redacted_text
+
+# How many rows become text at a time: objects of Python need several times the memory of arrays.
+_TEXT_ROWS = 4096
 
 # "tag": indices into the names of a chunk. "int": may have `None`. "value": anything that JSON has.
 ColumnType = Literal["tag", "int", "float", "text", "floats", "texts", "value"]
@@ -45,7 +48,7 @@ class CsvWriter:
     """Writes CSV with a header. Floats have all their digits; NaN is `nan`. Lists are JSON.
 
     Args:
-        write: Called with one text per chunk.
+        write: Called with the text of some rows.
         columns: Of the table.
     """
 
@@ -57,8 +60,9 @@ class CsvWriter:
     def write(self, chunk: TableChunk) -> None:
         """Writes the rows of a chunk."""
         tags = self._tags.of(chunk.names)
-        cells = [_csv_cells(c.type, _listed(chunk.columns[c.name]), tags) for c in self._columns]
-        self._write("".join([f"{row}\n" for row in map(",".join, zip(*cells, strict=True))]))
+        for columns in _pieces(chunk):
+            cells = [_csv_cells(c.type, columns[c.name], tags) for c in self._columns]
+            self._write("".join([f"{row}\n" for row in map(",".join, zip(*cells, strict=True))]))
 
     def close(self) -> None:
         """Writes nothing."""
@@ -68,7 +72,7 @@ class JsonWriter:
     """Writes one JSON object per row and line. NaN is the string "NaN".
 
     Args:
-        write: Called with one text per chunk.
+        write: Called with the text of some rows.
         columns: Of the table.
     """
 
@@ -80,8 +84,9 @@ class JsonWriter:
     def write(self, chunk: TableChunk) -> None:
         """Writes the rows of a chunk."""
         tags = self._tags.of(chunk.names)
-        cells = [_json_cells(c.type, _listed(chunk.columns[c.name]), tags) for c in self._columns]
-        self._write("".join([self._row % row for row in zip(*cells, strict=True)]))
+        for columns in _pieces(chunk):
+            cells = [_json_cells(c.type, columns[c.name], tags) for c in self._columns]
+            self._write("".join([self._row % row for row in zip(*cells, strict=True)]))
 
     def close(self) -> None:
         """Writes nothing."""
@@ -168,10 +173,13 @@ class _TagCells:
         return self._cells
 
 
-def _listed(values: Any) -> list[Any]:
-    """Returns a column as a list of objects of Python."""
-    found: list[Any] = values if isinstance(values, list) else values.tolist()
-    return found
+def _pieces(chunk: TableChunk) -> Iterator[dict[str, list[Any]]]:
+    """Yields the columns of a chunk as lists of objects of Python, some rows at a time."""
+    for begin in range(0, len(chunk), _TEXT_ROWS):
+        parts = {name: values[begin : begin + _TEXT_ROWS] for name, values in chunk.columns.items()}
+        yield {
+            name: part if isinstance(part, list) else part.tolist() for name, part in parts.items()
+        }
 
 
 def _csv_cells(kind: ColumnType, values: list[Any], tags: list[str]) -> Iterable[str]:
