@@ -128,11 +128,31 @@ def test_pictures_are_files_of_a_new_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
-def test_a_folder_that_exists_is_not_touched(run: Path, tmp_path: Path) -> None:
+def test_pictures_whose_names_are_alike_are_all_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for number, tag in enumerate(("a b", "other", "a_b")):
+            writer.add_image(tag, np.full((3, 2, 2), number, np.uint8), 1)
+    folder = tmp_path / "pictures"
+    words = ["--what", "images", "--folder", str(folder)]
+    rows = exported(tmp_path / "run", *words, capsys=capsys)
+    assert [row["file"] for row in rows] == ["a_b-1.png", "other-1.png", "a_b-1-2.png"]
+    for number, row in enumerate(rows):
+        with Image.open(folder / row["file"]) as picture:
+            assert picture.getpixel((0, 0)) == (number,) * 3
+
+
+def test_a_folder_that_exists_is_not_touched(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
     (tmp_path / "mine").write_text("mine")
     words = ["export", str(run), "--what", "images", "--csv", "--overwrite"]
-    assert main([*words, "--folder", str(tmp_path)]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    for folder in (tmp_path, tmp_path / "empty", tmp_path / "mine"):
+        assert main([*words, "--folder", str(folder)]) == 2
+        assert f"{folder} exists; name a folder" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "mine"]
 
 
 def test_a_picture_that_cannot_be_read_leaves_no_folder(

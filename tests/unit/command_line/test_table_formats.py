@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,15 @@ def test_parquet_keeps_every_digit(tmp_path: Path) -> None:
     rows = parquet.read_table(path).to_pylist()
     check(rows, SHOWN, TEXTS_SHOWN)
     assert [row["any"] for row in rows][:2] == ["1", "text"]
+
+
+@pytest.mark.parametrize("make", [CsvWriter, JsonWriter])
+def test_a_chunk_of_many_rows_is_written_whole(make: type[CsvWriter | JsonWriter]) -> None:
+    file = io.StringIO()
+    steps = np.arange(10_000)
+    make(file.write, (Column("step", "int"),)).write(TableChunk([], {"step": steps}))
+    numbers = re.findall(r"[0-9]+", file.getvalue())
+    assert list(map(int, numbers)) == steps.tolist()
 
 
 def test_half_a_character_can_be_written(tmp_path: Path) -> None:

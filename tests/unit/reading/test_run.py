@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -139,6 +140,19 @@ def test_chunks_of_a_table_are_of_the_tags_asked_for(written: Path) -> None:
     for name, tag in (("scalars", "best"), ("histograms", "weights"), ("texts", "note")):
         found = [c.names[t] for c in run.table_chunks(name, [tag]) for t in c.columns["tag"]]
         assert set(found) == ({tag} if name != "texts" else set())
+
+
+def test_a_number_of_another_plugin_is_no_scalar(tmp_path: Path) -> None:
+    tensor = TensorProto(dtype=1, float_val=[2.0])
+    values = [
+        Summary.Value(tag=tag, tensor=tensor, metadata=metadata(plugin) if plugin else None)
+        for tag, plugin in (("a", "mesh"), ("b", ""), ("c", "scalars"))
+    ]
+    event = Event(step=1, summary=Summary(value=values))
+    (tmp_path / NAME).write_bytes(framed(event.SerializeToString()))
+    run = read_run(tmp_path)
+    assert run.scalars.tag.tolist() == ["c"]
+    assert [record.kind for record in run.iter_records()] == ["mesh", "tensor", "scalar"]
 
 
 def test_a_table_that_no_run_has_is_refused(written: Path) -> None:
