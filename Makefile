@@ -69,6 +69,10 @@ docs: $(STAMPS)/docs  ## build the documentation into site/
 screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the pictures of the README and the documentation
 	test -d demo-output/runs || $(MAKE) demo
 	$(BIN)/python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
+	test -d demo-rates || for rate in 1e-5 1e-4 5e-4; do \
+		$(BIN)/python docs/examples/fine_tune_minilm.py --learning_rate $$rate \
+			--output_dir demo-rates/$$rate --logging_dir demo-rates/runs/$$rate || exit 1; done
+	$(BIN)/python tests/browser/front_page.py demo-rates/runs docs/images
 	test -d sick-runs || $(BIN)/python docs/examples/sick_runs.py --output_dir sick-runs
 	$(BIN)/python tests/browser/sick_runs.py sick-runs docs/images
 	test -d gallery || $(BIN)/python docs/examples/evaluation_gallery.py --output_dir gallery

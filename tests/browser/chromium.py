@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def executable() -> str:
         if path is not None:
             return path
     raise SystemExit("There is no Chromium on this machine; on Debian: apt-get install chromium")
+
+
+@dataclass(frozen=True)
+class Area:
+    """A part of a page, in pixels from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 class Page:
@@ -53,9 +64,14 @@ class Page:
             "value"
         )
 
-    def picture(self) -> bytes:
-        """Returns what is to be seen, as a PNG."""
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+    def picture(self, area: Area | None = None) -> bytes:
+        """Returns what is to be seen, as a PNG.
+
+        Args:
+            area: The part of the page that is in the picture; `None` for all of it.
+        """
+        clip = {} if area is None else {"clip": {**asdict(area), "scale": 1}}
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Sends a command of the DevTools protocol and returns its answer."""

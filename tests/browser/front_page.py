@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.browser.chromium import chromium
+from tests.browser.chromium import Area, chromium
 from tests.browser.screenshot import wait_until_drawn
 from tests.browser.sick_runs import TABLES
 from tests.tensorboard_server import TensorBoardServer, tensorboard
@@ -21,6 +21,19 @@ from tests.tensorboard_server import TensorBoardServer, tensorboard
 # Cells of the table of the HParams dashboard, which are in shadow trees.
 CELLS = TABLES.replace('"table"', '"vaadin-grid-cell-content"')
 CHARTS = TABLES.replace('"table"', '"vz-line-chart2, tf-custom-scalar-multi-line-chart-card"')
+# Clicks boxes by their text, which are in shadow trees.
+CLICK = """
+(function click(tree) {
+  for (const box of tree.querySelectorAll("paper-checkbox"))
+    if (%s.includes(box.textContent.trim())) box.click();
+  [...tree.querySelectorAll("*")].filter(e => e.shadowRoot).forEach(e => click(e.shadowRoot));
+})(document)
+"""
+# The columns in which the runs are equal are switched off.
+DIFFERENT_COLUMNS = (
+    CLICK % '["num_train_epochs", "train_batch_size", "trained_parameters", "weight_decay"]'
+)
+WITH_OUTLIERS = CLICK % '["Ignore outliers in chart scaling"]'
 
 
 @dataclass(frozen=True)
@@ -30,39 +43,40 @@ class View:
     Attributes:
         dashboard: What comes after the address of the server.
         drawn: JavaScript that counts what is drawn.
-        height: Of the window, in pixels.
-        width: Of the window, in pixels.
-        is_dark: Whether it is TensorBoard's dark page.
+        width: Of the window, in pixels. The list on the left takes a share of it.
+        area: The part of the window that is in the picture.
+        script: JavaScript that is run when the page is drawn.
     """
 
     dashboard: str
     drawn: str
-    height: int
-    width: int = 1420
-    is_dark: bool = False
-
-    @property
-    def address(self) -> str:
-        """What comes after the address of the server, with the choice of the page."""
-        return f"?smoothing=0{'&darkMode=true' if self.is_dark else ''}#{self.dashboard}"
+    width: int
+    area: Area
+    script: str = ""
 
 
 VIEWS = {
-    "front-hparams": View("hparams", CELLS, 560, 1900),
-    "front-custom-scalars": View("custom_scalars", CHARTS, 980),
-    "front-arguments": View("text&tagFilter=run/arguments", TABLES, 700),
-    "front-hparams-dark": View("hparams", CELLS, 560, 1900, is_dark=True),
-    "front-custom-scalars-dark": View("custom_scalars", CHARTS, 980, is_dark=True),
+    "front-hparams": View("hparams", CELLS, 1500, Area(300, 64, 1200, 230), DIFFERENT_COLUMNS),
+    "front-custom-scalars": View(
+        "custom_scalars&_smoothingWeight=0", CHARTS, 1100, Area(0, 64, 1100, 1390), WITH_OUTLIERS
+    ),
+    "front-arguments": View(
+        "text&tagFilter=run/arguments&regexInput=1e-4", TABLES, 1420, Area(374, 178, 545, 552)
+    ),
 }
 
 
-def take(server: TensorBoardServer, view: View, path: Path) -> None:
+def take(server: TensorBoardServer, view: View, path: Path, is_dark: bool) -> None:
     """Opens a view in a browser of its own and writes its picture."""
-    with chromium(view.width, view.height) as page:
-        page.open(server.address + view.address)
+    # The browser takes some of the height for itself.
+    height = view.area.y + view.area.height + 100
+    page_colour = "&darkMode=true" if is_dark else ""
+    with chromium(view.width, height) as page:
+        page.open(f"{server.address}?smoothing=0{page_colour}#{view.dashboard}")
         wait_until_drawn(page, view.drawn, settle_seconds=5.0)
+        page.evaluate(view.script)
         time.sleep(3.0)
-        path.write_bytes(page.picture())
+        path.write_bytes(page.picture(view.area))
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
@@ -72,12 +86,13 @@ def main() -> None:
     parser.add_argument("logdir", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--only", nargs="+", choices=VIEWS, default=list(VIEWS))
+    parser.add_argument("--dark", action="store_true", help="take TensorBoard's dark page")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     with tensorboard(options.logdir, load_fast=True) as server:
         server.wait_for("scalars", "hparams/best_accuracy")
         for name in options.only:
-            take(server, VIEWS[name], options.directory / f"{name}.png")
+            take(server, VIEWS[name], options.directory / f"{name}.png", options.dark)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python tests/browser/screenshot.py demo-output/runs docs/images/tensorboard.png
 
-The default view, that of the README, shows curves and histograms of a few layers of the demo.
+The default view, that of the README, shows curves, a picture and histograms of the demo.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tests.browser.chromium import Page, chromium
 from tests.tensorboard_server import tensorboard
 
 SHOWN = (
-    "^(eval/accuracy|grad_norm/total|grad_norm_per_block/bert.encoder.layer.0"
+    "^(eval/(accuracy|confusion_matrix)|grad_norm/total"
     "|gradients/(bert.embeddings.LayerNorm.bias|bert.encoder.layer.0.attention.output.LayerNorm.bias"
     "|classifier.weight)"
     "|parameters/(bert.encoder.layer.0.attention.self.query.weight"
