@@ -105,7 +105,7 @@ def rows(tracker: str, directory: Path) -> list[dict[str, Any]]:
     if tracker == "wandb":
         from tests.trackers import wandb_file
 
-        return wandb_file.history(directory / "wandb")
+        return wandb_file.history(directory)
     return trackio_file.history(directory / "trackio") if tracker == "trackio" else []
 
 
@@ -216,6 +216,17 @@ def test_an_import_in_another_thread_loses_no_values(tmp_path: Path) -> None:
     started(tmp_path, "slow_import")
     (row,) = trackio_file.history(tmp_path / "trackio")
     assert (row["loss"], row[STEP], row["_step"]) == (0.5, 3, 3)
+
+
+@pytest.mark.parametrize(("way", "runs"), [("callback", 2), ("init", 1)])
+def test_trials_go_to_the_run_that_is_current(way: str, runs: int, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    started(tmp_path, "search", way)
+    files = list((tmp_path / "wandb").rglob("*.wandb"))
+    assert len(files) == runs
+    for file in files:
+        steps = [row[STEP] for row in rows("wandb", file.parent) if "grad_norm/total" in row]
+        assert steps == [2, 4, 6, 8, 10] * (2 // runs)
 
 
 @pytest.mark.parametrize(
