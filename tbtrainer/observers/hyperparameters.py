@@ -89,6 +89,9 @@ def values_of(training: Training, searched: Mapping[str, Any]) -> dict[str, Valu
     """
     given = training.training_arguments
     found = {name: getattr(given, name, None) for name in _ARGUMENTS}
+    # `Trainer` then ignores the number of epochs.
+    if given.max_steps > 0:
+        found["num_train_epochs"] = None
     found = {**_first(searched), **found, **_derived(training)}
     return {name: _value(value) for name, value in found.items() if value is not None}
 

@@ -165,6 +165,11 @@ def test_the_values_are_those_of_the_training() -> None:
     assert {name: found[name] for name in expected} == expected
 
 
+def test_epochs_that_the_trainer_ignores_are_left_out() -> None:
+    assert values_of(training_of(), {})["num_train_epochs"] == 3.0
+    assert "num_train_epochs" not in values_of(training_of(max_steps=50), {})
+
+
 def test_every_value_has_a_column_of_its_kind() -> None:
     kinds_of = {"number": float, "text": str, "flag": bool}
     columns = {hparam.name: kinds_of[hparam.kind] for hparam in columns_of({})}
