@@ -31,14 +31,14 @@ run has failed, so that a run that broke does not pass. With a single run, the c
 that run."""
 EPILOG = """\
 conditions:
-  eval/loss > 1.02 * baseline                  the last value, against that of the first run
-  max(eval/accuracy) < baseline - 0.01         the best value, against the best of the first run
-  eval/loss > 2 or throughput/mfu < 0.3        with and, or, not
-  eval/loss > 1.1 * baseline(train/loss)       a value of the first run under another tag
-  "my metric-1" > 3                            other tags than of letters, digits, _ . / in quotes
+  eval/loss > 1.02 * baseline             last value, against the baseline's
+  max(eval/accuracy) < baseline - 0.01    highest, against the baseline's
+  eval/loss > 2 or throughput/mfu < 0.3   with and, or, not
+  eval/loss > 1.1 * baseline(train/loss)  another curve of the baseline
+  "my metric-1" > 3                       other characters: a tag in quotes
 
-  first(tag), last(tag), min(tag), max(tag) and mean(tag) say which value; a tag alone is last(tag).
-  A division has blanks around its sign.
+first(tag), last(tag), min(tag), max(tag) and mean(tag) say which value; a tag alone is last(tag). A
+tag without quotes has only letters, digits, _ . and /. A division has blanks around its sign.
 
 examples:
   tbtrainer compare runs/base runs/new

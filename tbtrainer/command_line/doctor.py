@@ -25,7 +25,8 @@ from tbtrainer.redaction import redacted_text, shown
 DESCRIPTION = """\
 Checks the files of a run: records that are incomplete or whose checksum is wrong, the order of the
 files, values that a resumed training has replaced, sessions that wrote at the same time, steps that
-occur twice, the files of lines, the claim. Nothing is changed.
+occur twice, the last lines of health.jsonl and other files of JSON lines, and the claim, a small
+file that says which training continues the run. Nothing is changed.
 
 With --repair, what can be repaired is repaired. The old bytes of each file are kept beside it,
 under a name that no loader reads. A run that a process is writing is not repaired, and links are

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +23,9 @@ COMMANDS = {
     "tail": "follows a run while it is written",
     "doctor": "checks the files of a run, and repairs them",
 }
+# The most and the least characters of a line of the help.
+_WIDEST = 100
+_NARROWEST = 30
 _DESCRIPTION = """\
 Looks at the runs that tbtrainer, Trainer or another program wrote for TensorBoard.
 
@@ -29,8 +34,10 @@ that fsspec knows will do. If you name a directory with several runs below it, `
 _EPILOG = """\
 exit codes:
   0    done, and nothing is wrong
-  1    what was asked about is bad: --fail-if holds, doctor found a problem, a run failed
-  2    the command cannot be carried out as it was given: an unknown option, no such run
+  1    what was asked about is bad: a run does not pass --fail-if, doctor found
+       a problem, tail followed a run that failed
+  2    the command cannot be carried out as it was given: an unknown option,
+       no such run
   3    an error in tbtrainer itself
   130  interrupted by Ctrl-C (tail ends with 0)
 
@@ -46,8 +53,8 @@ def command_parser(chosen: str | None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="tbtrainer",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        description=filled(_DESCRIPTION),
+        epilog=filled(_EPILOG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -68,13 +75,25 @@ def command_parser(chosen: str | None) -> argparse.ArgumentParser:
 def _complete(command: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments and the help of a command."""
     module = import_module(f"tbtrainer.command_line.{name}")
-    command.description = module.DESCRIPTION
-    command.epilog = f"{module.EPILOG}\nAll exit codes are listed by: tbtrainer --help"
+    command.description = filled(module.DESCRIPTION)
+    command.epilog = filled(f"{module.EPILOG}\n\nAll exit codes are listed by: tbtrainer --help")
     module.add_arguments(command)
     command.add_argument(
         "--traceback", action="store_true", help="show where an error in tbtrainer itself is"
     )
     command.set_defaults(command=name, execute=module.run)
+
+
+def filled(text: str) -> str:
+    """Returns a text whose paragraphs are as wide as the terminal.
+
+    A paragraph with indented lines, such as a list of examples, stays as it is.
+    """
+    width = min(max(shutil.get_terminal_size().columns - 2, _NARROWEST), _WIDEST)
+    return "\n\n".join(
+        paragraph if "\n  " in paragraph else textwrap.fill(paragraph, width)
+        for paragraph in text.split("\n\n")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tbtrainer.command_line import show
-from tbtrainer.command_line.main import COMMANDS, main
+from tbtrainer.command_line.main import COMMANDS, command_parser, main
 from tests.event_runs import BEGIN, curve, scalar, session_end, session_start, text, write
 from tests.limits import HANG_SECONDS
 
@@ -147,6 +147,16 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "examples:" in printed and "--json" in printed and "exit codes" in printed
     assert max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", [None, *(c for c in COMMANDS if c != "export")])
+def test_the_help_fits_a_terminal(command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = command_parser(command)
+    if command is not None:
+        (commands,) = (a.choices for a in parser._actions if isinstance(a.choices, dict))
+        parser = commands[command]
+    assert max(map(len, parser.format_help().splitlines())) < 80
 
 
 def test_the_console_script_is_the_command() -> None:
