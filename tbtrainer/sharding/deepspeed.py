@@ -24,6 +24,7 @@ _ON_NVME = (
 )
 _STATES_ON_NVME = "DeepSpeed keeps them on NVMe"
 _UNKNOWN_STATES = "this version of DeepSpeed keeps ZeRO-{}'s optimizer states in an unknown place"
+_UNKNOWN_PLACE = (AttributeError, KeyError, IndexError, TypeError, ValueError)
 
 
 def deepspeed_adapters(model: nn.Module, is_world_process_zero: bool) -> list[ShardAdapter]:
@@ -102,21 +103,18 @@ class PartitionedGradientsAdapter:
         return fragment.detach() if fragment.requires_grad else fragment  # type: ignore[no-any-return]
 
     def optimizer_states(self, parameter: Tensor, optimizer: Any) -> Mapping[str, Any]:
-        """Returns the fragments of the states in this rank's optimizer partition.
-
-        DeepSpeed makes them at the first step that is not skipped.
-        """
-        if self.gradient_problem is not None:  # It looks up both in the same way.
+        """Returns the fragments of the states in this rank's optimizer partition."""
+        if self.gradient_problem is not None:  # DeepSpeed mixes up the places of both.
             raise UnsupportedTensor(self.gradient_problem)
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:  # The parameter is in the partitions of other ranks.
             return {}
         try:
-            if mapping.optim_fragment is None:
-                return {}
-            names = mapping.get_optim_state_keys()
-            return {name: mapping.get_optim_state_fragment(name) for name in names}
-        except (AttributeError, TypeError, ValueError) as error:
+            base, place = optimizer.optimizer, mapping.hp_fragment_address
+            # Not `mapping.optim_fragment`, which DeepSpeed sets for the first group only (0.19.8).
+            (flat,) = base.param_groups[mapping.param_group_index]["params"]
+            return _narrowed(torch_states(base, flat), flat, place.start, place.numel)
+        except _UNKNOWN_PLACE as error:
             raise UnsupportedTensor(f"{_UNKNOWN_STATES.format('1 and -2')} ({error!r})") from error
 
     def state_part(self, parameter: Tensor, state: Tensor) -> Tensor:
@@ -238,15 +236,19 @@ def _zero3_states(optimizer: Any, parameter: Any) -> dict[str, Any]:
     try:
         group, start, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
         flat = optimizer.fp32_partitioned_groups_flat[group]
-        states = torch_states(optimizer.optimizer, flat)
-        return {
-            name: state.narrow(0, start, count)
-            if isinstance(state, Tensor) and state.shape == flat.shape
-            else state
-            for name, state in states.items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _narrowed(torch_states(optimizer.optimizer, flat), flat, start, count)
+    except _UNKNOWN_PLACE as error:
         raise UnsupportedTensor(f"{_UNKNOWN_STATES.format(3)} ({error!r})") from error
+
+
+def _narrowed(states: Mapping[str, Any], flat: Tensor, start: int, count: int) -> dict[str, Any]:
+    """Returns a parameter's part of the states of a flat tensor of many parameters."""
+    return {
+        name: state.narrow(0, start, count)
+        if isinstance(state, Tensor) and state.shape == flat.shape
+        else state
+        for name, state in states.items()
+    }
 
 
 def _spans_all_ranks(group: Any) -> bool:

@@ -180,7 +180,8 @@ def test_every_step_was_compared(verdict: dict[str, Any]) -> None:
     steps = 3
     shown, trained = len(verdict["names"]), len(verdict["gradients"])
     assert min(shown, trained) > 2
-    assert verdict["compared"] == steps * (2 * shown + trained)
+    of_states = verdict["compared_states"]
+    assert verdict["compared"] == steps * (2 * shown + trained) + of_states
 
 
 @in_each(MODES)

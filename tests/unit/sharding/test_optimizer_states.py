@@ -92,7 +92,7 @@ def test_reading_adds_nothing_to_the_optimizer(model: nn.Module) -> None:
 def test_an_unknown_place_of_the_states_is_a_reason(model: nn.Module) -> None:
     table = parameter_table(model, is_world_process_zero=True)
     parameter: Any = table.rows[0].parameter
-    parameter._hp_mapping = SimpleNamespace(optim_fragment={"exp_avg": torch.zeros(6)})
+    parameter._hp_mapping = SimpleNamespace(param_group_index=0)
     adapter = PartitionedGradientsAdapter("zero2", True)
     row = SimpleNamespace(name="weight", parameter=parameter, global_count=6, adapter=adapter)
     names = OptimizerStates(ParameterTable([row]), None).names()  # type: ignore[list-item]
