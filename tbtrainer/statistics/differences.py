@@ -232,7 +232,9 @@ def _copies(tensors: list[Tensor]) -> list[Tensor]:
     # NumPy asks the system for large pages (since NumPy 1.22, on Linux), which makes the first
     # write to this memory two to three times as fast as to that of `torch.empty`.
     sizes, dtype = [tensor.numel() for tensor in tensors], tensors[0].dtype
-    whole = torch.from_numpy(np.empty(sum(sizes) * dtype.itemsize, np.uint8)).view(dtype)
+    # One byte more, because PyTorch cannot view memory without an element as another dtype.
+    memory = torch.from_numpy(np.empty(sum(sizes) * dtype.itemsize + 1, np.uint8))
+    whole = memory[:-1].view(dtype)
     copies = list(whole.split(sizes))
     for tensor, copy in zip(tensors, copies, strict=True):
         if is_negated:

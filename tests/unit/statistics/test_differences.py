@@ -81,6 +81,13 @@ def test_tensors_of_one_row_and_absent_ones_are_counted_together() -> None:
     assert found.statistics.sum.tolist() == [4.0, 0.0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_empty_slices_alone_have_copies(dtype: torch.dtype) -> None:
+    empty = torch.zeros(0, dtype=dtype)
+    found = snapshot(lambda: Differences([empty], TensorCopies.of([empty])), ["a"], [3])
+    assert found.statistics.count.tolist() == [0]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_the_smallest_change_of_an_element_is_not_zero(dtype: torch.dtype) -> None:
     values = torch.tensor([1e-30, 1.0, -3.0, 0.0]).to(dtype)
