@@ -9,6 +9,7 @@ from tbtrainer.dashboard_records import Chart, ChartLayout, MarginChart
 from tbtrainer.observers.evaluation_metrics import EvaluationMetrics
 from tbtrainer.observers.facts import Evaluation
 from tbtrainer.observers.observer import Observer, Training
+from tbtrainer.observers.updates import shows_updates
 from tbtrainer.records import Records
 
 # Also of a dictionary of datasets: `eval/<dataset>_loss`.
@@ -31,7 +32,7 @@ class CustomScalars(Observer):
         self._metrics = metrics
         self._has_spike_scores = has_spike_scores
         self._training: Training | None = None
-        self._is_clipped = self._is_detailed = False
+        self._is_clipped = self._is_detailed = self._has_updates = False
         self._shown: ChartLayout | None = None
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
@@ -39,6 +40,7 @@ class CustomScalars(Observer):
         self._shown, self._training = None, training
         self._is_clipped = training.max_grad_norm > 0
         self._is_detailed = training.arguments.norm_detail != "total"
+        self._has_updates = shows_updates(training)
         return ()
 
     def logging_step(self, step: int) -> Records:
@@ -69,6 +71,7 @@ class CustomScalars(Observer):
             self._metrics,
             is_clipped=self._is_clipped,
             is_detailed=self._is_detailed,
+            has_updates=self._has_updates,
             has_spike_scores=self._has_spike_scores(),
         )
         if layout == self._shown:
@@ -78,7 +81,12 @@ class CustomScalars(Observer):
 
 
 def chart_layout(
-    metrics: EvaluationMetrics, *, is_clipped: bool, is_detailed: bool, has_spike_scores: bool
+    metrics: EvaluationMetrics,
+    *,
+    is_clipped: bool,
+    is_detailed: bool,
+    has_updates: bool,
+    has_spike_scores: bool,
 ) -> ChartLayout:
     """Returns the charts of a training.
 
@@ -86,6 +94,7 @@ def chart_layout(
         metrics: What its evaluations have.
         is_clipped: Whether gradients are clipped.
         is_detailed: Whether there are gradient norms of blocks or parameters.
+        has_updates: Whether updates are shown.
         has_spike_scores: Whether there are spike scores.
     """
     of_metrics = [
@@ -98,6 +107,7 @@ def chart_layout(
         {
             "Loss and metrics": [Chart("Loss", _LOSSES), *of_metrics, rates],
             "Gradients": _gradients(is_clipped, is_detailed),
+            **({"Updates": _updates()} if has_updates else {}),
             "Throughput": _throughput(),
             "Memory": [_memory()],
             "Health": _health(has_spike_scores),
@@ -130,6 +140,13 @@ def _gradients(is_clipped: bool, is_detailed: bool) -> list[Chart | MarginChart]
             _chart("Share of clipped steps", tags.GRAD_NORM_CLIP_FRACTION),
         ]
     return charts
+
+
+def _updates() -> list[Chart]:
+    return [
+        _chart("Update over parameter, per block", tags.UPDATE_RATIO),
+        _chart("Share of unchanged elements, per block", tags.UPDATE_UNCHANGED),
+    ]
 
 
 def _throughput() -> list[Chart]:

@@ -47,19 +47,17 @@ class Updates(Observer):
     def run_begins(self, step: int, training: Training) -> tuple[()]:
         """Sets the rows, which are the same on every rank, and allocates the buffers."""
         self.close()
-        targets = training.arguments.histogram_targets
-        if "updates" not in targets or training.schedule.every == 0:
+        if not _is_target(training):
             return ()
-        name = steps_in_backward(training.optimizer)
-        if name is not None:
+        if not shows_updates(training):
             if training.is_world_process_zero:
                 logger.warning(
                     "Updates are not shown, because %s changes the parameters during the backward "
                     "pass, before they are copied. Everything else is shown.",
-                    name,
+                    steps_in_backward(training.optimizer),
                 )
             return ()
-        reads_parameters = "parameters" not in targets
+        reads_parameters = "parameters" not in training.arguments.histogram_targets
         self._watched = WatchedParameters.of(training, ["updates"], sums_beside=reads_parameters)
         self._watched.prepare()
         if reads_parameters:
@@ -126,6 +124,15 @@ class Updates(Observer):
         index = torch.tensor(rows.row_of, dtype=torch.int64, device="cpu").to(rows.device)
         out = torch.zeros(len(rows.names), dtype=torch.float64, device=rows.device)
         return out.index_add_(0, index, squares)
+
+
+def shows_updates(training: Training) -> bool:
+    """Returns whether updates are a target of the training, and its optimizer allows to copy."""
+    return _is_target(training) and steps_in_backward(training.optimizer) is None
+
+
+def _is_target(training: Training) -> bool:
+    return "updates" in training.arguments.histogram_targets and training.schedule.every > 0
 
 
 def update_curves(target: str, step: int, snapshot: Snapshot) -> list[Scalar]:

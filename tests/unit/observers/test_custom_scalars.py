@@ -32,9 +32,15 @@ def of_datasets(metrics: dict[str, float]) -> EvaluationMetrics:
     return found
 
 
-def training_of(norm_detail: str = "block") -> Any:
-    """What the observer reads of a training."""
-    return SimpleNamespace(max_grad_norm=1.0, arguments=SimpleNamespace(norm_detail=norm_detail))
+def training_of(norm_detail: str = "block", optimizer: Any = None, every: int = 2) -> Any:
+    """What the observer reads of a training; with an optimizer updates are a target."""
+    targets = ["parameters"] if optimizer is None else ["parameters", "updates"]
+    return SimpleNamespace(
+        max_grad_norm=1.0,
+        arguments=SimpleNamespace(norm_detail=norm_detail, histogram_targets=targets),
+        optimizer=optimizer,
+        schedule=SimpleNamespace(every=every),
+    )
 
 
 def observer_of(scores: Sequence[float] = ()) -> CustomScalars:
@@ -51,7 +57,9 @@ def in_training(scores: Sequence[float] = (), norm_detail: str = "block") -> Cus
 
 def layout_of(metrics: EvaluationMetrics, is_clipped: bool = True) -> ChartLayout:
     """The charts of a training that has everything else."""
-    return chart_layout(metrics, is_clipped=is_clipped, is_detailed=True, has_spike_scores=True)
+    return chart_layout(
+        metrics, is_clipped=is_clipped, is_detailed=True, has_updates=True, has_spike_scores=True
+    )
 
 
 def matched(layout: ChartLayout, title: str, tags: list[str]) -> list[str]:
@@ -123,6 +131,29 @@ def test_a_chart_of_blocks_needs_their_norms(norm_detail: str) -> None:
     (layout,) = in_training(norm_detail=norm_detail).logging_step(2)
     assert isinstance(layout, ChartLayout)
     assert ("Norm per block" in titles(layout)) == (norm_detail != "total")
+
+
+class Lomo:
+    """Is called like an optimizer that steps in the backward pass."""
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        (training_of(optimizer=object()), True),
+        (training_of(), False),
+        (training_of(optimizer=object(), every=0), False),
+        (training_of(optimizer=Lomo()), False),
+    ],
+    ids=["target", "no target", "no snapshots", "steps in the backward pass"],
+)
+def test_charts_of_updates_need_updates(training: Any, expected: bool) -> None:
+    observer = observer_of()
+    observer.run_begins(0, training)
+    (layout,) = observer.logging_step(2)
+    assert isinstance(layout, ChartLayout)
+    assert ("Updates" in layout.categories) == expected
+    assert ("Update over parameter, per block" in titles(layout)) == expected
 
 
 def test_spike_scores_get_a_chart_when_there_are_some() -> None:
