@@ -79,7 +79,7 @@ screenshot: $(STAMPS)/test $(STAMPS)/demo  ## take the pictures of the README an
 	$(BIN)/python tests/browser/gallery.py gallery docs/images/evaluation
 
 bench: $(STAMPS)/bench $(STAMPS)/test  ## measure what telemetry costs on the CPU
-	@set -e; for name in snapshot statistics steps norms collectives scaling writer reading evaluation command_line training; do \
+	@set -e; for name in snapshot activations statistics steps norms collectives scaling writer reading evaluation command_line training; do \
 		echo "== $$name"; PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_$$name.py; done
 
 bench-gpu: $(STAMPS)/bench $(STAMPS)/test  ## the same on a CUDA device; OPTIONS="--device cpu --size toy" tries it

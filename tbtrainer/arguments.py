@@ -24,7 +24,10 @@ from tbtrainer.panels.built_in import PANEL_NAMES
 from tbtrainer.panels.panel import Panel
 from tbtrainer.panels.prompts import MOST_PROMPTS
 
-HISTOGRAM_TARGETS = ("parameters", "gradients", "updates", "optimizer_state")
+HISTOGRAM_TARGETS = (
+    *("parameters", "gradients", "updates", "optimizer_state"),
+    *("activations", "activation_gradients"),
+)
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
 NONFINITE_ACTIONS = ("log", "stop", "raise")
@@ -61,14 +64,14 @@ class TensorBoardArguments:
             steps of the training. The default, 0.02, gives 50 snapshots, about as many as
             TensorBoard shows of a histogram.
         histogram_targets: What a snapshot holds: `"parameters"`, `"gradients"`, `"updates"` (what
-            the optimizer step added to the parameters) and `"optimizer_state"` (such as the moments
-            of Adam).
-            Updates are what the optimizer step added to the trained parameters. They need the
-            memory of a copy of this rank's trained parameters while such a step is taken.
+            the optimizer step added to the parameters), `"optimizer_state"` (such as the moments of
+            Adam), `"activations"` (the outputs of modules) and `"activation_gradients"`. Updates
+            need a copy of this rank's trained parameters while such a step is taken.
         histogram_include: Regular expressions. Only parameters whose name has a match get
-            histograms. `None` means all parameters.
-        histogram_exclude: Regular expressions. Parameters whose name has a match get no histogram,
-            even if `histogram_include` has a match too.
+            histograms, and only modules whose name has a match have activations. `None` means all
+            parameters, and the numbered blocks, such as `model.layers.3`.
+        histogram_exclude: Regular expressions. Parameters and modules whose name has a match get no
+            histogram, even if `histogram_include` has a match too.
         histogram_detail: Which tensors share a histogram. `"parameter"`: none. `"block"`: those of
             one block whose names differ only in numbers, such as the experts of
             `layers.3.mlp.experts.*.up_proj.weight`. `"auto"`: as `"parameter"` for models of up to
@@ -128,16 +131,19 @@ class TensorBoardArguments:
     histogram_targets: list[str] = field(
         default_factory=lambda: ["parameters", "gradients"],
         metadata={
-            "help": "What a snapshot holds: parameters, gradients, updates, optimizer_state."
+            "help": "What a snapshot holds: parameters, gradients, updates, optimizer_state, "
+            "activations, activation_gradients."
         },
     )
     histogram_include: list[str] | None = field(
         default=None,
-        metadata={"help": "Regular expressions: only parameters whose name has a match are shown."},
+        metadata={
+            "help": "Regular expressions: only parameters and modules with a match are shown."
+        },
     )
     histogram_exclude: list[str] | None = field(
         default=None,
-        metadata={"help": "Regular expressions: parameters whose name has a match are left out."},
+        metadata={"help": "Regular expressions: parameters and modules with a match are left out."},
     )
     histogram_detail: str = field(
         default="auto",

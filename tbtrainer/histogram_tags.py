@@ -40,6 +40,28 @@ UPDATE_UNCHANGED = Tag(
     "were.",
     "snapshot steps, if `histogram_targets` names `updates`",
 )
+ACTIVATIONS = Tag(
+    "activations/<module>",
+    "histogram",
+    "",
+    "Elements of the outputs of a module in the micro-batches of the step, on all ranks together.",
+    "snapshot steps, if `histogram_targets` names `activations`",
+)
+ACTIVATION_RMS = Tag(
+    "activation_rms/<module>",
+    "scalar",
+    "",
+    "Root mean square of the elements of `activations/<module>`.",
+    "snapshot steps, if `histogram_targets` names `activations`",
+)
+ACTIVATION_GRADIENTS = Tag(
+    "activation_gradients/<module>",
+    "histogram",
+    "",
+    "Elements of the gradients of the loss with respect to the outputs of a module, in the "
+    "micro-batches of the step, on all ranks together, without the float16 loss scale.",
+    "snapshot steps, if `histogram_targets` names `activation_gradients`",
+)
 
 OPTIMIZER_STATE = Tag(
     "optimizer_state/<state>/<name>",
@@ -50,7 +72,13 @@ OPTIMIZER_STATE = Tag(
     "snapshot steps, if `histogram_targets` names `optimizer_state`",
 )
 
-_HISTOGRAMS = {"parameters": PARAMETERS, "gradients": GRADIENTS, "updates": UPDATES}
+_HISTOGRAMS = {
+    "parameters": PARAMETERS,
+    "gradients": GRADIENTS,
+    "updates": UPDATES,
+    "activations": ACTIVATIONS,
+    "activation_gradients": ACTIVATION_GRADIENTS,
+}
 
 
 def histogram_tag(target: str, name: str) -> str:

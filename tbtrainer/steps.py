@@ -193,7 +193,7 @@ class ObservedSteps:
             gradients = None
             with self._observers.guarded("read the gradients"):
                 parts = training.parameters.gradients()
-                gradients = Gradients(parts, loss_scale_of(self._trainer, self._model))
+                gradients = Gradients(parts, loss_scale_of(self._trainer.accelerator, self._model))
             # Also where they could not be read: an observer may have a collective to reach.
             self._observers.gradients_ready(step, gradients)
             return not self._guard.refuses(step, gradients)

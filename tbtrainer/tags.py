@@ -19,6 +19,9 @@ from tbtrainer.health_tags import (
     SKIPPED_STEPS,
 )
 from tbtrainer.histogram_tags import (
+    ACTIVATION_GRADIENTS,
+    ACTIVATION_RMS,
+    ACTIVATIONS,
     GRADIENTS,
     OPTIMIZER_STATE,
     PARAMETERS,
@@ -150,6 +153,9 @@ TAGS: tuple[Tag, ...] = (
     UPDATE_RATIO,
     UPDATE_UNCHANGED,
     OPTIMIZER_STATE,
+    ACTIVATIONS,
+    ACTIVATION_RMS,
+    ACTIVATION_GRADIENTS,
     NONFINITE_LOSSES,
     NONFINITE_GRADIENTS,
     SKIPPED_STEPS,

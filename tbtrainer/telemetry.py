@@ -29,7 +29,6 @@ from tbtrainer.observers.log_entries import LogEntries, class_names
 from tbtrainer.observers.observer_set import ObserverSet
 from tbtrainer.observers.step_measurements import StepMeasurements
 from tbtrainer.run import CHECKPOINT_SECONDS, RunSession, flushed_on_sigterm
-from tbtrainer.sharding.parameter_names import clean_names
 from tbtrainer.step_guard import StepGuard
 from tbtrainer.steps import ObservedSteps
 from tbtrainer.stock_callback import remove_stock_callback
@@ -83,6 +82,7 @@ class Telemetry:
                 LogEntries(lambda: class_names(trainer.model)),
                 BestMetric(partial(early_stopping_of, trainer)),
                 self._hparams,
+                isolation,
             ),
             self.run.write,
             writes=self._writes,
@@ -113,8 +113,7 @@ class Telemetry:
         self.run.check()
         if self._arguments.histogram_include or self._arguments.histogram_exclude:
             with self.observers.guarded("look for what the patterns match"):
-                names = clean_names([n for n, _ in self._trainer.model.named_parameters()])
-                warn_of_patterns_without_match(self._arguments, names)
+                warn_of_patterns_without_match(self._arguments, self._trainer.model)
 
     def _panel_setting(self, step: int, dataset: str | None) -> PanelSetting:
         return panel_setting(self._trainer, self._arguments, step, dataset)

@@ -1,5 +1,7 @@
 """The observers that every trainer has."""
 
+from tbtrainer.isolation import Isolation
+from tbtrainer.observers.activations import Activations
 from tbtrainer.observers.argument_card import ArgumentTables
 from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.best_metric import BestMetric
@@ -40,6 +42,7 @@ def built_in_observers(
     entries: LogEntries,
     best: BestMetric,
     hparams: HParams,
+    isolation: Isolation,
 ) -> list[Observer]:
     """Returns the observers in the order in which they are called at each moment.
 
@@ -67,6 +70,7 @@ def built_in_observers(
         entries: Shows what `Trainer` logs.
         best: Shows the best evaluation so far.
         hparams: Shows the hyper-parameters, with the metrics of evaluations.
+        isolation: What happens to an error in a hook of a module.
     """
     times = StepTimes(clock)
     histograms, scores = Histograms(), SpikeScores(measurements)
@@ -90,6 +94,7 @@ def built_in_observers(
         histograms,
         Updates(histograms),
         OptimizerState(),
+        Activations(clock, isolation),
         rates,
         Memory(),
         Checkpoints(),

@@ -29,7 +29,7 @@ class Training:
         training_arguments: Of the trainer.
         arguments: What is shown, as the user chose it.
         parameters: All parameters that can be read, and which part of each this rank counts.
-        schedule: At which steps snapshots are taken. With sharded tensors, world rank zero decides.
+        schedule: At which steps snapshots are taken. World rank zero decides.
         device: The training's device on this rank. Differs between ranks.
         max_grad_norm: The norm that gradients are clipped to; 0 means no clipping.
         is_world_process_zero: Whether this is the rank that writes. Differs between ranks.
@@ -55,7 +55,8 @@ class Training:
     def of(cls, trainer: Any, model: nn.Module, arguments: TensorBoardArguments) -> "Training":
         """Describes the training that a trainer has prepared.
 
-        With several processes this is a collective: the ranks agree on the parameters.
+        With several processes this is a collective: the ranks agree on the parameters and on the
+        schedule.
 
         Args:
             trainer: A `Trainer` whose `train` has been called.
@@ -70,8 +71,7 @@ class Training:
             schedule = _own_schedule(trainer, arguments)
         except Exception as caught:
             error = caught
-        if parameters.needs_reduction:
-            schedule = agreed_schedule(schedule)
+        schedule = agreed_schedule(schedule)
         if error is not None:
             raise error
         return cls(

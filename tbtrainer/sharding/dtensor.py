@@ -131,23 +131,56 @@ class DTensorAdapter:
         return is_counted
 
     def _local(self, tensor: Tensor) -> Tensor:
-        # `to_local()` takes longer, and with autograd it is recorded. Seen in torch 2.4 to 2.13.
-        local: Tensor | None = getattr(tensor, "_local_tensor", None)
-        if local is None:
-            local = tensor.to_local()  # type: ignore[attr-defined]
-        if type(local) is not Tensor:
-            # The result of a running collective is a tensor subclass with a method `wait`.
-            wait = getattr(local, "wait", None)
-            local = local if wait is None else wait()
-        return local.detach() if local.requires_grad else local
+        return _local(tensor)
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Returns whether a tensor is a `DTensor`; false without a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    return isinstance(tensor, _dtensor_type())
+
+
+def local_part(tensor: Tensor) -> Tensor | None:
+    """Returns the part that this rank counts of a `DTensor` that every mesh has one of.
+
+    Such is the output of a module: other meshes hold those of other batches. Along a mesh dimension
+    on which it is replicated, only the first rank counts it.
+
+    Returns:
+        The local part, detached; `None` if another rank counts it.
+
+    Raises:
+        UnsupportedTensor: It is a partial sum.
+    """
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    return _local(tensor) if _is_first_replica(mesh, placements) else None
+
+
+def _local(tensor: Tensor) -> Tensor:
+    # `to_local()` takes longer, and with autograd it is recorded. Seen in torch 2.4 to 2.13.
+    local: Tensor | None = getattr(tensor, "_local_tensor", None)
+    if local is None:
+        local = tensor.to_local()  # type: ignore[attr-defined]
+    if type(local) is not Tensor:
+        # The result of a running collective is a tensor subclass with a method `wait`.
+        wait = getattr(local, "wait", None)
+        local = local if wait is None else wait()
+    return local.detach() if local.requires_grad else local
 
 
 def _is_counted(mesh: object, placements: object) -> bool:
-    """Returns whether this rank counts its local part of a tensor with these placements."""
+    """Returns whether this rank counts its local part of a parameter with these placements."""
+    is_first = _is_first_replica(mesh, placements)
+    return is_first and bool((mesh.mesh == 0).any())  # type: ignore[attr-defined]
+
+
+def _is_first_replica(mesh: object, placements: object) -> bool:
+    """Returns whether this rank is the first of those with the same part, within its mesh."""
     if any(placement.is_partial() for placement in placements):  # type: ignore[attr-defined]
         raise UnsupportedTensor("it is a partial sum, and only the sum over ranks is the tensor")
     coordinate = mesh.get_coordinate()  # type: ignore[attr-defined]
-    if coordinate is None or not (mesh.mesh == 0).any():  # type: ignore[attr-defined]
+    if coordinate is None:
         return False
     return all(
         index == 0

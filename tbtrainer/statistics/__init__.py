@@ -18,6 +18,7 @@ from tbtrainer.statistics.narrow import PreviousExtremes
 from tbtrainer.statistics.rows import SnapshotRows
 from tbtrainer.statistics.snapshot import Reduction, Snapshot, WholeTensors, take_snapshot
 from tbtrainer.statistics.sources import Source
+from tbtrainer.statistics.streamed import StreamedTensors
 from tbtrainer.statistics.tensor_statistics import TensorStatistics
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Snapshot",
     "SnapshotRows",
     "Source",
+    "StreamedTensors",
     "TensorCopies",
     "TensorStatistics",
     "WholeTensors",

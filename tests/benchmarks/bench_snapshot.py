@@ -7,7 +7,7 @@ The same tensors in one run, in turns; the table shows medians and ratios to tbt
 flatten, drop what is not finite, `min`, `max`, `histc` in 64 bins, and the copy to a list.
 
 A second table compares the targets of the histograms with each other, one target per snapshot. The
-optimizer has one state.
+optimizer has one state. `bench_activations.py` measures those that need a forward pass.
 
     python tests/benchmarks/bench_snapshot.py --model minilm
 """
@@ -24,7 +24,6 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from tbtrainer.arguments import HISTOGRAM_TARGETS
 from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics.readers import choice
@@ -151,7 +150,8 @@ def compare_targets(
 ) -> None:
     """Takes snapshots of each target in turn and prints a table."""
     targets = {
-        name: Target(name, model, f"{directory}/{name}", device) for name in HISTOGRAM_TARGETS
+        name: Target(name, model, f"{directory}/{name}", device)
+        for name in ("parameters", "gradients", "updates", "optimizer_state")
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in targets}
     for round_ in range(repeats + 1):
