@@ -43,10 +43,13 @@ def weights(model: nn.Module) -> Weights:
 def trained(
     directory: Path, model: nn.Module | None = None, **changes: Any
 ) -> tuple[Stored, dict[tuple[str, int], Histogram], dict[tuple[str, int], float]]:
+    optimizers = changes.pop("optimizers", (None, None))
     values = {"histogram_targets": ["updates"], "telemetry_errors": "raise", **changes}
     args = arguments(TBTrainingArguments, directory, histogram_steps=4, **values)
     stored = Stored()
-    made = trainer(TBTrainer, args, model=model or classifier(), callbacks=[stored])
+    made = trainer(
+        TBTrainer, args, model=model or classifier(), callbacks=[stored], optimizers=optimizers
+    )
     made.train()
     (file,) = event_files(directory)
     curves = {(tag, step): value for tag, step, value in scalars(file) if tag.startswith("update_")}
@@ -89,8 +92,10 @@ def assert_shows_the_steps(
         {"gradient_accumulation_steps": 2, "histogram_targets": ["parameters", "updates"]},
         {"optim": "sgd", "learning_rate": 0.1},
         {"optim": "adafactor"},
+        {"optim": "adamw_torch_fused"},
+        {"torch_compile": True, "torch_compile_backend": "eager"},
     ],
-    ids=["adamw", "with parameters, accumulated", "sgd", "adafactor"],
+    ids=["adamw", "with parameters, accumulated", "sgd", "adafactor", "fused", "compiled"],
 )
 def test_updates_are_the_differences_of_stored_weights(
     changes: dict[str, Any], tmp_path: Path
@@ -192,6 +197,26 @@ def test_all_targets_at_every_step_change_no_weight(tmp_path: Path) -> None:
     ours.train()
     assert equal(stock.model.state_dict(), ours.model.state_dict())
     assert equal(stock.optimizer.state_dict(), ours.optimizer.state_dict())
+
+
+class EightBit(torch.optim.SGD):
+    """Keeps its momentum in eight bits, as bitsandbytes does."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                momentum = self.state[parameter].get("state1", 0.0) * 0.1 + parameter.grad
+                scale = momentum.abs().max().clamp(min=1e-12) / 127
+                self.state[parameter]["state1"] = (momentum / scale).round().to(torch.int8)
+                parameter.sub_(group["lr"] * momentum)
+
+
+def test_updates_of_an_optimizer_of_ones_own(tmp_path: Path) -> None:
+    model = classifier()
+    optimizer = EightBit(model.parameters(), lr=0.01)
+    stored, shown, curves = trained(tmp_path, model, optimizers=(optimizer, None))
+    assert_shows_the_steps(stored, shown, curves)
 
 
 class LayerWiseDummyOptimizer(torch.optim.SGD):
