@@ -14,7 +14,7 @@ from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.loss_scale import loss_scale_of
 from tbtrainer.observers.observer import Observer
-from tbtrainer.observers.output_hooks import OutputHooks
+from tbtrainer.observers.output_hooks import OutputHooks, outside_of_dispatch_modes
 from tbtrainer.observers.row_groups import row_names
 from tbtrainer.observers.training import Training
 from tbtrainer.observers.watched_modules import WatchedModules
@@ -177,7 +177,7 @@ class Activations(Observer):
             return
         with _one_at_a_time, self._clock.measured():
             try:
-                with torch.no_grad():
+                with torch.no_grad(), outside_of_dispatch_modes():
                     self._measure(stream, target, place, tensor, mask)
             except Exception as error:
                 # This rank has no part in the snapshot then.

@@ -1,11 +1,13 @@
 """Hooks that show the outputs of modules, and the gradients of these outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _python_dispatch
 from torch.utils.hooks import RemovableHandle
 
 from tbtrainer.sharding.outputs import first_floating
@@ -106,6 +108,21 @@ class OutputHooks:
 def _gradient_seen(seen: Seen, place: int, mask: Tensor | None, gradient: Tensor) -> None:
     # Returns `None`, so that the gradient stays as it is.
     seen(place, gradient, mask)
+
+
+def outside_of_dispatch_modes() -> AbstractContextManager[object]:
+    """Returns a context in which no mode of PyTorch sees the operations.
+
+    Selective activation checkpointing is such a mode. It keeps results by their order, and the
+    repeated forward pass would get those of the hooks instead of its own.
+
+    The functions are private (torch 2.6 to 2.13).
+    """
+    count = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    if count is None or count() == 0:
+        return nullcontext()
+    disabled: AbstractContextManager[object] = _python_dispatch._disable_current_modes()
+    return disabled
 
 
 def _is_in_backward_pass() -> bool:

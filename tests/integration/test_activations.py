@@ -3,12 +3,14 @@
 import gc
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import (
     T5Config,
     T5ForConditionalGeneration,
@@ -372,6 +374,51 @@ def test_blocks_outside_of_compiled_ones_are_shown(tmp_path: Path, warnings: lis
     assert tags == {f"{target}/{BLOCKS[1]}" for target in TARGETS}
     (message,) = warnings
     assert "1 of 2 modules are not shown" in message
+
+
+class SummingBlock(nn.Module):
+    """Adds up the output of a layer with the operation that counts a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        return y * torch.sigmoid(y.sum())
+
+
+class SelectivelyCheckpointed(nn.Module):
+    """Keeps the sums in its blocks, and repeats the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.embed = nn.Embedding(64, 8)
+        self.layers = nn.ModuleList(SummingBlock() for _ in range(2))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> Any:
+        hidden = self.embed(input_ids)
+        contexts = partial(create_selective_checkpoint_contexts, [torch.ops.aten.sum.default])
+        for layer in self.layers:
+            hidden = checkpoint(layer, hidden, use_reentrant=False, context_fn=contexts)
+        logits = self.head(hidden[:, 0])
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_selective_checkpointing_keeps_none_of_our_results(tmp_path: Path) -> None:
+    given = {"train_dataset": Padded(64)}
+    args = arguments(TrainingArguments, tmp_path / "stock")
+    stock = trainer(Trainer, args, model=SelectivelyCheckpointed(), **given)
+    stock.train()
+    values = {**SHOWN, "histogram_steps": 1, "histogram_include": ["layers"]}
+    args = arguments(TBTrainingArguments, tmp_path / "ours", **values)
+    ours = trainer(TBTrainer, args, model=SelectivelyCheckpointed(), **given)
+    ours.train()
+    (file,) = event_files(tmp_path / "ours")
+    assert ("activations/layers.0.inner", 4) in histograms(file)
+    assert equal(stock.model.state_dict(), ours.model.state_dict())
 
 
 def live_tensors() -> int:
