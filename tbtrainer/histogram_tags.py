@@ -62,6 +62,43 @@ ACTIVATION_GRADIENTS = Tag(
     "micro-batches of the step, on all ranks together, without the float16 loss scale.",
     "snapshot steps, if `histogram_targets` names `activation_gradients`",
 )
+GRADIENT_DEPTH = Tag(
+    "model_depth/gradient_rms",
+    "image",
+    "",
+    "Root mean square of the gradients of each block, a row, at each snapshot so far, a column.",
+    "up to ten times in a run, at snapshot steps, and at its end",
+)
+PARAMETER_DEPTH = Tag(
+    "model_depth/parameter_rms",
+    "image",
+    "",
+    "Root mean square of the parameters of each block, a row, at each snapshot so far, a column.",
+    "up to ten times in a run, at snapshot steps, and at its end",
+)
+UPDATE_DEPTH = Tag(
+    "model_depth/update_ratio",
+    "image",
+    "",
+    "Root mean square of what the step added to each block, a row, over that of the block's "
+    "parameters, at each snapshot so far, a column.",
+    "as `model_depth/gradient_rms`, if `histogram_targets` names `updates`",
+)
+ACTIVATION_DEPTH = Tag(
+    "model_depth/activation_rms",
+    "image",
+    "",
+    "Root mean square of the outputs of each block, a row, at each snapshot so far, a column.",
+    "as `model_depth/gradient_rms`, if `histogram_targets` names `activations`",
+)
+OUTLIERS = Tag(
+    "outliers/<target>",
+    "text",
+    "",
+    "The ten blocks whose root mean square or largest magnitude changed most since the snapshot "
+    "before, with the share of zeros and the kurtosis.",
+    "snapshot steps at which a block changed by a factor of four or more",
+)
 
 OPTIMIZER_STATE = Tag(
     "optimizer_state/<state>/<name>",

@@ -5,6 +5,7 @@ from tbtrainer.observers.activations import Activations
 from tbtrainer.observers.argument_card import ArgumentTables
 from tbtrainer.observers.arguments import ArgumentCards
 from tbtrainer.observers.best_metric import BestMetric
+from tbtrainer.observers.block_history import BlockHistory
 from tbtrainer.observers.checkpoints import Checkpoints
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.custom_scalars import CustomScalars
@@ -54,6 +55,8 @@ def built_in_observers(
       this step do not count as waiting. `Throughput` follows, so that its window ends before the
       work of the others.
     - `Updates` follows `Histograms`, whose sums of the parameters it uses.
+    - `BlockHistory` follows all that take snapshots, so that its last picture, at the end of the
+      run, shows theirs.
     - `measurements` comes before the observers that show what it has read.
     - `CustomScalars` follows `SpikeScores`, whose chart it adds once there are scores. It remembers
       the metrics of an evaluation before `hparams` shows them.
@@ -61,7 +64,7 @@ def built_in_observers(
       come after it. Their time at a logging step is counted in the next window.
 
     Args:
-        run: The run whose records are counted.
+        run: The run that is written to.
         clock: Measures what all observers cost.
         measurements: Measures the steps.
         reports: Reports what is not finite.
@@ -95,6 +98,7 @@ def built_in_observers(
         Updates(histograms),
         OptimizerState(),
         Activations(clock, isolation),
+        BlockHistory(run),
         rates,
         Memory(),
         Checkpoints(),

@@ -24,6 +24,7 @@ TABLES = """
     + inner.reduce((sum, e) => sum + count(e.shadowRoot), 0);
 })(document)
 """
+IMAGES = "[...document.querySelectorAll('image-card img')].filter(e => e.naturalWidth).length"
 BLOCKS = "grad_norm_per_block/(embedding|layers.0|layers.4|layers.8|layers.11|head)"
 OPEN_MENU = "document.querySelectorAll('scalar-card [aria-label=\"More line chart options\"]')[%d]"
 LOG_SCALE = "[...document.querySelectorAll('button')].find(e => /Y-axis log/.test(e.textContent))"
@@ -76,6 +77,9 @@ VIEWS = {
         drawn=DRAWN,
         height=640,
     ),
+    "depth": View(
+        "healthy|exploding|vanishing", "model_depth/gradient_rms", drawn=IMAGES, height=560
+    ),
     "learning-rate": View(
         "healthy|high",
         "train/(loss|learning_rate)|grad_norm/(max|clip_fraction)|health/.*_spike_score",
@@ -120,7 +124,9 @@ def main() -> None:
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     with tensorboard(options.logdir, load_fast=True) as server:
-        server.wait_for("text", "health/report/text_summary")
+        server.wait_for("images", "model_depth/gradient_rms")
+        if "nan-report" in options.only:
+            server.wait_for("text", "health/report/text_summary")
         for name in options.only:
             take(server, VIEWS[name], options.directory / f"run-{name}.png")
 
