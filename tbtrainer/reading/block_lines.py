@@ -74,9 +74,14 @@ def _not_replaced(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def blocks_frame(lines: Collection[dict[str, Any]]) -> "pandas.DataFrame":
-    """Returns the numbers as a frame, a row for each block of each line; see `Run.blocks`.
+    """Returns the numbers as a frame, a row for each block of each line.
 
     Lines that tbtrainer has not written are left out.
+
+    Returns:
+        Columns target, step, wall_time, block, `rms`, `abs_max`, `zeros` (a share), `kurtosis`
+        (about zero), `ratio` (of updates: RMS(update)/RMS(parameter)) and `nonfinite` (elements).
+        NaN stands for a number that is not known.
     """
     import pandas
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tbtrainer.reading import frames, wire
 from tbtrainer.reading.batch import Batch
+from tbtrainer.reading.block_lines import block_lines, blocks_frame
 from tbtrainer.reading.health import health_lines
 from tbtrainer.reading.hparams import TAGS, HParams, read_hparams
 from tbtrainer.reading.index import Progress, RunIndex, ScannedFile, index_of
@@ -39,8 +40,7 @@ class Run:
     Args:
         path: The run directory: a local path, or a URL that fsspec knows.
         include_rewound: Whether values that later sessions have replaced are shown, too.
-        progress: Called during each pass over the files, with the bytes read so far and those of
-            all files.
+        progress: Called during each pass with the bytes read so far and those of all files.
 
     Attributes:
         path: The run directory.
@@ -155,6 +155,11 @@ class Run:
         return health_lines(self._folder, with_removed=self._include_rewound)
 
     # ---- Frames ----
+
+    @cached_property
+    def blocks(self) -> "pandas.DataFrame":
+        """Numbers of the blocks of the model at each snapshot; see `blocks_frame`."""
+        return blocks_frame(block_lines(self._folder, with_removed=self._include_rewound))
 
     @cached_property
     def scalars(self) -> "pandas.DataFrame":
@@ -278,17 +283,13 @@ def read_run(
     include_rewound: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Returns a run directory as an object that reads it: event files of any writer.
+    """Returns a run, whose files are read when something is asked for: those of any writer.
 
     Args:
         path: The run directory: a local path, or a URL that fsspec knows. Event files are directly
             in it; `find_runs` finds such directories.
         include_rewound: Whether values that later sessions have replaced are shown, too.
-        progress: Called during each pass over the files, with the bytes read so far and those of
-            all files.
-
-    Returns:
-        The run. Its files are read when something is asked for.
+        progress: Called during each pass with the bytes read so far and those of all files.
 
     Raises:
         FileNotFoundError: There is no such directory, or no event file is directly in it
