@@ -37,7 +37,7 @@ class WatchedTensors:
         reduction: What puts the parts of all ranks together.
         previous: The extremes of the previous snapshot of each target.
         takes_part: Whether this rank measures. If every rank holds the same tensors, world rank
-            zero measures them and needs no other rank.
+            zero measures them and needs no other rank. No rank does if there are no tensors.
     """
 
     training: Training
@@ -71,7 +71,7 @@ class WatchedTensors:
         """
         rows = SnapshotRows.of(names, counts, training.device)
         reduction = AllRanks(rows, sums_beside) if is_sharded else WholeTensors()
-        takes_part = training.is_world_process_zero or is_sharded
+        takes_part = bool(names) and (training.is_world_process_zero or is_sharded)
         previous = {target: PreviousExtremes(rows) for target in targets if takes_part}
         return cls(training, rows, reduction, previous, takes_part)
 
