@@ -18,6 +18,7 @@ from tbtrainer.observers.watched_parameters import WatchedParameters
 from tbtrainer.records import Deferred, Scalar
 from tbtrainer.sharding.parameter_names import block_name
 from tbtrainer.statistics import Differences, Snapshot, TensorCopies
+from tbtrainer.statistics.devices import moved
 from tbtrainer.statistics.norms import TensorNorms
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Updates(Observer):
         norms = torch.zeros(len(rows.row_of), dtype=self._norms.dtype, device=rows.device)
         self._norms.into(norms, self._watched.table.parameters())
         squares = (norms.double() * self._norms.unit).square()
-        index = torch.tensor(rows.row_of, dtype=torch.int64, device="cpu").to(rows.device)
+        index = moved(torch.tensor(rows.row_of, dtype=torch.int64, device="cpu"), rows.device)
         out = torch.zeros(len(rows.names), dtype=torch.float64, device=rows.device)
         return out.index_add_(0, index, squares)
 
