@@ -21,7 +21,7 @@ from tbtrainer.observers.watched_modules import WatchedModules
 from tbtrainer.observers.watched_tensors import WatchedTensors
 from tbtrainer.records import Deferred, Scalar
 from tbtrainer.sharding import UnsupportedTensor
-from tbtrainer.sharding.agreement import same_on_all_ranks
+from tbtrainer.sharding.agreement import Comparison
 from tbtrainer.sharding.outputs import counts_plain_outputs, output_part
 from tbtrainer.sharding.ranks import ModelParallelSizes
 from tbtrainer.sharding.world import world_size
@@ -62,6 +62,8 @@ class Activations(Observer):
         self._watched: WatchedTensors | None = None
         self._hooks = None
         self._counts_plain = True
+        # Compares the names of the modules at the first snapshot.
+        self._comparison: Comparison | None = None
         # Whether the rows are those of all ranks. `None` before the first snapshot.
         self._is_agreed: bool | None = None
         self._warned: set[str] = set()
@@ -80,6 +82,7 @@ class Activations(Observer):
             modules.warn(targets)
         self._training, self._targets = training, targets
         self._names = modules.names
+        self._comparison = Comparison(modules.names)
         sizes = ModelParallelSizes.of(training.accelerator, training.unwrapped_model)
         self._counts_plain = counts_plain_outputs(sizes)
         if modules.names:
@@ -133,8 +136,8 @@ class Activations(Observer):
         training = self._training
         if training is None or not training.schedule.is_due(step):
             return []
-        if self._is_agreed is None:
-            self._agree(training)
+        if self._is_agreed is None and self._comparison is not None:
+            self._agree(training, self._comparison)
         if self._watched is None or not self._is_agreed:
             return []
         records: list[Deferred] = []
@@ -156,9 +159,9 @@ class Activations(Observer):
         self._remove_hooks()
         self._begin()
 
-    def _agree(self, training: Training) -> None:
+    def _agree(self, training: Training, comparison: Comparison) -> None:
         """Finds out whether the rows are the same on every rank. A collective."""
-        self._is_agreed = same_on_all_ranks(self._names)
+        self._is_agreed = comparison.is_same()
         if not self._is_agreed and training.is_world_process_zero:
             logger.warning(
                 "histogram_targets: %s are not shown, because the ranks have different modules. "

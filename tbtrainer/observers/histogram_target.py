@@ -13,6 +13,7 @@ from tbtrainer.observers.watched_parameters import WatchedParameters
 from tbtrainer.observers.watched_tensors import WatchedTensors
 from tbtrainer.records import Deferred
 from tbtrainer.sharding import ParameterTable
+from tbtrainer.sharding.agreement import Comparison
 from tbtrainer.sharding.world import world_size
 from tbtrainer.statistics import why_not_measurable
 
@@ -52,11 +53,16 @@ class HistogramTarget:
         names: Sequence[str],
         tensors: WatchedTensors,
         table: ParameterTable | None,
+        comparison: Comparison | None = None,
     ) -> None:
         self.target = target
         self.names = tuple(names)
         self._tensors = tensors
         self._table = table
+        # Compares the names of all ranks at the first snapshot; `None` if they need not be equal.
+        self._comparison = comparison
+        # `None` before the first snapshot.
+        self._is_agreed: bool | None = None
 
     @classmethod
     def of(
@@ -84,7 +90,8 @@ class HistogramTarget:
         counts = [None] * len(names)
         tensors = WatchedTensors.of(training, [target], names, counts, is_sharded)
         tensors.prepare({torch.float32})
-        return cls(target, names, tensors, None)
+        comparison = Comparison((target, list(names))) if is_sharded else None
+        return cls(target, names, tensors, None, comparison)
 
     @classmethod
     def like_parameters(cls, training: Training, target: str) -> "HistogramTarget":
@@ -126,10 +133,19 @@ class HistogramTarget:
 
         Raises:
             Exception: The error of `tensors`, after the collectives.
-            ValueError: There are not as many tensors as names, or one cannot be measured.
+            ValueError: There are not as many tensors as names, or one cannot be measured. Or the
+                names differ between ranks, which is found in one more collective at the first
+                snapshot. Every rank raises it then, and no collective follows.
         """
         if not self.is_due(step):
             return []
+        if self._is_agreed is None:
+            self._is_agreed = self._comparison is None or self._comparison.is_same()
+        if not self._is_agreed:
+            raise ValueError(
+                f"the target {self.target!r} is not shown, because its names differ between ranks; "
+                "give the same names on every rank, and None for a tensor that a rank lacks."
+            )
         snapshot = self._tensors.take(self.target, lambda: self._parts(tensors()))
         return self._tensors.deferred(self.target, step, snapshot)
 

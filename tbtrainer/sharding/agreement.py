@@ -119,21 +119,40 @@ def numbers_of_rank_zero(numbers: Sequence[int]) -> list[int]:
     return received
 
 
-def same_on_all_ranks(described: object) -> bool:
-    """Returns whether every rank describes the same. Equal on every rank.
+class Comparison:
+    """Finds out whether every rank describes the same, in a collective that comes later.
 
-    With several processes this is one collective. With one process it is none.
+    Its memory is allocated here, so that a rank without memory is not missing in the collective.
 
     Args:
         described: Anything with a `repr`.
     """
-    if not _has_other_ranks():
-        return True
-    own = digest(described)
-    sent = torch.tensor([own, -own], dtype=torch.int64, device=collective_device())
-    dist.all_reduce(sent, dist.ReduceOp.MAX)
-    greatest, negative_least = sent.tolist()
-    return bool(greatest == -negative_least)
+
+    def __init__(self, described: object) -> None:
+        self._sent: Tensor | None = None
+        if _has_other_ranks():
+            own = digest(described)
+            self._sent = torch.tensor([own, -own], dtype=torch.int64, device=collective_device())
+
+    def is_same(self) -> bool:
+        """Returns whether every rank describes the same. Equal on every rank.
+
+        With several processes this is one collective, and the host waits. With one it is none.
+        """
+        if self._sent is None:
+            return True
+        dist.all_reduce(self._sent, dist.ReduceOp.MAX)
+        greatest, negative_least = self._sent.tolist()
+        return bool(greatest == -negative_least)
+
+
+def same_on_all_ranks(described: object) -> bool:
+    """Returns whether every rank describes the same; see `Comparison`. A collective.
+
+    Args:
+        described: Anything with a `repr`.
+    """
+    return Comparison(described).is_same()
 
 
 def collective_device() -> torch.device:

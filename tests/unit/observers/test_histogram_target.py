@@ -15,6 +15,7 @@ from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.records import Deferred, HistogramRecord
 from tbtrainer.sharding import parameter_table
 from tbtrainer.statistics import SnapshotRows, WholeTensors
+from tests.threaded_ranks import ThreadedRanks
 
 CPU = torch.device("cpu")
 
@@ -118,6 +119,32 @@ def test_tensors_that_fail_reach_both_reductions(
     with pytest.raises(Exception, match=message):
         target.records(2, tensors)
     assert Counted.reached == [("extremes", False), ("counts", False)]
+
+
+def test_names_that_differ_between_ranks_are_refused_on_all() -> None:
+    ranks, trainings = ThreadedRanks(2), [training(True), training(False)]
+
+    def of(rank: int) -> None:
+        target = HistogramTarget.of(trainings[rank], "heads", ["a", f"b{rank}"], "different")
+        for step in (2, 4):
+            with pytest.raises(ValueError, match="its names differ between ranks"):
+                target.records(step, lambda: [torch.ones(2)] * 2)
+
+    ranks.run(of)
+    assert len(ranks.collectives) == 1
+
+
+def test_equal_names_are_compared_at_the_first_snapshot_alone() -> None:
+    ranks, trainings = ThreadedRanks(2), [training(True), training(False)]
+    targets = ranks.run(
+        lambda rank: HistogramTarget.of(trainings[rank], "heads", ["a"], "different")
+    )
+    ranks.run(lambda rank: targets[rank].records(2, lambda: [torch.ones(2)]))
+    first = len(ranks.collectives)
+    shown, others = ranks.run(lambda rank: targets[rank].records(4, lambda: [torch.ones(2)]))
+    assert len(ranks.collectives) == 2 * first - 1
+    assert histograms(shown)["heads/a"].count == 4
+    assert others == []
 
 
 @pytest.mark.parametrize(

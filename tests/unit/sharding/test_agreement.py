@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbtrainer.sharding import Row
-from tbtrainer.sharding.agreement import _checksums
+from tbtrainer.sharding import Row, agreement
+from tbtrainer.sharding.agreement import Comparison, _checksums
 from tbtrainer.sharding.checksum import checksum
 from tbtrainer.sharding.plain import PlainAdapter
+from tests.threaded_ranks import ThreadedRanks
 
 
 @pytest.fixture
@@ -43,3 +44,18 @@ def test_a_tensor_without_a_checksum_is_refused_not_equal() -> None:
 def test_a_row_that_is_refused_anyway_is_not_read() -> None:
     rows = [Row("sparse", torch.eye(3).to_sparse(), 9, PlainAdapter(True))]
     assert _checksums(rows, ["it is sparse"]) == ([0], set())
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", "b"]])
+def test_a_comparison_allocates_nothing_later(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = ThreadedRanks(2)
+    made = ranks.run(lambda rank: Comparison(names[rank]))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(agreement.torch, "tensor", fail)
+    assert ranks.run(lambda rank: made[rank].is_same()) == [names[0] == names[1]] * 2
+    assert len(ranks.collectives) == 1
