@@ -100,7 +100,9 @@ class Activations(Observer):
             partial(self._seen, target) if target in self._targets else None for target in TARGETS
         )
         uses_mask = _has_one_mask(training)
-        self._hooks = OutputHooks(modules.model, modules.modules, uses_mask, output, gradient)
+        self._hooks = OutputHooks(
+            modules.model, modules.modules, uses_mask, output, gradient, self._failed
+        )
         training.snapshot_readers.append(activation_curves)
 
     def forward_begins(self, step: int) -> tuple[()]:
@@ -188,6 +190,11 @@ class Activations(Observer):
                 what = target.replace("_", " ")
                 self._isolation.report(f"measure the {what}", error)
 
+    def _failed(self, error: Exception) -> None:
+        """Reports an error of a hook. This rank has no part in the snapshots of the step then."""
+        self._streams.clear()
+        self._isolation.report("see the outputs of the modules", error)
+
     def _measure(
         self,
         stream: StreamedTensors,
@@ -205,7 +212,9 @@ class Activations(Observer):
         if reason is not None:
             self._warn(target, place, reason)
         elif part is not None:
-            is_masked = mask is not None and part.shape[:2] == mask.shape
+            # Of two dimensions, the second one may be features, and as large as the sequence is
+            # long.
+            is_masked = mask is not None and part.dim() > 2 and part.shape[:2] == mask.shape
             scale = None
             if target == "activation_gradients" and self._training is not None:
                 scale = loss_scale_of(self._training.accelerator, self._training.model)

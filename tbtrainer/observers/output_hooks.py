@@ -35,6 +35,7 @@ class OutputHooks:
             `attention_mask` that the model is called with.
         output: Is called with each output; `None` if outputs are not shown.
         gradient: Is called with the gradient of each output; `None` if gradients are not shown.
+        failed: Is called with an error of a hook, which does not reach the training.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class OutputHooks:
         uses_mask: bool,
         output: Seen | None,
         gradient: Seen | None,
+        failed: Callable[[Exception], None],
     ) -> None:
         self._model = model
         self._modules = modules
         self._uses_mask = uses_mask
         self._output = output
         self._gradient = gradient
+        self._failed = failed
         self._handles: list[RemovableHandle] = []
         self._begin()
 
@@ -58,6 +61,14 @@ class OutputHooks:
         self._depth = self._calls = 0
         self._keeps_graph = False
         self._mask: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Makes copies that see nothing, for `copy` and `pickle`.
+
+        A model that is copied during a step takes its hooks along. Otherwise these would copy the
+        observer too, and with it the optimizer.
+        """
+        return OutputHooks, (nn.Module(), (), False, None, None, _ignore)
 
     def register(self) -> None:
         """Registers the hooks, unless they are registered."""
@@ -84,12 +95,22 @@ class OutputHooks:
             self._calls += 1
             # Reentrant checkpointing runs the modules inside without a graph.
             self._keeps_graph = torch.is_grad_enabled()
-            self._mask = _mask_among(args, kwargs) if self._uses_mask else None
+            self._mask = None
+            try:
+                self._mask = _mask_among(args, kwargs) if self._uses_mask else None
+            except Exception as error:
+                self._failed(error)
 
     def _after_model(self, model: nn.Module, args: Any, output: Any) -> None:
         self._depth -= 1
 
     def _after_module(self, place: int, module: nn.Module, args: Any, output: Any) -> None:
+        try:
+            self._look_at(place, output)
+        except Exception as error:
+            self._failed(error)
+
+    def _look_at(self, place: int, output: Any) -> None:
         tensor = first_floating(output)
         if tensor is None:
             return
@@ -103,6 +124,10 @@ class OutputHooks:
         if self._gradient is not None and tensor.requires_grad and not tensor.is_leaf:
             seen = partial(_gradient_seen, self._gradient, place, mask)
             self._handles.append(tensor.register_hook(seen))
+
+
+def _ignore(error: Exception) -> None:
+    """Does nothing with an error."""
 
 
 def _gradient_seen(seen: Seen, place: int, mask: Tensor | None, gradient: Tensor) -> None:
