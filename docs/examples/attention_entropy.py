@@ -1,6 +1,7 @@
 """Histograms of tensors of your own: how evenly each attention head looks at the tokens before."""
 
 import sys
+from functools import partial
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -14,20 +15,22 @@ class AttentionEntropy(Observer):
 
     def __init__(self, modules, heads):
         self.heads = {f"{name}.head_{head}": (name, head) for name in modules for head in heads}
-        self.weights = {}
+        self.weights, self.hooks = {}, []
 
     def run_begins(self, step, training):
+        self.model = training.unwrapped_model
         self.target = HistogramTarget.of(
             training, "attention_entropy", list(self.heads), on_ranks="different"
         )
-        self.hooks = [
-            training.unwrapped_model.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name: self.weights.update(
-                    {name: output[1].detach()}
-                )
-            )
-            for name in {name for name, head in self.heads.values()}
-        ]
+
+    def forward_begins(self, step):
+        if self.target.is_due(step) and not self.hooks:
+            for name in {name for name, head in self.heads.values()}:
+                module = self.model.get_submodule(name)
+                self.hooks.append(module.register_forward_hook(partial(self.keep, name)))
+
+    def keep(self, name, module, inputs, output):
+        self.weights[name] = output[1].detach()
 
     def gradients_ready(self, step, gradients):
         return self.target.records(step, self.entropies)
@@ -37,11 +40,13 @@ class AttentionEntropy(Observer):
         return [torch.special.entr(weights).sum(dim=-1) for weights in heads]
 
     def step_taken(self, step):
-        self.weights.clear()
+        self.close()
 
     def close(self):
         for hook in self.hooks:
             hook.remove()
+        self.hooks.clear()
+        self.weights.clear()
 
 
 # --8<-- [end:observer]
