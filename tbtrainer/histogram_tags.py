@@ -95,8 +95,8 @@ OUTLIERS = Tag(
     "outliers/<target>",
     "text",
     "",
-    "The ten blocks whose root mean square or largest magnitude changed most since the snapshot "
-    "before, with the share of zeros and the kurtosis.",
+    "The ten blocks whose root mean square or largest magnitude changed most since the column "
+    "before of the picture, with the share of zeros and the kurtosis.",
     "snapshot steps at which a block changed by a factor of four or more",
 )
 

@@ -208,8 +208,8 @@ class JsonLine:
     strings "NaN", "Infinity" and "-Infinity". Secrets in keys and texts are hidden. A resumed
     training takes the lines after the checkpoint's step out of the file.
 
-    The file is written whole with each line, because object stores cannot append. So it is for some
-    tens of lines per run. Lines that would make it longer than 1 MiB are left out.
+    The file is written whole with each line, because object stores cannot append. So it is for up
+    to a hundred lines per run. Lines that would make it longer than 1 MiB are left out.
 
     Attributes:
         file: Name of the file: letters, digits, `_`, `-` and `.`, with the end `.jsonl`.

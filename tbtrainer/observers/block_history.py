@@ -6,10 +6,12 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TypeAlias
 
+from tbtrainer.isolation import Isolation
 from tbtrainer.observers.block_numbers import BlockNumbers
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.target_history import PICTURES, TargetHistory
 from tbtrainer.observers.training import Training
+from tbtrainer.panels.pictures import import_before_trackio_logs
 from tbtrainer.records import Deferred, Record
 from tbtrainer.run import RunSession
 from tbtrainer.run.earlier_blocks import earlier_blocks
@@ -28,31 +30,32 @@ class BlockHistory(Observer):
 
     Args:
         run: The run that is written to.
+        isolation: What happens to an error of matplotlib when it is imported.
     """
 
-    def __init__(self, run: RunSession) -> None:
+    def __init__(self, run: RunSession, isolation: Isolation) -> None:
         self._run = run
+        self._isolation = isolation
         self._histories: dict[str, TargetHistory] = {}
         self._draws = True
+        self._has_warned = False
 
     def run_begins(self, step: int, training: Training) -> tuple[()]:
         """Reads what the run has so far, and asks for the snapshots."""
         self._histories = {}
         if not training.is_world_process_zero or training.schedule.every == 0:
             return ()
-        for target in training.arguments.histogram_targets:
-            if target in PICTURES:
-                columns = self._columns(target, step)
-                self._histories[target] = TargetHistory(target, training.schedule, columns)
+        targets = [t for t in training.arguments.histogram_targets if t in PICTURES]
+        earlier = self._earlier(step) if targets else []
+        for target in targets:
+            columns = [numbers for numbers in earlier if numbers.target == target]
+            self._histories[target] = TargetHistory(target, training.schedule, columns)
         readers: list[_Read] = [TargetHistory.lines, TargetHistory.card]
-        self._draws = find_spec("matplotlib") is not None
+        self._draws = bool(targets) and self._can_draw()
         if self._draws:
             readers.append(TargetHistory.picture)
-        elif self._histories:
-            logger.warning(
-                "The pictures in model_depth/ are not drawn, because matplotlib is not installed. "
-                "Everything else is shown."
-            )
+            with self._isolation.guard("import matplotlib"):
+                import_before_trackio_logs()
         # Each is called by itself, so that an error of one does not lose the records of the others.
         for read in readers:
             training.snapshot_readers.append(partial(_read, self._histories, read))
@@ -67,12 +70,25 @@ class BlockHistory(Observer):
         """Forgets the training. What is still to be read of it has its own references."""
         self._histories = {}
 
-    def _columns(self, target: str, step: int) -> list[BlockNumbers]:
+    def _can_draw(self) -> bool:
+        """Returns whether matplotlib is installed, and logs once that it is not."""
+        found = find_spec("matplotlib")
+        # A folder of the same name has no origin.
+        is_installed = found is not None and found.origin is not None
+        if not is_installed and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "The pictures in model_depth/ are not drawn, because matplotlib is not installed. "
+                "Everything else is shown."
+            )
+        return is_installed
+
+    def _earlier(self, step: int) -> list[BlockNumbers]:
         """Returns the numbers that the run holds up to a step; none if it is a new run."""
         if step == 0 or not self._run.is_open:
             return []
-        lines = earlier_blocks(str(self._run.writer.log_dir), target, step)
-        found = [BlockNumbers.from_line(target, line) for line in lines]
+        lines = earlier_blocks(str(self._run.writer.log_dir), step)
+        found = [BlockNumbers.from_line(line["target"], line) for line in lines]
         return [numbers for numbers in found if numbers is not None]
 
 

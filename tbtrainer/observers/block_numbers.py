@@ -1,4 +1,4 @@
-"""`BlockNumbers`: what a snapshot says of each block of the model, in a few numbers."""
+"""`BlockNumbers`: the numbers of each block of the model at a snapshot."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,13 @@ from tbtrainer.statistics.fourth_powers import FourthPowers, fourth_powers
 
 Floats = NDArray[np.float64]
 
-# Targets whose rows are modules. The names of the others are those of parameters.
-_OF_MODULES = frozenset({"activations", "activation_gradients"})
-# A kurtosis is shown if its bounds differ by a factor of less than this.
-_MOST_UNCERTAIN = 1.5
+# The target whose rows are modules. The names of the others are those of parameters.
+_OF_MODULES = "activations"
+# A kurtosis is shown if it is at most so many times too high, and too low, as with elements in
+# narrow buckets.
+_MOST_TOO_HIGH, _MOST_TOO_LOW = 1.134, 0.889
+# More is not read back from a file: a picture of it could fill the memory.
+_MOST_BLOCKS, _MOST_LETTERS = 10_000, 500
 _FIELDS = ("rms", "abs_max", "zeros", "kurtosis", "ratio")
 
 
@@ -26,7 +29,8 @@ class BlockNumbers:
     """The numbers of all blocks at one snapshot, in the order of the model's parameters.
 
     They have six significant digits, as in the file that keeps them. NaN stands for a number that
-    is not known: the block has no element, or not all were measured.
+    is not known: the block has no element, or not all were measured, or the error of the kurtosis
+    could be larger than stated here.
 
     Attributes:
         target: What the snapshot shows, such as `"gradients"`.
@@ -99,10 +103,10 @@ class BlockNumbers:
 
         Args:
             target: What the line is about.
-            line: As read back. It may have been written by anybody.
+            line: As read back. It may come from any source.
         """
         try:
-            blocks = tuple(str(name) for name in line["blocks"])
+            blocks = _names(line["blocks"])
             numbers = {
                 name: np.array([math.nan if n is None else float(n) for n in line[name]])
                 for name in _FIELDS
@@ -139,6 +143,19 @@ class BlockNumbers:
         return np.where(self.nonfinite > 0, np.inf, numbers)
 
 
+def _names(values: Any) -> tuple[str, ...]:
+    """Returns names of blocks that were read from a file.
+
+    Raises:
+        ValueError: They are not such names, or too many.
+    """
+    if not isinstance(values, list) or len(values) > _MOST_BLOCKS:
+        raise ValueError("the blocks are no list, or too many")
+    if not all(isinstance(name, str) and len(name) <= _MOST_LETTERS for name in values):
+        raise ValueError("a name of a block is no text, or too long")
+    return tuple(values)
+
+
 def blocks_of(target: str, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Returns the blocks of rows, in the order of the rows, and the place of each row's block.
 
@@ -153,7 +170,7 @@ def blocks_of(target: str, names: Sequence[str]) -> tuple[tuple[str, ...], NDArr
         ('embed', 'layers.0', 'layers.1')
     """
     # A module that is not inside of a numbered one is a block of its own.
-    end = ".output" if target in _OF_MODULES else ""
+    end = ".output" if target == _OF_MODULES else ""
     of_rows = [block_name(f"{name}{end}") for name in names]
     places = {block: place for place, block in enumerate(dict.fromkeys(of_rows))}
     return tuple(places), np.array([places[block] for block in of_rows], dtype=np.intp)
@@ -193,8 +210,9 @@ def _kurtosis(finite: Floats, squares: Floats, abs_max: Floats, powers: FourthPo
     # By the inequality of Cauchy and Schwarz, and because no element exceeds the largest one.
     least = np.maximum(powers.least, squares**2 / finite)
     most = np.minimum(powers.most, squares * abs_max**2)
-    is_certain = (squares > 0) & (most < _MOST_UNCERTAIN * least)
     estimate = np.clip(powers.estimate, least, np.maximum(least, most))
+    is_certain = (squares > 0) & (estimate <= _MOST_TOO_HIGH * least)
+    is_certain &= _MOST_TOO_LOW * most <= estimate
     return np.where(is_certain, finite * estimate / squares**2, np.nan)
 
 

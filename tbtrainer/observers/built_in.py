@@ -73,7 +73,7 @@ def built_in_observers(
         entries: Shows what `Trainer` logs.
         best: Shows the best evaluation so far.
         hparams: Shows the hyper-parameters, with the metrics of evaluations.
-        isolation: What happens to an error in a hook of a module.
+        isolation: What happens to an error outside of the methods of an observer, as in a hook.
     """
     times = StepTimes(clock)
     histograms, scores = Histograms(), SpikeScores(measurements)
@@ -98,7 +98,7 @@ def built_in_observers(
         Updates(histograms),
         OptimizerState(),
         Activations(clock, isolation),
-        BlockHistory(run),
+        BlockHistory(run, isolation),
         rates,
         Memory(),
         Checkpoints(),

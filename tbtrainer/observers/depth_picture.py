@@ -37,7 +37,7 @@ _COLORS = "viridis"
 # As many as can be told apart. With more, the file of the picture is larger.
 _SHADES = 16
 # Colours that the scale does not have, and what they mean.
-_NOT_FINITE, _NOTHING, _ZERO = (0.84, 0.0, 0.0), (0.8, 0.8, 0.8), (0.0, 0.0, 0.0)
+_NOT_FINITE, _NO_NUMBER, _ZERO = (0.84, 0.0, 0.0), (0.8, 0.8, 0.8), (0.0, 0.0, 0.0)
 
 
 def depth_picture(tag: str, title: str, columns: Sequence[BlockNumbers]) -> Image:
@@ -154,7 +154,7 @@ def _colors(
     special = {
         small: (is_small, _ZERO),
         "NaN or infinity": (np.isinf(cells), _NOT_FINITE),
-        "nothing": (np.isnan(cells), _NOTHING),
+        "no number": (np.isnan(cells), _NO_NUMBER),
     }
     for chosen, color in special.values():
         colors[chosen] = color

@@ -108,7 +108,7 @@ class EvaluationPanels(Observer):
         return ()
 
     def evaluation_batch(self, step: int, batch: EvaluationBatch) -> tuple[()]:
-        """Tells the panels about a batch of an evaluation, not about one of a prediction."""
+        """Gives the panels a batch of an evaluation, but not one of a prediction."""
         running = self._running()
         opened = self._open.get(running[-1]) if running else None
         if opened is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tbtrainer.observers.schedule import SnapshotSchedule
 
-# A picture has room for as many columns that can be told apart.
+# A picture has room for this many columns that can be told apart.
 MOST_KEPT = 100
 # TensorBoard keeps ten pictures of a tag. They are at least so many columns apart.
 MOST_PICTURES = 10

@@ -22,7 +22,8 @@ def changes(before: BlockNumbers, now: BlockNumbers) -> Floats:
     It is the change of the root mean square or of the largest magnitude, whichever is larger, in
     either direction: 1 stands for twice as large, -1 for half. It is infinite if one of the two
     numbers was zero or became zero, or if elements became NaN or infinite; and 0 if a block is not
-    known in one of the snapshots.
+    known in one of the snapshots. Updates follow the learning rate, so of each change of theirs the
+    median change of all blocks is taken away.
 
     Args:
         before: The earlier snapshot. Its blocks may be others.
@@ -38,10 +39,22 @@ def changes(before: BlockNumbers, now: BlockNumbers) -> Floats:
     for name in ("rms", "abs_max"):
         with np.errstate(divide="ignore", invalid="ignore"):
             change = np.log2(getattr(now, name)[known] / getattr(before, name)[old])
+        if now.target == "updates":
+            change = _beyond_median(change)
         change = np.nan_to_num(change, nan=0.0, posinf=np.inf, neginf=-np.inf)
         largest[known] = np.where(np.abs(change) > np.abs(largest[known]), change, largest[known])
     largest[known[(now.nonfinite[known] > 0) & (before.nonfinite[old] == 0)]] = np.inf
     return largest
+
+
+def _beyond_median(change: Floats) -> Floats:
+    known = change[~np.isnan(change)]
+    if not len(known):
+        return change
+    median = np.median(known)
+    # All are infinite after a step that was skipped.
+    with np.errstate(invalid="ignore"):
+        return np.where(change == median, 0.0, change - median)
 
 
 def outlier_card(before: BlockNumbers, now: BlockNumbers) -> str | None:
@@ -63,9 +76,11 @@ def outlier_card(before: BlockNumbers, now: BlockNumbers) -> str | None:
     place = {block: at for at, block in enumerate(before.blocks)}
     of = f"{len(changed)} of {len(now.blocks)} blocks"
     shown = "" if len(most) == len(changed) else f" The {len(most)} that changed most are shown."
+    beyond = " beyond the median of all blocks" if now.target == "updates" else ""
     lead = (
-        f"Of the {now.target} at step {now.step}, root mean square or largest magnitude of {of} "
-        f"changed by a factor of {LEAST_CHANGE:g} or more since step {before.step}.{shown}"
+        f"Of the {now.target} at step {now.step}, the root mean square or the largest magnitude of "
+        f"{of} changed by a factor of {LEAST_CHANGE:g} or more{beyond} since step {before.step}."
+        f"{shown}"
     )
     rows = [_row(before, place[now.blocks[at]], now, at, change[at]) for at in most.tolist()]
     return f"{lead}\n\n{table(_HEADER, rows)}"

@@ -1,5 +1,6 @@
 """`TargetHistory`: the numbers of the blocks of one target, snapshot by snapshot."""
 
+import json
 from collections.abc import Iterable, Iterator
 
 from tbtrainer import tags
@@ -20,7 +21,7 @@ PICTURES: dict[str, tuple[Tag, str]] = {
     "updates": (tags.UPDATE_DEPTH, "RMS of the update over RMS of the parameters"),
     "activations": (tags.ACTIVATION_DEPTH, "RMS of the outputs of each block"),
 }
-# The file of a target must not become longer than 1 MiB. A line needs so many bytes at most, and so
+# The file of a target must not become longer than 1 MiB. A line usually needs so many bytes, and so
 # many for each block beside its name.
 _MOST_BYTES, _BYTES_OF_LINE, _BYTES_OF_BLOCK = 900_000, 200, 68
 # Fewer snapshots are never kept.
@@ -93,6 +94,6 @@ class TargetHistory:
 
 def _kept(schedule: SnapshotSchedule, numbers: BlockNumbers) -> KeptSnapshots:
     """Returns which snapshots are kept of a model with these blocks."""
-    names = sum(len(name) for name in numbers.blocks)
+    names = sum(len(json.dumps(name)) for name in numbers.blocks)
     line = _BYTES_OF_LINE + names + _BYTES_OF_BLOCK * len(numbers.blocks)
     return KeptSnapshots(schedule, min(max(_MOST_BYTES // line, _LEAST_KEPT), MOST_KEPT))

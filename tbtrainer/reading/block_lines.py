@@ -7,15 +7,15 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tbtrainer.event_file.json_lines import lines_of_a_run
+from tbtrainer.event_file.json_lines import MOST_BYTES, lines_of_a_run
 from tbtrainer.event_file.names import is_removed
-from tbtrainer.reading.run_files import MOST_BYTES, Folder
+from tbtrainer.reading.run_files import Folder
 
 if TYPE_CHECKING:
     import pandas
 
 # With a number if the name belonged to a file of another program; see `JsonLinesFile`.
-_FILE = re.compile(r"blocks-(\w+?)(-\d+)?\.jsonl(\.removed-after-.*)?")
+_FILE = re.compile(r"blocks-(\w+?)(-[1-9])?\.jsonl(\.removed-after-.*)?")
 _COLUMNS = ("rms", "abs_max", "zeros", "kurtosis", "ratio", "nonfinite")
 
 
@@ -35,7 +35,8 @@ def block_lines(
     """Returns the lines about blocks, in the order of their steps.
 
     If several lines are about the same step of a target, as after a training that began again in
-    the run, the latest one counts, and earlier lines of later steps do not.
+    the run, the last one in the file counts, and lines of later steps before it do not. The times
+    of the lines do not matter: a clock may have been set back.
 
     Args:
         folder: The run directory.
@@ -44,22 +45,33 @@ def block_lines(
             have replaced.
     """
     found: list[dict[str, Any]] = []
-    for name in sorted(folder.files()):
-        match = _FILE.fullmatch(name)
-        if match is None or target not in (None, match[1]):
-            continue
-        if is_removed(name) and not with_removed:
-            continue
-        with folder.open(name) as file:
-            lines = lines_of_a_run(file.read(MOST_BYTES)) or []
-        for line in lines:
-            # tbtrainer writes no values that are nested so deeply.
-            with suppress(RecursionError):
-                found.append({**json.loads(line), "target": match[1]})
-    found.sort(key=lambda line: line["time"])
+    matches = [match for name in folder.files() if (match := _FILE.fullmatch(name))]
+    # A file with a number was begun after the one without.
+    for match in sorted(matches, key=lambda match: (match[1], match[2] or "", match[0])):
+        if target in (None, match[1]) and (with_removed or not is_removed(match[0])):
+            found += _lines_of(folder, match[0], match[1])
     if not with_removed:
         found = _not_replaced(found)
     return sorted(found, key=lambda line: (line["step"], line["time"]))
+
+
+def _lines_of(folder: Folder, name: str, target: str) -> list[dict[str, Any]]:
+    """Returns the lines of a file in their order; none if it is not one of a run."""
+    # A rewind may have renamed it since it was listed.
+    with suppress(FileNotFoundError), folder.open(name) as file:
+        data = file.read(MOST_BYTES + 1)
+        lines = lines_of_a_run(data) if len(data) <= MOST_BYTES else None
+        found = []
+        for line in lines or []:
+            # tbtrainer writes no values that are nested so deeply.
+            with suppress(RecursionError):
+                found.append({**json.loads(line), "target": target})
+        return [line for line in found if 0 <= line["step"] < 2**63 and _has_time(line)]
+    return []
+
+
+def _has_time(line: dict[str, Any]) -> bool:
+    return math.isfinite(_number(line["time"]))
 
 
 def _not_replaced(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ class Run:
 
     @cached_property
     def blocks(self) -> "pandas.DataFrame":
-        """Numbers of the blocks of the model at each snapshot; see `blocks_frame`."""
+        """All blocks at each kept snapshot: target, step, wall_time, block, rms, and more."""
         return blocks_frame(block_lines(self._folder, with_removed=self._include_rewound))
 
     @cached_property

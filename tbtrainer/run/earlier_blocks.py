@@ -15,23 +15,23 @@ from tbtrainer.run.time_limit import while_opening
 logger = logging.getLogger(__name__)
 
 
-def earlier_blocks(directory: str, target: str, step: int) -> list[Mapping[str, Any]]:
-    """Returns the lines about the blocks up to a step. Waits for the disk, for a limited time.
+def earlier_blocks(directory: str, step: int) -> list[Mapping[str, Any]]:
+    """Returns the lines about the blocks of all targets up to a step, by step.
+
+    Waits for the disk, for a limited time.
 
     Args:
         directory: The run directory, local or remote. It need not exist.
-        target: What the lines are about.
         step: Of the checkpoint that the training resumes from.
     """
     try:
-        lines = while_opening(_lines, directory, target)
+        lines = while_opening(_lines, directory)
     except FileNotFoundError:
         return []
     except Exception as error:  # Every object store has exceptions of its own.
         logger.warning(
-            "The numbers of the %s of the blocks up to step %d cannot be read from %s (%s). The "
-            "pictures in model_depth/ begin after this step. Everything else is shown.",
-            target,
+            "The numbers of the blocks up to step %d cannot be read from %s (%s). The pictures in "
+            "model_depth/ begin after this step. Everything else is shown.",
             step,
             shown(directory),
             shown(error),
@@ -40,5 +40,5 @@ def earlier_blocks(directory: str, target: str, step: int) -> list[Mapping[str, 
     return [line for line in lines if line["step"] <= step]
 
 
-def _lines(directory: str, target: str) -> list[dict[str, Any]]:
-    return block_lines(folder_of(directory), target)
+def _lines(directory: str) -> list[dict[str, Any]]:
+    return block_lines(folder_of(directory))

@@ -33,8 +33,8 @@ _NO_STATES: Mapping[str, Any] = {}
 class RunSession:
     """The runs of one trainer, one after another, and the writer of the current one.
 
-    Opening a run reads and claims its directory. After that, only the thread that writes the event
-    file uses the directory. So a mount that hangs later does not delay the training.
+    Opening a run reads and claims its directory; a resumed training reads `earlier_blocks` once.
+    After that, only the thread that writes uses it, so a mount that hangs delays no training.
 
     On ranks that do not write, all methods do nothing.
 

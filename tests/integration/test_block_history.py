@@ -1,6 +1,7 @@
 """The pictures of the blocks are whole: in TensorBoard, after a crash, a resume and a stop."""
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_the_picture_of_a_resumed_run_is_whole(tmp_path: Path) -> None:
     assert pictures(tmp_path / "whole") == pictures(tmp_path / "broken")
 
 
-def test_a_resumed_run_without_the_files_goes_on(tmp_path: Path) -> None:
+def test_a_resumed_run_without_the_files_begins_new_ones(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 4}
     with pytest.raises(Crash):
         trained(tmp_path, CrashAt(7), **saving)
@@ -122,6 +123,24 @@ def test_a_run_that_is_stopped_has_a_last_picture(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path, "parameters")] == [2, 4, 6, 7]
     assert [line["step"] for line in lines(tmp_path, "gradients")] == [2, 4, 6]
     assert {step for tag, step in pictures(tmp_path) if tag == "model_depth/gradient_rms"} == {7}
+
+
+def test_lines_of_another_origin_leave_the_training_as_it_is(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    with pytest.raises(Crash):
+        trained(tmp_path, CrashAt(7), **saving)
+    (file,) = tmp_path.rglob("blocks-gradients.jsonl")
+    first = json.loads(file.read_text().splitlines()[0])
+    forged = [
+        {**first, "blocks": [".".join("a" * 100_000)], "nonfinite": [0]},
+        {**first, "blocks": "abc"},
+        {**first, "step": 10**30},
+        {**first, "step": -1, "time": 9e99},
+    ]
+    nested = json.dumps(first).replace('"blocks": [', '"blocks": [' + "[" * 900 + "]" * 900 + ", ")
+    file.write_text("".join(json.dumps(line) + "\n" for line in forged) + nested + "\n")
+    trained(tmp_path, resume=True, telemetry_errors="raise", **saving)
+    assert ("model_depth/gradient_rms", 10) in pictures(tmp_path)
 
 
 def test_only_the_targets_of_a_run_have_pictures(tmp_path: Path) -> None:
@@ -154,7 +173,7 @@ def test_a_picture_that_fails_loses_nothing_else(
     assert sum("tbtrainer could not" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_nan_has_the_colour_of_its_own(tmp_path: Path) -> None:
+def test_nan_has_a_colour_of_its_own(tmp_path: Path) -> None:
     model = classifier()
     with torch.no_grad():
         model.classifier.bias[0] = torch.nan

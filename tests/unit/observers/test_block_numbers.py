@@ -142,26 +142,41 @@ def test_a_line_gives_the_same_numbers_back() -> None:
                 np.testing.assert_array_equal(getattr(back, name), numbers)
 
 
+FIELDS = ("rms", "abs_max", "zeros", "kurtosis")
+WHOLE = {"step": 1, "blocks": ["a"], "nonfinite": [0], **dict.fromkeys(FIELDS, [1.0])}
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
 @pytest.mark.parametrize(
-    "line",
+    "change",
     [
-        {},
-        {"step": 1, "blocks": ["a"], "nonfinite": [0]},
-        {"step": 1, "blocks": 3, "nonfinite": []},
         {"rms": ["x"]},
         {"nonfinite": [0, 0]},
         {"nonfinite": ["NaN"]},
         {"blocks": ["a", "b"]},
+        {"blocks": "a"},
+        {"blocks": 3},
+        {"blocks": [nested(900)]},
+        {"blocks": ["a." * 251]},
         {"zeros": [[1.0]]},
         {"step": None},
         {"step": math.inf},
     ],
 )
-def test_a_line_of_another_form_is_refused(line: dict[str, Any]) -> None:
-    fields = ("rms", "abs_max", "zeros", "kurtosis")
-    whole = {"step": 1, "blocks": ["a"], "nonfinite": [0], **dict.fromkeys(fields, [1.0])}
-    assert BlockNumbers.from_line("gradients", whole) is not None
-    changed = line if not line or "rms" not in whole else {**whole, **line}
-    if line == {"step": 1, "blocks": ["a"], "nonfinite": [0]}:
-        changed = line
-    assert BlockNumbers.from_line("gradients", changed) is None
+def test_a_line_with_other_values_is_refused(change: dict[str, Any]) -> None:
+    assert BlockNumbers.from_line("gradients", WHOLE) is not None
+    assert BlockNumbers.from_line("gradients", {**WHOLE, **change}) is None
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_a_line_without_a_key_is_refused(key: str) -> None:
+    line = {name: value for name, value in WHOLE.items() if name != key}
+    assert BlockNumbers.from_line("gradients", line) is None
+
+
+def test_a_line_with_too_many_blocks_is_refused() -> None:
+    many = {name: value * 10_001 for name, value in WHOLE.items() if isinstance(value, list)}
+    assert BlockNumbers.from_line("gradients", {**WHOLE, **many}) is None

@@ -133,7 +133,7 @@ def test_what_is_no_number_has_a_colour_with_a_name(monkeypatch: pytest.MonkeyPa
     assert [tuple(color) for color in colors_of(figure)[1:, 1]] == [RED, GREY, BLACK]
     legend = figure.axes[0].get_legend()
     names = {text.get_text() for text in legend.get_texts()}
-    assert names == {"0", "NaN or infinity", "nothing"}
+    assert names == {"0", "NaN or infinity", "no number"}
     assert drawn(monkeypatch, noise(6, 3)).axes[0].get_legend() is None
 
 

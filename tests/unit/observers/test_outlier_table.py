@@ -15,12 +15,13 @@ def numbers(
     abs_max: list[float],
     nonfinite: list[int] | None = None,
     blocks: list[str] | None = None,
+    target: str = "gradients",
 ) -> BlockNumbers:
     names = blocks or [f"h.{n}" for n in range(len(rms))]
     zeros, kurtosis = np.full(len(rms), 0.25), np.full(len(rms), 3.0)
     bad = np.array(nonfinite or [0] * len(rms))
     arrays = (np.array(rms), np.array(abs_max), zeros, kurtosis, bad)
-    return BlockNumbers("gradients", step, tuple(names), *arrays)
+    return BlockNumbers(target, step, tuple(names), *arrays)
 
 
 def test_the_larger_change_of_the_two_counts() -> None:
@@ -33,6 +34,17 @@ def test_zero_and_damage_are_infinite_changes() -> None:
     before = numbers(1, [0, 1, 1, 0, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 2])
     now = numbers(2, [1, 0, 1, 0, 1], [1, 0, 1, 0, 1], [0, 0, 3, 0, 2])
     assert changes(before, now).tolist() == [math.inf, -math.inf, math.inf, 0.0, 0.0]
+
+
+def test_a_change_of_all_updates_together_does_not_count() -> None:
+    before = numbers(1, [1.0] * 4, [1.0] * 4, target="updates")
+    rates = numbers(2, [0.1, 0.1, 0.1, 0.8], [0.1] * 4, target="updates")
+    assert changes(before, rates).tolist()[:3] == [0.0] * 3
+    card = outlier_card(before, numbers(2, [0.1, 0.1, 0.1, 0.9], [0.1] * 4, target="updates"))
+    assert card is not None and "1 of 4 blocks changed" in card and "beyond the median" in card
+    skipped = numbers(2, [0.0] * 4, [0.0] * 4, target="updates")
+    assert outlier_card(before, skipped) is None
+    assert outlier_card(skipped, before) is None
 
 
 def test_blocks_that_are_not_known_do_not_count() -> None:

@@ -37,6 +37,31 @@ def test_lines_that_were_written_again_count_once(tmp_path: Path) -> None:
     assert [one["step"] for one in block_lines(folder_of(tmp_path), "updates")] == [3]
 
 
+def test_a_clock_that_was_set_back_hides_no_line(tmp_path: Path) -> None:
+    lines = [line(step, 1000.0 + step if step < 5 else step) for step in range(1, 11)]
+    written(tmp_path, "blocks-gradients.jsonl", *lines)
+    found = block_lines(folder_of(tmp_path))
+    assert [one["step"] for one in found] == list(range(1, 11))
+
+
+def test_a_file_with_a_number_continues_the_one_without(tmp_path: Path) -> None:
+    written(tmp_path, "blocks-gradients-1.jsonl", line(3, 1.0), line(5, 2.0))
+    written(tmp_path, "blocks-gradients.jsonl", line(2, 8.0), line(4, 9.0))
+    found = block_lines(folder_of(tmp_path))
+    assert [(one["step"], one["time"]) for one in found] == [(2, 8.0), (3, 1.0), (5, 2.0)]
+
+
+def test_lines_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    lines = [line(10**30, 1.0), line(-1, 9e99), line(3, math.nan), line(4, 10**400), line(5, 1.0)]
+    written(tmp_path, "blocks-gradients.jsonl", *lines)
+    assert set(blocks_frame(block_lines(folder_of(tmp_path)))["step"]) == {5}
+
+
+def test_a_file_that_is_too_long_is_left_out(tmp_path: Path) -> None:
+    written(tmp_path, "blocks-gradients.jsonl", line(1, 1.0, rest="x" * 2**20))
+    assert block_lines(folder_of(tmp_path)) == []
+
+
 def test_removed_lines_are_there_if_asked_for(tmp_path: Path) -> None:
     written(tmp_path, "blocks-gradients.jsonl", line(2, 1.0))
     written(tmp_path, "blocks-gradients.jsonl.removed-after-2.00000001", line(4, 2.0))
