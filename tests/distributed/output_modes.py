@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/distributed/output_modes.py MODE DIRECTORY
 
-MODE is one of ddp, fsdp1, fsdp2, zero3, tensor, different. Rank zero prints one JSON verdict.
+MODE is one of ddp, fsdp1, fsdp2, zero1, zero2, zero3, tensor, different. Rank zero prints one JSON
+verdict.
 """
 
 import json

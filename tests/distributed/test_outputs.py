@@ -12,6 +12,8 @@ MODES = {
     "ddp": ("DistributedDataParallel", "Tensor"),
     "fsdp1": ("FullyShardedDataParallel", "Tensor"),
     "fsdp2": ("FSDPBertForSequenceClassification", "DTensor"),
+    "zero1": ("DeepSpeedEngine", "Tensor"),
+    "zero2": ("DeepSpeedEngine", "Tensor"),
     "zero3": ("DeepSpeedEngine", "Tensor"),
     "tensor": ("LlamaForCausalLM", "DTensor"),
     "different": ("DistributedDataParallel", "Tensor"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import (
@@ -128,6 +129,21 @@ def test_outputs_and_gradients_are_those_of_plain_hooks(case: str, tmp_path: Pat
     for (tag, step), value in curves.items():
         whole = torch.cat(stock.outputs[tag.partition("/")[2], step])
         assert value == pytest.approx(float(whole.square().mean().sqrt()), rel=1e-6)
+
+
+def with_adapters() -> Any:
+    torch.manual_seed(1)
+    return get_peft_model(classifier(), LoraConfig(target_modules=["query", "value"], r=2))
+
+
+def test_blocks_with_lora_adapters_are_shown(tmp_path: Path) -> None:
+    modules = [f"base_model.model.{name}" for name in BLOCKS]
+    stock, ours, file = both_trained(tmp_path, modules, with_adapters)
+    assert any("lora" in name for name, _ in ours.model.named_parameters())
+    shown = histograms(file)
+    assert_shows(shown, "activations", stock.outputs)
+    assert_shows(shown, "activation_gradients", stock.gradients)
+    assert equal(stock.model.state_dict(), ours.model.state_dict())
 
 
 def test_every_form_of_an_output_is_shown(tmp_path: Path) -> None:
