@@ -356,11 +356,15 @@ def test_frozen_blocks_have_activations_and_no_gradients(tmp_path: Path) -> None
 
 
 def test_a_compiled_model_is_not_hooked(tmp_path: Path, warnings: list[str]) -> None:
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
     stock = arguments(TrainingArguments, tmp_path / "stock", torch_compile=True, **COMPILED)
     without = trainer(Trainer, stock)
     without.train()
-    compilations = torch._dynamo.utils.counters["frames"]["total"]
+    compilations = counters["frames"]["total"]
     torch._dynamo.reset()
+    counters.clear()
     args = arguments(
         TBTrainingArguments,
         tmp_path / "ours",
@@ -376,7 +380,7 @@ def test_a_compiled_model_is_not_hooked(tmp_path: Path, warnings: list[str]) -> 
     assert "2 of 2 modules are not shown, because torch.compile" in message
     assert BLOCKS[0] in message
     assert equal(without.model.state_dict(), made.model.state_dict())
-    assert torch._dynamo.utils.counters["frames"]["total"] == 2 * compilations
+    assert counters["frames"]["total"] == compilations > 0
 
 
 ALL = ["parameters", "gradients", *TARGETS]

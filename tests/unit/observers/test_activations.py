@@ -45,7 +45,29 @@ def observer(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> Activatio
     """An observer that has begun a training on one of several ranks."""
     monkeypatch.setattr(watched_tensors, "AllRanks", Counted)
     monkeypatch.setattr(module, "world_size", lambda: 2)
-    training: Any = SimpleNamespace(
+    made = Activations(Clock(), Isolation("warn"))
+    made.run_begins(0, training_of(model))
+    return made
+
+
+def answers(is_same: bool, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Makes the ranks have the same modules, or others; returns what they were asked about."""
+    asked: list[object] = []
+
+    class Answer:
+        def __init__(self, described: object) -> None:
+            self.described = described
+
+        def is_same(self) -> bool:
+            asked.append(self.described)
+            return is_same
+
+    monkeypatch.setattr(module, "Comparison", Answer)
+    return asked
+
+
+def training_of(model: nn.Module) -> Any:
+    return SimpleNamespace(
         arguments=TensorBoardArguments(histogram_targets=["activations"]),
         accelerator=None,
         model=model,
@@ -55,9 +77,6 @@ def observer(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> Activatio
         is_world_process_zero=True,
         snapshot_readers=[],
     )
-    made = Activations(Clock(), Isolation("warn"))
-    made.run_begins(0, training)
-    return made
 
 
 def step(observer: Activations, model: nn.Module, number: int) -> Any:
@@ -113,13 +132,8 @@ def test_ranks_with_other_modules_reach_no_reduction(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asked: list[object] = []
-
-    def differ(described: object) -> bool:
-        asked.append(described)
-        return False
-
-    monkeypatch.setattr(module, "same_on_all_ranks", differ)
+    asked = answers(False, monkeypatch)
+    observer.run_begins(0, training_of(model))
     for number in (2, 4):
         assert step(observer, model, number) == []
     assert asked == [("0", "2")]
@@ -129,21 +143,9 @@ def test_ranks_with_other_modules_reach_no_reduction(
 
 
 def test_the_ranks_agree_also_without_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(module, "same_on_all_ranks", lambda names: asked.append(names) or True)
-    own = nn.ModuleDict({"only": nn.Linear(2, 2)})
-    training: Any = SimpleNamespace(
-        arguments=TensorBoardArguments(histogram_targets=["activations"]),
-        accelerator=None,
-        model=own,
-        unwrapped_model=own,
-        schedule=SnapshotSchedule(every=2, last=10),
-        device=CPU,
-        is_world_process_zero=True,
-        snapshot_readers=[],
-    )
+    asked = answers(True, monkeypatch)
     made = Activations(Clock(), Isolation("warn"))
-    made.run_begins(0, training)
+    made.run_begins(0, training_of(nn.ModuleDict({"only": nn.Linear(2, 2)})))
     assert made.step_taken(2) == []
     assert asked == [()]
 
