@@ -14,25 +14,13 @@ from tbtrainer.observers import watched_tensors
 from tbtrainer.observers.activations import Activations
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.schedule import SnapshotSchedule
-from tbtrainer.statistics import SnapshotRows, StreamedTensors, WholeTensors
+from tbtrainer.statistics import StreamedTensors
+from tests.counted_reduction import CountedReduction
 
 CPU = torch.device("cpu")
 LOSS = torch.zeros(())
 BOTH = [("extremes", True), ("counts", True)]
 NOTHING = [("extremes", False), ("counts", False)]
-
-
-class Counted(WholeTensors):
-    """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
-
-    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
-        self.reached: list[tuple[str, bool]] = []
-
-    def reduce_extremes(self, statistics: Any) -> None:
-        self.reached.append(("extremes", statistics is not None))
-
-    def reduce_counts(self, snapshot: Any) -> None:
-        self.reached.append(("counts", snapshot is not None))
 
 
 @pytest.fixture
@@ -43,7 +31,7 @@ def model() -> nn.Sequential:
 @pytest.fixture
 def observer(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> Activations:
     """An observer that has begun a training on one of several ranks."""
-    monkeypatch.setattr(watched_tensors, "AllRanks", Counted)
+    monkeypatch.setattr(watched_tensors, "AllRanks", CountedReduction)
     monkeypatch.setattr(module, "world_size", lambda: 2)
     made = Activations(Clock(), Isolation("warn"))
     made.run_begins(0, training_of(model))
@@ -90,7 +78,7 @@ def step(observer: Activations, model: nn.Module, number: int) -> Any:
 
 def reached(observer: Activations) -> list[tuple[str, bool]]:
     assert observer._watched is not None
-    assert isinstance(observer._watched.reduction, Counted)
+    assert isinstance(observer._watched.reduction, CountedReduction)
     return observer._watched.reduction.reached
 
 

@@ -14,7 +14,7 @@ from tbtrainer.observers import watched_tensors
 from tbtrainer.observers.schedule import SnapshotSchedule
 from tbtrainer.records import Deferred, HistogramRecord
 from tbtrainer.sharding import parameter_table
-from tbtrainer.statistics import SnapshotRows, WholeTensors
+from tests.counted_reduction import CountedReduction
 from tests.threaded_ranks import ThreadedRanks
 
 CPU = torch.device("cpu")
@@ -83,21 +83,6 @@ def test_a_graph_is_not_kept() -> None:
 # ---- Errors ----
 
 
-class Counted(WholeTensors):
-    """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
-
-    reached: list[tuple[str, bool]]
-
-    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
-        Counted.reached = []
-
-    def reduce_extremes(self, statistics: Any) -> None:
-        self.reached.append(("extremes", statistics is not None))
-
-    def reduce_counts(self, snapshot: Any) -> None:
-        self.reached.append(("counts", snapshot is not None))
-
-
 def fails() -> list[Tensor | None]:
     raise RuntimeError("the hook did not run")
 
@@ -114,11 +99,12 @@ def test_tensors_that_fail_reach_both_reductions(
     tensors: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "world_size", lambda: 2)
-    monkeypatch.setattr(watched_tensors, "AllRanks", Counted)
+    monkeypatch.setattr(watched_tensors, "AllRanks", CountedReduction)
     target = HistogramTarget.of(training(), "heads", ["a"], "different")
     with pytest.raises(Exception, match=message):
         target.records(2, tensors)
-    assert Counted.reached == [("extremes", False), ("counts", False)]
+    assert isinstance(target._tensors.reduction, CountedReduction)
+    assert target._tensors.reduction.reached == [("extremes", False), ("counts", False)]
 
 
 def test_names_that_differ_between_ranks_are_refused_on_all() -> None:

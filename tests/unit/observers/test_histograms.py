@@ -19,6 +19,7 @@ from tbtrainer.run import RunWriter
 from tbtrainer.sharding import parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
 from tbtrainer.statistics import LINEAR_MAX_ELEMENTS, SnapshotRows, WholeTensors, take_snapshot
+from tests.counted_reduction import CountedReduction
 from tests.events import event_files, histograms
 from tests.recorder import Recorder
 
@@ -86,24 +87,11 @@ def test_the_default_device_of_torch_does_not_matter(tmp_path: Path) -> None:
     assert found == {"parameters/weight": 60_000, "parameters/bias": 200}
 
 
-class Counted(WholeTensors):
-    """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
-
-    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
-        self.reached: list[tuple[str, bool]] = []
-
-    def reduce_extremes(self, statistics: Any) -> None:
-        self.reached.append(("extremes", statistics is not None))
-
-    def reduce_counts(self, snapshot: Any) -> None:
-        self.reached.append(("counts", snapshot is not None))
-
-
 @pytest.fixture
 def sharded(monkeypatch: pytest.MonkeyPatch) -> Histograms:
     """An observer that has begun a training whose tensors count as sharded."""
     monkeypatch.setattr(PlainAdapter, "is_sharded", True)
-    monkeypatch.setattr(module, "AllRanks", Counted)
+    monkeypatch.setattr(module, "AllRanks", CountedReduction)
     training: Any = SimpleNamespace(
         arguments=TensorBoardArguments(),
         parameters=parameter_table(nn.Linear(3, 2), is_world_process_zero=True),
@@ -119,7 +107,7 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Histograms:
 
 def reached(observer: Histograms) -> list[tuple[str, bool]]:
     assert observer._watched is not None
-    assert isinstance(observer._watched.tensors.reduction, Counted)
+    assert isinstance(observer._watched.tensors.reduction, CountedReduction)
     return observer._watched.tensors.reduction.reached
 
 

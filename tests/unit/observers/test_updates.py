@@ -17,28 +17,16 @@ from tbtrainer.observers.updates import Updates, update_curves
 from tbtrainer.sharding import parameter_table
 from tbtrainer.sharding.plain import PlainAdapter
 from tbtrainer.statistics import SnapshotRows, WholeTensors, take_snapshot
+from tests.counted_reduction import CountedReduction
 
 CPU = torch.device("cpu")
-
-
-class Counted(WholeTensors):
-    """A reduction that keeps which of the two collectives of a snapshot this rank reached."""
-
-    def __init__(self, rows: SnapshotRows, sums_beside: bool = False) -> None:
-        self.reached: list[tuple[str, bool]] = []
-
-    def reduce_extremes(self, statistics: Any) -> None:
-        self.reached.append(("extremes", statistics is not None))
-
-    def reduce_counts(self, snapshot: Any) -> None:
-        self.reached.append(("counts", snapshot is not None))
 
 
 @pytest.fixture
 def sharded(monkeypatch: pytest.MonkeyPatch) -> Updates:
     """An observer that has begun a training whose tensors count as sharded."""
     monkeypatch.setattr(PlainAdapter, "is_sharded", True)
-    monkeypatch.setattr(watched_tensors, "AllRanks", Counted)
+    monkeypatch.setattr(watched_tensors, "AllRanks", CountedReduction)
     training: Any = SimpleNamespace(
         arguments=TensorBoardArguments(histogram_targets=["updates"]),
         optimizer=None,
@@ -55,7 +43,7 @@ def sharded(monkeypatch: pytest.MonkeyPatch) -> Updates:
 
 def reached(observer: Updates) -> list[tuple[str, bool]]:
     assert observer._watched is not None
-    assert isinstance(observer._watched.tensors.reduction, Counted)
+    assert isinstance(observer._watched.tensors.reduction, CountedReduction)
     return observer._watched.tensors.reduction.reached
 
 
