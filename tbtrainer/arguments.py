@@ -24,10 +24,9 @@ from tbtrainer.panels.built_in import PANEL_NAMES
 from tbtrainer.panels.panel import Panel
 from tbtrainer.panels.prompts import MOST_PROMPTS
 
-HISTOGRAM_TARGETS = (
-    *("parameters", "gradients", "updates", "optimizer_state"),
-    *("activations", "activation_gradients"),
-)
+# Targets with a tensor for each module, and not for each parameter.
+MODULE_TARGETS = ("activations", "activation_gradients")
+HISTOGRAM_TARGETS = ("parameters", "gradients", "updates", "optimizer_state", *MODULE_TARGETS)
 HISTOGRAM_DETAILS = ("parameter", "block", "auto")
 NORM_DETAILS = ("total", "block", "parameter")
 NONFINITE_ACTIONS = ("log", "stop", "raise")

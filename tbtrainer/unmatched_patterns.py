@@ -6,14 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from tbtrainer.arguments import TensorBoardArguments
+from tbtrainer.arguments import MODULE_TARGETS, TensorBoardArguments
 from tbtrainer.sharding.module_names import named_modules
 from tbtrainer.sharding.parameter_names import clean_names
 
 logger = logging.getLogger(__name__)
-
-# Targets with a tensor for each module, and not for each parameter.
-MODULE_TARGETS = ("activations", "activation_gradients")
 
 
 def warn_of_patterns_without_match(arguments: TensorBoardArguments, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tbtrainer import tags
+from tbtrainer.arguments import MODULE_TARGETS
 from tbtrainer.isolation import Isolation
 from tbtrainer.observers.clock import Clock
 from tbtrainer.observers.facts import Gradients
@@ -29,7 +30,6 @@ from tbtrainer.statistics import Snapshot, StreamedTensors, why_not_measurable
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("activations", "activation_gradients")
 # `torch.nn.DataParallel` runs the copies of a module in threads. Not an attribute, which could not
 # be copied with the trainer.
 _one_at_a_time = threading.Lock()
@@ -74,7 +74,7 @@ class Activations(Observer):
     def run_begins(self, step: int, training: Training) -> tuple[()]:
         """Chooses the modules, and allocates the buffers."""
         self.close()
-        targets = [t for t in TARGETS if t in training.arguments.histogram_targets]
+        targets = [t for t in MODULE_TARGETS if t in training.arguments.histogram_targets]
         if not targets or training.schedule.every == 0:
             return ()
         modules = WatchedModules.of(training)
@@ -97,7 +97,8 @@ class Activations(Observer):
         )
         self._watched.prepare({torch.float32, torch.bfloat16, torch.float16})
         output, gradient = (
-            partial(self._seen, target) if target in self._targets else None for target in TARGETS
+            partial(self._seen, target) if target in self._targets else None
+            for target in MODULE_TARGETS
         )
         uses_mask = _has_one_mask(training)
         self._hooks = OutputHooks(

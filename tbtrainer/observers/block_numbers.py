@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbtrainer.observers.snapshot_records import incomplete_rows
 from tbtrainer.sharding.parameter_names import block_name
 from tbtrainer.statistics import Snapshot
 from tbtrainer.statistics.fourth_powers import FourthPowers, fourth_powers
@@ -71,7 +72,7 @@ class BlockNumbers:
         counts = statistics.count.numpy()
         sums = _Sums(block_of, len(names))
         incomplete = np.zeros(len(names), dtype=bool)
-        incomplete[block_of[_incomplete_rows(snapshot)]] = True
+        incomplete[block_of[sorted(incomplete_rows(snapshot))]] = True
         finite = sums.of(counts - statistics.nonfinite.numpy())
         squares = sums.of(statistics.sum_of_squares.numpy())
         magnitudes = np.maximum(-statistics.minimum.numpy(), statistics.maximum.numpy())
@@ -194,15 +195,6 @@ class _Sums:
 
     def of_powers(self, powers: FourthPowers) -> FourthPowers:
         return FourthPowers(*(self.of(numbers) for numbers in vars(powers).values()))
-
-
-def _incomplete_rows(snapshot: Snapshot) -> list[int]:
-    """Returns the rows of which not every element was counted."""
-    rows = snapshot.rows
-    incomplete = list(rows.count_mismatches(snapshot.statistics.count.tolist()))
-    if int(snapshot.failed_ranks):
-        incomplete += [row for row, size in enumerate(rows.tensor_counts) if size is None]
-    return incomplete
 
 
 def _kurtosis(finite: Floats, squares: Floats, abs_max: Floats, powers: FourthPowers) -> Floats:

@@ -53,7 +53,7 @@ def histogram_records(
         snapshot: In main memory, of the whole tensors.
         max_buckets: The most buckets of a histogram.
     """
-    incomplete = _incomplete_rows(target, step, snapshot)
+    incomplete = _reported_incomplete_rows(target, step, snapshot)
     return [
         HistogramRecord(histogram_tag(target, snapshot.rows.names[row]), histogram)
         for row, histogram in enumerate(histograms(snapshot, max_buckets))
@@ -61,14 +61,24 @@ def histogram_records(
     ]
 
 
-def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
-    """Returns the rows of which not every element was counted, and logs why."""
-    rows, failed_ranks = snapshot.rows, int(snapshot.failed_ranks)
-    problems = rows.count_mismatches(snapshot.statistics.count.tolist())
-    incomplete = set(problems)
-    if failed_ranks:
+def incomplete_rows(snapshot: Snapshot) -> set[int]:
+    """Returns the rows of which not every element was counted.
+
+    Args:
+        snapshot: In main memory, of the whole tensors.
+    """
+    rows = snapshot.rows
+    incomplete = set(rows.count_mismatches(snapshot.statistics.count.tolist()))
+    if int(snapshot.failed_ranks):
         # Nothing else shows that the elements of a rank are missing in a row of unknown size.
         incomplete |= {row for row, size in enumerate(rows.tensor_counts) if size is None}
+    return incomplete
+
+
+def _reported_incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
+    """Returns the rows of which not every element was counted, and logs why."""
+    rows, failed_ranks = snapshot.rows, int(snapshot.failed_ranks)
+    incomplete = incomplete_rows(snapshot)
     if failed_ranks and incomplete:
         logger.warning(
             "%d of %d histograms of the %s at step %d are left out, because %d rank(s) could "
@@ -79,7 +89,7 @@ def _incomplete_rows(target: str, step: int, snapshot: Snapshot) -> set[int]:
             step,
             failed_ranks,
         )
-    elif problems:
-        for problem in problems.values():
+    elif incomplete:
+        for problem in rows.count_mismatches(snapshot.statistics.count.tolist()).values():
             logger.error("A histogram is left out because of a bug in tbtrainer: %s", problem)
     return incomplete

@@ -13,6 +13,7 @@ from tbtrainer.observers.facts import Gradients
 from tbtrainer.observers.histograms import Histograms
 from tbtrainer.observers.observer import Observer
 from tbtrainer.observers.optimizers import steps_in_backward
+from tbtrainer.observers.snapshot_records import incomplete_rows
 from tbtrainer.observers.training import Training
 from tbtrainer.observers.watched_parameters import WatchedParameters
 from tbtrainer.records import Deferred, Scalar
@@ -149,7 +150,7 @@ def update_curves(target: str, step: int, snapshot: Snapshot) -> list[Scalar]:
         return []
     rows, statistics = snapshot.rows, snapshot.statistics
     counts = statistics.count.tolist()
-    incomplete = rows.count_mismatches(counts)
+    incomplete = incomplete_rows(snapshot)
     blocks: dict[str, list[int]] = {}
     for row, name in enumerate(rows.names):
         # Frozen parameters are not counted.

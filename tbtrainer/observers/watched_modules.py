@@ -1,7 +1,6 @@
 """The modules of a training whose outputs are shown."""
 
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from tbtrainer.observers.training import Training
 from tbtrainer.sharding.module_names import block_names, compiled_modules, named_modules
+from tbtrainer.sharding.parameter_names import has_match
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class WatchedModules:
         chosen = {
             name: module
             for name, module in modules.items()
-            if (name in blocks if include is None else _matches(name, include))
-            and not _matches(name, exclude or ())
+            if (name in blocks if include is None else has_match(name, include))
+            and not has_match(name, exclude or ())
         }
         compiled = compiled_modules(training.model)
         left_out = [
@@ -88,7 +88,3 @@ class WatchedModules:
 
     def _some(self) -> list[tuple[str, nn.Module]]:
         return list(self.model.named_children())[:3]
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(re.search(pattern, name) for pattern in patterns)

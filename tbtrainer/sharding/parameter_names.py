@@ -1,5 +1,6 @@
 """Parameter names without the segments of wrappers, and the blocks of parameters."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -61,3 +62,8 @@ def block_name(name: str) -> str:
         if segment.isdigit():
             return ".".join(segments[: index + 1])
     return ".".join(segments[:-1]) or name
+
+
+def has_match(name: str, patterns: Iterable[str]) -> bool:
+    """Returns whether any of some regular expressions has a match in a name."""
+    return any(re.search(pattern, name) for pattern in patterns)

@@ -1,7 +1,6 @@
 """The table of the parameters that are shown, and the part of each that this rank counts."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tbtrainer.sharding.adapter import RefusedParameter, Row, UnsupportedTensor
+from tbtrainer.sharding.parameter_names import has_match
 from tbtrainer.sharding.plain import PlainAdapter
 from tbtrainer.statistics import why_not_measurable
 
@@ -69,15 +69,11 @@ class ParameterTable:
             exclude: Regular expressions. Rows whose name matches one are left out, also if
                 `include` keeps them.
         """
-
-        def matches(name: str, patterns: Iterable[str]) -> bool:
-            return any(re.search(pattern, name) for pattern in patterns)
-
         places = [
             place
             for place, row in enumerate(self.rows)
-            if (include is None or matches(row.name, include))
-            and not matches(row.name, exclude or ())
+            if (include is None or has_match(row.name, include))
+            and not has_match(row.name, exclude or ())
         ]
         table = ParameterTable([self.rows[place] for place in places], self.is_world_process_zero)
         table._places = places

@@ -91,7 +91,7 @@ def frame(kind: str) -> Callable[[str], int]:
 
 
 def portable_frame(kind: str) -> Callable[[str], int]:
-    """The same without a compiled scanner."""
+    """Returns what makes a frame of a run without the compiled scanner, and counts its rows."""
     from tbtrainer.reading import scanner
 
     scanner.load_library = lambda: None  # type: ignore[assignment]

@@ -114,7 +114,7 @@ def counted(mode: str, collected: dict[tuple[str, int], list[Tensor]]) -> dict[s
 
 
 def shown(directory: Path, target: str, names: Sequence[str]) -> dict[str, list[float]]:
-    """The same of the event file."""
+    """What the event file shows: count, norm, minimum and maximum of each histogram."""
     (file,) = event_files(directory)
     return {
         f"{tag.partition('/')[2]} {step}": [h.count, h.sum_of_squares**0.5, h.minimum, h.maximum]
